@@ -1,0 +1,1 @@
+//! Conditions, updates and projections in compiled form.

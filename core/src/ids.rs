@@ -1,0 +1,61 @@
+//! The numbers that name things, one type each, so that a shard is never taken for a partition.
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                core::fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+id!(
+    /// One event loop with its ring, log and page cache; on a real machine, one pinned core.
+    ShardId(u16)
+);
+id!(
+    /// The replicas of one partition. Group 0 is the system group.
+    GroupId(u64)
+);
+id!(
+    /// A table, for its whole life; a table created again under the same name gets another one.
+    TableId(u64)
+);
+id!(
+    /// Index in a group's log; the first entry is slot 1, so 0 means "none yet".
+    Slot(u64)
+);
+id!(
+    /// Paxos ballot; 0 is below every real one.
+    Ballot(u64)
+);
+id!(
+    /// Byte position in a shard's log; `next_lsn == lsn + bytes`.
+    Lsn(u64)
+);
+
+impl GroupId {
+    /// The system group: cluster id, tables and group placement.
+    pub const SYSTEM: GroupId = GroupId(0);
+}
+
+impl Slot {
+    /// The slot after this one.
+    #[must_use]
+    pub fn next(self) -> Slot {
+        Slot(self.0 + 1)
+    }
+}
+
+impl Lsn {
+    /// The position `bytes` later.
+    #[must_use]
+    pub fn after(self, bytes: u64) -> Lsn {
+        Lsn(self.0 + bytes)
+    }
+}

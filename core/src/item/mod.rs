@@ -1,0 +1,1 @@
+//! Items: typed values and their flat encoding.

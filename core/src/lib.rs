@@ -1,0 +1,15 @@
+//! Words and decisions of Forebay.
+//!
+//! Everything here is a pure function or a state machine: no I/O, no clock, no randomness, no
+//! thread. Time and random numbers are arguments, so that the same code runs under the ring and
+//! under the simulator.
+#![forbid(unsafe_code)]
+
+pub mod expression;
+pub mod ids;
+pub mod item;
+pub mod key;
+pub mod limits;
+pub mod message;
+pub mod table;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Tables: names, key schemas, metadata.

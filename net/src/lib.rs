@@ -1,0 +1,8 @@
+//! Bytes in motion: the ring, frames and links, and the roles that serve.
+//!
+//! A shard's logic is a [`machine::Machine`]: events in, effects out, no system call. The ring in
+//! [`ring`] drives it in production; the simulator drives the same object.
+#![deny(unsafe_code)]
+
+pub mod machine;
+pub mod ring;

@@ -1,0 +1,93 @@
+//! The seam between what decides and what acts.
+//!
+//! ```text
+//!            received, sent, disk_done, woken, connected …
+//!   ring  ───────────────────────────────────────────────►  Machine
+//!   (or simulator)                                           (shard, load generator, echo floor)
+//!         ◄───────────────────────────────────────────────
+//!            Effects: send, disk, connect, close, wake_at
+//! ```
+//!
+//! The shell delivers every event that is ready, then calls [`Machine::turn`] once, then carries
+//! out all effects with one system call, and sleeps in the kernel until the next event or
+//! `wake_at`. A machine therefore batches by itself: what it gathers during the events of a turn
+//! leaves together at the end of it.
+
+use std::net::SocketAddr;
+
+use forebay_core::time::Nanos;
+use forebay_storage::block::{DiskDone, DiskOp};
+use rkyv::util::AlignedVec;
+
+/// Bytes on their way to a peer. 16-byte alignment lets archives be built in place.
+pub type SendBuf = AlignedVec<16>;
+
+/// One connection, for as long as it is open. The shell never uses a value again while the machine
+/// could still hold it: the generation differs when a slot is reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// Small and dense: machines may index arrays with it.
+    pub slot: u32,
+    /// Distinguishes successive users of the slot.
+    pub generation: u32,
+}
+
+/// Why a connection ended or could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed it in order.
+    Peer,
+    /// The machine asked for it.
+    Asked,
+    /// The operating system reported this errno.
+    Error(i32),
+}
+
+/// What a machine wants done. The shell drains it after every turn; the vectors keep their
+/// capacity, so a warm machine does not allocate here.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Disk operations, started in this order (completion order is free).
+    pub disk: Vec<DiskOp>,
+    /// Buffers to send. At most one per connection may be in flight: the machine waits for
+    /// [`Machine::sent`] before it hands out the next one for that connection.
+    pub send: Vec<(ConnId, SendBuf)>,
+    /// Connections to open; the token comes back in [`Machine::connected`] or
+    /// [`Machine::connect_failed`].
+    pub connect: Vec<(u64, SocketAddr)>,
+    /// Connections to close once what was handed out for sending has gone.
+    pub close: Vec<ConnId>,
+    /// Connections whose bytes the machine does not want for now (back-pressure: TCP fills up).
+    pub pause_receive: Vec<ConnId>,
+    /// Connections whose bytes it wants again.
+    pub resume_receive: Vec<ConnId>,
+    /// Call [`Machine::turn`] no later than this even if nothing happens.
+    pub wake_at: Option<Nanos>,
+    /// Do not sleep before the next turn: work remains. The shell polls and comes back at once.
+    pub run_again: bool,
+    /// Stop the loop after carrying out the rest.
+    pub stop: bool,
+}
+
+/// A state machine that a shell can drive.
+pub trait Machine {
+    /// A connection is open: accepted on listener `listener` (`token` is None) or opened for `token`.
+    fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos);
+    /// The connection asked for under `token` could not be opened.
+    fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos);
+    /// Bytes arrived. They are the machine's only during the call; what it does not handle yet it
+    /// must copy.
+    fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, fx: &mut Effects);
+    /// The whole buffer left (or the connection failed, and `closed` follows). The machine gets it
+    /// back for its next message.
+    fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos);
+    /// The connection is gone and `conn` will not appear again. Buffers still in flight were
+    /// returned through `sent` before.
+    fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos);
+    /// A disk operation ended.
+    fn disk_done(&mut self, done: DiskDone, now: Nanos);
+    /// Another lane rang the eventfd.
+    fn woken(&mut self, now: Nanos);
+    /// All events at hand were delivered; act. Called at least once per loop.
+    fn turn(&mut self, now: Nanos, fx: &mut Effects);
+}

@@ -1,0 +1,187 @@
+//! Block I/O as data: aligned buffers, and the reads, writes and flushes that move them.
+//!
+//! A buffer belongs to the operation from the moment the operation is handed out until its
+//! completion brings the buffer back; the type system says so, because [`DiskOp`] and [`DiskDone`]
+//! own it. The shell (ring or simulator) fills in results and decides nothing.
+//!
+//! ```text
+//!   state machine --DiskOp{buf}--> shell --io_uring--> device
+//!   state machine <--DiskDone{buf}-- shell <-----------'
+//! ```
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Unit of alignment, of page ids, and of every device address here. 4 KiB is the physical block
+/// of the NVMe devices this is built for, and a multiple of every older one.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Names an operation in flight; chosen by whoever asks, returned in [`DiskDone`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// The files of one shard. Both are opened with O_DIRECT and are preallocated or grown by the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ShardFile {
+    /// The log: a fixed, prewritten ring of segments.
+    Log,
+    /// Pages of all the shard's trees, its superblocks and its space map.
+    Pages,
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the device has the data, perhaps in a volatile cache; a later flush makes it durable.
+    Volatile,
+    /// When the data would survive a power cut (RWF_DSYNC or a linked fdatasync, as probed).
+    Durable,
+}
+
+/// One operation for the shell. Offsets and lengths are multiples of [`BLOCK_BYTES`].
+#[derive(Debug)]
+pub enum DiskOp {
+    /// Read `buf.len()` bytes at `offset_bytes`.
+    Read {
+        /// Returned with the completion.
+        op: OpId,
+        /// Where from.
+        file: ShardFile,
+        /// Position in the file.
+        offset_bytes: u64,
+        /// Filled by the read; owned by it until then.
+        buf: BlockBuf,
+    },
+    /// Write the first `bytes` of `buf` at `offset_bytes`.
+    Write {
+        /// Returned with the completion.
+        op: OpId,
+        /// Where to.
+        file: ShardFile,
+        /// Position in the file.
+        offset_bytes: u64,
+        /// The data; owned by the write until its completion.
+        buf: BlockBuf,
+        /// How much of `buf` to write.
+        bytes: usize,
+        /// When it counts as done.
+        durability: Durability,
+    },
+    /// Make every completed write of `file` durable.
+    Flush {
+        /// Returned with the completion.
+        op: OpId,
+        /// Which file.
+        file: ShardFile,
+    },
+    /// Make the file at least this long. The new space reads as zeros.
+    Grow {
+        /// Returned with the completion.
+        op: OpId,
+        /// Which file.
+        file: ShardFile,
+        /// Its new length.
+        file_bytes: u64,
+    },
+}
+
+/// The end of an operation. A short transfer is an error here: the shell finishes partial
+/// transfers itself or fails them.
+#[derive(Debug)]
+pub struct DiskDone {
+    /// Which operation.
+    pub op: OpId,
+    /// The buffer that the operation owned, if it had one.
+    pub buf: Option<BlockBuf>,
+    /// Success, or the errno of the failure.
+    pub result: Result<(), DiskError>,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", std::io::Error::from_raw_os_error(*errno))]
+pub struct DiskError {
+    /// The operating system's number for it.
+    pub errno: i32,
+}
+
+/// A buffer aligned to [`BLOCK_BYTES`] whose length is a multiple of it.
+///
+/// Invariants: `ptr` is valid for `len` bytes, aligned, and owned by this value alone.
+pub struct BlockBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+    /// Index among the ring's registered buffers, where the whole of this buffer is registered.
+    registered: Option<u16>,
+}
+
+// SAFETY: a BlockBuf owns its memory alone; there is no shared state behind the pointer.
+unsafe impl Send for BlockBuf {}
+
+impl BlockBuf {
+    /// A zeroed buffer of `blocks` blocks.
+    #[must_use]
+    pub fn zeroed(blocks: usize) -> BlockBuf {
+        assert!(blocks > 0);
+        let layout = Self::layout(blocks * BLOCK_BYTES);
+        // SAFETY: the layout's size is not zero, as asserted.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        BlockBuf { ptr, len: blocks * BLOCK_BYTES, registered: None }
+    }
+
+    /// Marks the buffer as the ring's registered buffer `index`. The caller has registered exactly
+    /// this memory with the ring that will carry its operations.
+    pub fn set_registered(&mut self, index: u16) {
+        self.registered = Some(index);
+    }
+
+    /// The ring's index for this buffer, if it is a registered one.
+    #[must_use]
+    pub fn registered(&self) -> Option<u16> {
+        self.registered
+    }
+
+    /// Length in blocks.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.len / BLOCK_BYTES
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len, BLOCK_BYTES).expect("a block buffer's size fits a layout")
+    }
+}
+
+impl Deref for BlockBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: by the invariant, ptr is valid for len initialised bytes.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for BlockBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for Deref, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for BlockBuf {
+    fn drop(&mut self) {
+        // SAFETY: ptr came from alloc_zeroed with this layout.
+        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+    }
+}
+
+impl std::fmt::Debug for BlockBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockBuf")
+            .field("bytes", &self.len)
+            .field("registered", &self.registered)
+            .finish()
+    }
+}

@@ -1,0 +1,14 @@
+//! Bytes at rest: one shard's log, B-tree, page cache, overlay, checkpoint and recovery.
+//!
+//! The shard lane's code here is a state machine over [`block`] operations: it asks for reads,
+//! writes and flushes and is told when they are done. Nothing here opens a file, except the
+//! maintenance lane, which does bulk I/O on immutable extents with glommio.
+#![deny(unsafe_code)]
+
+pub mod block;
+pub mod cache;
+pub mod log;
+pub mod overlay;
+pub mod space;
+pub mod superblock;
+pub mod tree;
