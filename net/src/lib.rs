@@ -4,5 +4,8 @@
 //! [`ring`] drives it in production; the simulator drives the same object.
 #![deny(unsafe_code)]
 
+pub mod control;
 pub mod machine;
+pub mod metrics;
+pub mod node;
 pub mod ring;
