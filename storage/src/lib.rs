@@ -9,6 +9,7 @@ pub mod block;
 pub mod cache;
 pub mod log;
 pub mod overlay;
+pub mod sim_disk;
 pub mod space;
 pub mod superblock;
 pub mod tree;
