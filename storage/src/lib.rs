@@ -10,6 +10,7 @@ pub mod cache;
 pub mod directory;
 pub mod log;
 pub mod overlay;
+pub mod sim_disk;
 pub mod space;
 pub mod superblock;
 pub mod tree;
