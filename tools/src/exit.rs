@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use forebay_net::control::ControlError;
 use forebay_net::node::config::ConfigError;
+use forebay_net::ring::RingError;
 use forebay_storage::directory::DirectoryError;
 
 macro_rules! exits {
@@ -94,6 +95,25 @@ impl From<DirectoryError> for Failure {
             }
             DirectoryError::DiskFull { .. } => Exit::DiskFull,
             DirectoryError::Io { .. } => Exit::Other,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<RingError> for Failure {
+    fn from(error: RingError) -> Failure {
+        let exit = match &error {
+            RingError::KernelTooOld { .. } | RingError::NotAvailable | RingError::Forbidden => {
+                Exit::NoRing
+            }
+            RingError::MemlockTooSmall { .. } => Exit::Memlock,
+            RingError::PortTaken { .. } => Exit::PortTaken,
+            RingError::DirectUnsupported { .. } => Exit::NoDirectIo,
+            RingError::Config(_) | RingError::CoreNotAllowed { .. } => Exit::Usage,
+            RingError::TooFewFiles { .. }
+            | RingError::Listen { .. }
+            | RingError::Open { .. }
+            | RingError::System { .. } => Exit::Other,
         };
         Failure::new(exit, error.to_string())
     }
