@@ -11,5 +11,5 @@ pub(crate) fn start(
     _config: NodeConfig,
     _directory: DataDirectory,
 ) -> Result<Box<dyn Running>, Failure> {
-    Err(Failure::new(Exit::Other, "this build has no shards"))
+    Err(Failure::new(Exit::ShardFailed, "this build has no shards"))
 }
