@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod expression;
+pub mod group;
 pub mod ids;
 pub mod item;
 pub mod key;
