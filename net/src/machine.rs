@@ -55,13 +55,16 @@ pub struct Effects {
     /// Connections to open; the token comes back in [`Machine::connected`] or
     /// [`Machine::connect_failed`].
     pub connect: Vec<(u64, SocketAddr)>,
-    /// Connections to close once what was handed out for sending has gone.
+    /// Connections to close once what was handed out for sending has gone. Nothing received after
+    /// that is delivered.
     pub close: Vec<ConnId>,
     /// Connections whose bytes the machine does not want for now (back-pressure: TCP fills up).
+    /// What the kernel has already handed to the shell still arrives.
     pub pause_receive: Vec<ConnId>,
     /// Connections whose bytes it wants again.
     pub resume_receive: Vec<ConnId>,
-    /// Call [`Machine::turn`] no later than this even if nothing happens.
+    /// Call [`Machine::turn`] no later than this even if nothing happens. Good for one sleep: the
+    /// shell takes it, and a machine that still waits sets it again in its next turn.
     pub wake_at: Option<Nanos>,
     /// Do not sleep before the next turn: work remains. The shell polls and comes back at once.
     pub run_again: bool,
