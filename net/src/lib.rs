@@ -4,6 +4,9 @@
 //! [`ring`] drives it in production; the simulator drives the same object.
 #![deny(unsafe_code)]
 
+pub mod control;
 pub mod frame;
 pub mod machine;
+pub mod metrics;
+pub mod node;
 pub mod ring;

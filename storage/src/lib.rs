@@ -7,6 +7,7 @@
 
 pub mod block;
 pub mod cache;
+pub mod directory;
 pub mod log;
 pub mod overlay;
 pub mod space;
