@@ -10,3 +10,4 @@ pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod ring;
+pub mod shard;

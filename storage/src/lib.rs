@@ -11,5 +11,6 @@ pub mod directory;
 pub mod log;
 pub mod overlay;
 pub mod space;
+pub mod store;
 pub mod superblock;
 pub mod tree;

@@ -6,7 +6,6 @@ use forebay_core::limits::{BATCH_GET_ITEMS_MAX, FRAME_BYTES_MAX};
 use forebay_core::message::{
     ArchivedBatchGetRequest, ArchivedGetRequest, BatchGetReply, ErrorCode, GetReply,
 };
-use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, Read};
 use rkyv::option::ArchivedOption;
 
@@ -72,8 +71,7 @@ impl Shard {
             }
             (_, item) => self.connections.reply(conn, correlation, &GetReply { item }),
         }
-        let now = asker.asked_at;
-        self.context.metrics.answered(asker.kind, now.since(asker.asked_at));
+        self.answered(asker);
         Ok(Outcome::Done)
     }
 
@@ -127,13 +125,9 @@ impl Shard {
         if wait.is_none() {
             let reply = BatchGetReply { items: &items };
             self.connections.reply(asker.conn, asker.correlation, &reply);
+            self.answered(asker);
         }
         self.scratch = items;
         Ok(wait.map_or(Outcome::Done, Outcome::Wait))
-    }
-
-    /// Nanoseconds from the request's arrival to `now`, into the histogram of its kind.
-    pub(super) fn answered(&self, asker: Asker, now: Nanos) {
-        self.context.metrics.answered(asker.kind, now.since(asker.asked_at));
     }
 }

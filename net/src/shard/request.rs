@@ -73,7 +73,7 @@ impl Shard {
             );
             return self.refuse(asker, &Refusal::new(ErrorCode::UnsupportedVersion, words));
         }
-        self.context.metrics.asked(kind);
+        self.count_request(kind);
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
