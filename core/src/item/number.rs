@@ -557,3 +557,6 @@ macro_rules! from_integer {
     )*};
 }
 from_integer!(i32, u32, i64, u64);
+
+#[cfg(test)]
+mod tests;
