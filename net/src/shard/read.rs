@@ -44,7 +44,7 @@ impl Shard {
         let table = self.tables.get(table)?;
         let description = &table.description;
         description.schema.extract_from_key(&description.hash_seed, key, &mut self.key)?;
-        table.group_for(self.key.as_ref().hash(), epoch)
+        table.group_for(self.key.as_key().hash(), epoch)
     }
 
     pub(super) fn get(
@@ -65,7 +65,7 @@ impl Shard {
         match (&request.projection, item) {
             (ArchivedOption::Some(projection), Some(item)) => {
                 self.scratch.clear();
-                projection.apply_to(ItemRef::trusted(item), &mut self.scratch)?;
+                projection.apply_into(ItemRef::trusted(item), &mut self.scratch)?;
                 let reply = GetReply { item: Some(&self.scratch) };
                 self.connections.reply(conn, correlation, &reply);
             }
@@ -106,7 +106,7 @@ impl Shard {
                 Read::Item(item) if at + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
                     match &request.projection {
                         ArchivedOption::Some(projection) => {
-                            projection.apply_to(ItemRef::trusted(item), &mut items)?;
+                            projection.apply_into(ItemRef::trusted(item), &mut items)?;
                         }
                         ArchivedOption::None => items.extend_from_slice(item),
                     }
