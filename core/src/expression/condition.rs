@@ -332,11 +332,14 @@ impl ArchivedCondition {
                 // Each IN owns its choices, so the work of all tests is bounded by the tables.
                 let index = usize::from(first_choice.to_native());
                 if index != next_choice {
-                    return Err(ExpressionError::BadIndex { index, count: self.choices.len() });
+                    return Err(ExpressionError::MisplacedOperand { index });
                 }
                 next_choice += usize::from(choices.to_native());
             }
             self.check_predicate(&test.predicate)?;
+        }
+        if next_choice < self.choices.len() {
+            return Err(ExpressionError::MisplacedOperand { index: next_choice });
         }
         Ok(())
     }

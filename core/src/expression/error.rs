@@ -8,7 +8,7 @@ use crate::item::ValueRef;
 
 /// Why an expression was refused.
 ///
-/// Two families. *Malformed* programs (bad indices, jumps, order, values) come from a client that
+/// Two families. *Malformed* programs (bad indices, jumps, ranges, order) come from a client that
 /// does not use the builder, or from damage that the frame's checksum missed: close the connection
 /// or answer with the error, and never evaluate. All the others are the application's mistake, and
 /// carry DynamoDB's wording; the request is answered with the error and must not be retried as is.
@@ -72,6 +72,13 @@ pub enum ExpressionError {
         index: usize,
         /// Entries in the table.
         count: usize,
+    },
+    /// Malformed: every operand of a list belongs to one user, in order, so that the work of an
+    /// expression is bounded by its size; the builder lays them out so.
+    #[error("operand {index} is shared, unused or out of place")]
+    MisplacedOperand {
+        /// The operand's index.
+        index: usize,
     },
     /// Malformed: paths must ascend, so that one walk finds them all; the builder sorts them.
     #[error("path {index} of the expression is out of order")]
@@ -211,9 +218,9 @@ impl ExpressionError {
         matches!(
             self,
             Self::BadValueRange { .. }
-                | Self::BadValue { .. }
                 | Self::BadJump { .. }
                 | Self::BadIndex { .. }
+                | Self::MisplacedOperand { .. }
                 | Self::OutOfOrder { .. }
                 | Self::PathWithoutName
         )

@@ -366,7 +366,8 @@ impl ArchivedUpdate {
                     if let Some(value) = self.path(path.to_native())?.resolve(old) {
                         return Ok(value);
                     }
-                    index = index.checked_sub(1).ok_or(self.bad_chain(0))?;
+                    index =
+                        index.checked_sub(1).ok_or(ExpressionError::MisplacedOperand { index })?;
                 }
             }
         }
@@ -384,10 +385,6 @@ impl ArchivedUpdate {
     fn path(&self, index: u16) -> Result<&ArchivedPath, ExpressionError> {
         let (index, count) = (usize::from(index), self.paths.len());
         self.paths.get(index).ok_or(ExpressionError::BadIndex { index, count })
-    }
-
-    fn bad_chain(&self, index: usize) -> ExpressionError {
-        ExpressionError::BadIndex { index, count: self.operands.len() }
     }
 }
 
@@ -502,7 +499,7 @@ impl ArchivedUpdate {
             self.check_verb(&action.verb, &mut used)?;
         }
         if used < self.operands.len() {
-            return Err(self.bad_chain(used));
+            return Err(ExpressionError::MisplacedOperand { index: used });
         }
         Ok(())
     }
@@ -561,7 +558,7 @@ impl ArchivedUpdate {
         for index in first..=last.max(first) {
             let link = matches!(self.operand_node(index)?, ArchivedOperandNode::IfNotExists(_));
             if last < first || link != (index > first) {
-                return Err(self.bad_chain(index));
+                return Err(ExpressionError::MisplacedOperand { index });
             }
         }
         *used = last + 1;

@@ -103,12 +103,12 @@ fn malformed_programs_get_their_named_error() {
         shared.actions[0].verb = Verb::Set { operand: first };
         shared.actions[1].verb = Verb::Set { operand: second };
         let error = with_update(&shared, |update| update.check(&[]).unwrap_err());
-        assert!(matches!(error, ExpressionError::BadIndex { .. }), "{index}: {error}");
+        assert!(matches!(error, ExpressionError::MisplacedOperand { .. }), "{index}: {error}");
     }
     let mut unused = copy;
     drop(unused.actions.pop());
     let error = with_update(&unused, |update| update.check(&[]).unwrap_err());
-    assert_eq!(error, ExpressionError::BadIndex { index: 1, count: 2 });
+    assert_eq!(error, ExpressionError::MisplacedOperand { index: 1 });
 
     let update = UpdateExpression::new().remove("a").remove("b").compile().unwrap();
     let mut swapped = update;
