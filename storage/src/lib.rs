@@ -8,6 +8,7 @@
 pub mod block;
 pub mod cache;
 pub mod log;
+pub mod maintenance;
 pub mod overlay;
 pub mod sim_disk;
 pub mod space;
