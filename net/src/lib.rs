@@ -4,5 +4,6 @@
 //! [`ring`] drives it in production; the simulator drives the same object.
 #![deny(unsafe_code)]
 
+pub mod lane;
 pub mod machine;
 pub mod ring;
