@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod frame;
+pub mod lane;
 pub mod machine;
 pub mod metrics;
 pub mod node;

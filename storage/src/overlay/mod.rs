@@ -7,9 +7,9 @@
 //!     └── abandon (never chosen)               └──────────── drop_frozen: recycled ◄──────┘
 //! ```
 //!
-//! An entry's bytes are written once, into the [`arena`], when the write is proposed; that way a
+//! An entry's bytes are written once, into the arena, when the write is proposed; that way a
 //! condition on the same key can already read them ([`InFlight`] finds them by key). When the write
-//! is chosen, [`Overlay::apply`] puts a four-byte reference into the ordered [`index`] of the
+//! is chosen, [`Overlay::apply`] puts a four-byte reference into the ordered index of the
 //! active generation; nothing is copied. Overwritten values stay in their chunk until their
 //! generation has been merged, so memory is bounded by counting chunks, not live entries.
 //!
