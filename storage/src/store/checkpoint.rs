@@ -375,7 +375,7 @@ impl Store {
             MergeStep::Missing => {
                 let missing: Vec<PageRef> = self.checkpoint.merge.missing().to_vec();
                 if let Some((first, ahead)) = missing.split_first() {
-                    self.fetch_quietly(*first);
+                    self.fetch(*first);
                     for page in ahead {
                         self.fetch_if_room(*page);
                     }
@@ -412,7 +412,7 @@ impl Store {
                     continue;
                 }
                 self.checkpoint.waits_for_pages = true;
-                self.fetch_quietly(page);
+                self.fetch(page);
                 return false;
             };
             self.checkpoint.drop_stack.pop();
