@@ -195,6 +195,12 @@ impl Overlay {
         self.arena.entry(staged)
     }
 
+    /// Changes the bound of a generation: recovery takes in what was in memory before the crash,
+    /// however it was spread over generations.
+    pub fn set_generation_bytes_max(&mut self, bytes: usize) {
+        self.config.generation_bytes_max = bytes;
+    }
+
     /// The entry was chosen: reads see it from now on, in place of any older one of its key.
     pub fn apply(&mut self, staged: Staged) {
         self.arena.unstage(staged);

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
-use crate::cache::{ReadError, ReadStart};
+use crate::cache::ReadStart;
 use crate::overlay::EntryRef;
 use crate::tree::walk::{self, Cursor, Direction, Lookup, Step};
 use crate::tree::{PageRef, Value};
@@ -239,21 +239,17 @@ impl Store {
     }
 
     /// Whether a page that could not be had stands in the way.
-    fn is_damaged(&self, page: PageRef) -> bool {
+    pub(super) fn is_damaged(&self, page: PageRef) -> bool {
         !self.damaged.is_empty() && self.damaged.contains(&page)
     }
 
     pub(super) fn page_read(&mut self, done: DiskDone) {
-        let page = match self.cache.finish_read(done) {
-            Ok(page) => page,
-            Err(error) => {
-                self.page_read_errors += 1;
-                eprintln!("forebay: shard {}: {error}", self.shard());
-                let (ReadError::Disk { page, .. } | ReadError::Damaged { page, .. }) = error;
-                self.damaged.insert(page);
-                page
-            }
-        };
+        let page = self.cache.page_of_read(done.op);
+        if let Err(error) = self.cache.finish_read(done) {
+            self.page_read_errors += 1;
+            eprintln!("forebay: shard {}: {error}", self.shard());
+            self.damaged.insert(page);
+        }
         self.loaded.push(PageId(page.id));
     }
 }
