@@ -361,28 +361,38 @@ pub fn create_shard(
 ) -> Result<(), DirectoryError> {
     assert!(log_bytes > 0 && log_bytes.is_multiple_of(BLOCK_BYTES as u64));
     fs::create_dir_all(shard_path).map_err(at(shard_path))?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-
-    let log_path = shard_path.join("log");
-    let log = direct(&mut options, &log_path)?;
-    preallocate(&log, &log_path, log_bytes)?;
-    let zeros = BlockBuf::zeroed(PREWRITE_BYTES / BLOCK_BYTES);
-    let mut written_bytes = 0;
-    while written_bytes < log_bytes {
-        let bytes = (log_bytes - written_bytes).min(PREWRITE_BYTES as u64);
-        log.write_all_at(&zeros[..bytes as usize], written_bytes)
-            .map_err(|source| full_or_io(&log_path, log_bytes, source))?;
-        written_bytes += bytes;
-        progress(written_bytes);
-    }
-    log.sync_all().map_err(|source| full_or_io(&log_path, log_bytes, source))?;
+    create_prewritten(&shard_path.join("log"), log_bytes, progress)?;
 
     let pages_path = shard_path.join("pages");
-    let pages = direct(&mut options, &pages_path)?;
+    let mut options = OpenOptions::new();
+    let pages = direct(options.write(true).create(true).truncate(true), &pages_path)?;
     preallocate(&pages, &pages_path, PAGES_BYTES_INITIAL)?;
     pages.sync_all().map_err(|source| full_or_io(&pages_path, PAGES_BYTES_INITIAL, source))?;
     sync_directory(shard_path)
+}
+
+/// Creates a file of `bytes` bytes, reserves its space, writes zeros over all of it and flushes it.
+/// Returns it open for reading and writing with O_DIRECT.
+pub fn create_prewritten(
+    path: &Path,
+    bytes: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<File, DirectoryError> {
+    assert!(bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES as u64));
+    let mut options = OpenOptions::new();
+    let file = direct(options.read(true).write(true).create(true).truncate(true), path)?;
+    preallocate(&file, path, bytes)?;
+    let zeros = BlockBuf::zeroed(PREWRITE_BYTES / BLOCK_BYTES);
+    let mut written_bytes = 0;
+    while written_bytes < bytes {
+        let chunk_bytes = (bytes - written_bytes).min(PREWRITE_BYTES as u64);
+        file.write_all_at(&zeros[..chunk_bytes as usize], written_bytes)
+            .map_err(|source| full_or_io(path, bytes, source))?;
+        written_bytes += chunk_bytes;
+        progress(written_bytes);
+    }
+    file.sync_all().map_err(|source| full_or_io(path, bytes, source))?;
+    Ok(file)
 }
 
 /// Fails if `path`'s file system cannot do what an acknowledged write relies on.
