@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -79,7 +80,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
             DurableMode::Dsync => ring::DurableMode::Dsync,
             DurableMode::LinkedFdatasync => ring::DurableMode::LinkedFdatasync,
         },
-        wakeup: Some(wakeup.fd()),
+        wakeup: Some(wakeup.as_raw_fd()),
         ..RingConfig::default()
     })?;
     let native = ring.local_addr(0)?;
@@ -268,8 +269,20 @@ impl Machine for Hosted {
         }
         self.shard.turn(now, fx);
         self.send_mail(fx);
-        if self.shard.published() {
-            self.counters.publish(&self.metrics);
+        if self.shard.published_at(now) {
+            publish(&self.counters, &self.metrics);
         }
     }
+}
+
+/// Copies the ring's counters to where the control lane reads them.
+fn publish(counters: &ring::RingCounters, metrics: &ShardMetrics) {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    metrics.ring_enters.set_total(get(&counters.enters));
+    metrics.ring_submissions.set_total(get(&counters.submissions));
+    metrics.ring_completions.set_total(get(&counters.completions));
+    metrics.ring_buffer_shortages.set_total(get(&counters.receive_no_buffers));
+    metrics.connections_refused.set_total(get(&counters.refused));
+    metrics.turns.set_total(get(&counters.turns));
+    metrics.turn_max_microseconds.set(get(&counters.turn_nanos_max) / Nanos::PER_MICRO);
 }

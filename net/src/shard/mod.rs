@@ -116,7 +116,8 @@ pub struct Shard {
     next_parked: u64,
     /// Parked requests by the page they wait for.
     page_waiters: HashMap<PageId, Vec<u64>>,
-    loaded: Vec<PageId>,
+    /// Pages that arrived since the last turn.
+    arrived: Vec<PageId>,
     key: KeyBuf,
     old: Vec<u8>,
     scratch: Vec<u8>,
@@ -145,7 +146,7 @@ impl Shard {
             parked: HashMap::new(),
             next_parked: 0,
             page_waiters: HashMap::new(),
-            loaded: Vec::new(),
+            arrived: Vec::new(),
             key: KeyBuf::default(),
             old: Vec::new(),
             scratch: Vec::new(),
@@ -311,8 +312,9 @@ impl Machine for Shard {
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         self.now = now;
+        self.store.take_loaded(&mut self.arrived);
         self.load_system(now);
-        self.resume_parked(now);
+        self.resume_parked();
         if self.store.failure().is_some() {
             self.fail_waiting();
         } else {

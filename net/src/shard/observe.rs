@@ -87,6 +87,12 @@ impl Shard {
         self.context.metrics.refusals[at.expect("every reason is listed")].add(1);
     }
 
+    /// Whether the gauges were brought up to date in the turn at `now`.
+    #[must_use]
+    pub fn published_at(&self, now: Nanos) -> bool {
+        self.publish_at == now + PUBLISH_NANOS
+    }
+
     /// Puts the gauges where the control lane reads them, a few times a second.
     pub(super) fn observe(&mut self) {
         if self.now < self.publish_at {
@@ -161,7 +167,10 @@ impl Shard {
                     last_hash: hash_last,
                     items: figures.items,
                     bytes: figures.bytes,
-                    ..PartitionStatus::default()
+                    ballot: figures.ballot,
+                    chosen_slot: figures.chosen_slot.0,
+                    applied_slot: figures.applied_slot.0,
+                    checkpoint_slot: figures.checkpoint_slot.0,
                 });
             }
         }

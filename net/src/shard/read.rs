@@ -115,7 +115,11 @@ impl Shard {
                 }
                 Read::Item(_) => items[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes()),
                 Read::Absent => {}
-                Read::Wait(page) => wait = Some(page),
+                Read::Wait(page) => {
+                    if let Some(other) = wait.replace(page) {
+                        self.store.fetch(other);
+                    }
+                }
                 Read::Damaged => {
                     self.scratch = items;
                     return Err(damaged());
