@@ -8,6 +8,7 @@
 pub mod capacity;
 pub mod digest;
 pub mod expression;
+pub mod group;
 pub mod ids;
 pub mod item;
 pub mod key;

@@ -5,7 +5,10 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+pub mod frame;
+pub mod lane;
 pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod ring;
+pub mod shard;

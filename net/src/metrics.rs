@@ -36,6 +36,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Takes over a total that the shard's own parts keep.
+    #[inline]
+    pub fn set_total(&self, total: u64) {
+        self.0.store(total, Relaxed);
+    }
+
     /// The count so far.
     #[inline]
     #[must_use]

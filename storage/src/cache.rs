@@ -333,6 +333,12 @@ impl PageCache {
         self.reads.contains_key(&op.0)
     }
 
+    /// The page that this read is bringing.
+    #[must_use]
+    pub fn page_of_read(&self, op: OpId) -> PageRef {
+        self.frames[self.reads[&op.0] as usize].page
+    }
+
     /// Takes the end of a read. Ok: the page is here (or was replaced meanwhile); whoever waited
     /// runs again.
     ///

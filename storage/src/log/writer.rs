@@ -45,7 +45,7 @@ pub enum AppendError {
         /// Within what this caller may use.
         free_bytes: u64,
     },
-    /// Every buffer is full or in flight: append again after the next completion.
+    /// Every buffer is full or in flight: seal, and append again after the next completion.
     #[error("all log buffers are in use, with {in_flight} batches in flight")]
     Busy {
         /// Batches that the device has not finished.

@@ -1,0 +1,357 @@
+//! A shard: one event loop's worth of connections, partitions and storage, as a state machine.
+//!
+//! ```text
+//!   received ─► frame ─► request ─┬─ write ─► condition ─► store.put ─► log ─┐
+//!                                 │                                         │ durable, chosen
+//!                                 └─ read ──► overlay ─► tree ─► reply       ▼
+//!                                               │ page absent              apply ─► reply
+//!                                               ▼
+//!                                        parked until the page arrives, then run again
+//! ```
+//!
+//! It imports nothing from the ring, tokio or glommio: the shell that drives it through
+//! [`Machine`](crate::machine::Machine) may be the ring or the simulator. Nothing blocks; a warm
+//! shard allocates nothing for a Put or a Get.
+//!
+//! Replies that depend on entries in flight (successful writes, but also failed conditions and
+//! returned old values) wait in `waiting` until the store says that those entries are chosen.
+//! Everything else is answered in the turn in which it arrived.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `connections` | inboxes, outboxes, back-pressure |
+//! | `request` | from frame to handler, and parking for absent pages |
+//! | `write` | Put, Delete, Update, BatchWrite |
+//! | `read` | Get, BatchGet |
+//! | `page` | Query, Scan |
+//! | `tables` | which partitions are here |
+//! | `system` | tables: create, describe, list, delete (shard 0 leads the system group) |
+//! | `refusal` | named errors |
+
+mod connections;
+mod observe;
+mod page;
+mod read;
+mod refusal;
+mod request;
+mod system;
+mod tables;
+mod write;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use forebay_core::ids::ShardId;
+use forebay_core::key::KeyBuf;
+use forebay_core::message::{ErrorCode, ErrorReply, Kind, WriteReply};
+use forebay_core::time::Nanos;
+use forebay_storage::block::DiskDone;
+use forebay_storage::store::{PageId, Store, Ticket};
+
+pub use observe::METRIC_NAMES;
+pub use system::{Mail, ShardMail};
+
+use crate::frame::FrameError;
+use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use crate::metrics::ShardMetrics;
+use connections::Connections;
+use page::PageBuilder;
+use refusal::Refusal;
+use request::Parked;
+use system::System;
+use tables::Tables;
+
+/// Replies that may wait for entries to be chosen, over all connections.
+const WAITING_MAX: usize = 65_536;
+/// Requests that may wait for a page, over all connections.
+const PARKED_MAX: usize = 8_192;
+
+/// How long a stopping shard waits for peers to take their last replies.
+const STOP_SEND_NANOS_MAX: u64 = Nanos::PER_SECOND;
+
+/// What a shard needs to know about its node.
+#[derive(Clone, Debug)]
+pub struct ShardContext {
+    /// This shard.
+    pub shard: ShardId,
+    /// Random id of the node.
+    pub node_id: [u8; 16],
+    /// The port of each shard of the node, by shard number.
+    pub ports: Vec<u16>,
+    /// Seed of the shard's random numbers (table ids, hash seeds).
+    pub random_seed: u64,
+    /// Wall-clock milliseconds since 1970 at shard-clock zero, for creation times.
+    pub unix_millis_at_zero: u64,
+    /// Where the shard counts.
+    pub metrics: Arc<ShardMetrics>,
+}
+
+/// A reply that waits until everything up to `ticket` is chosen.
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    asker: Asker,
+    reply: WaitingReply,
+}
+
+#[derive(Debug)]
+enum WaitingReply {
+    Written,
+    Attributes(Vec<u8>),
+    Batch(Vec<u16>),
+    Refused(Box<Refusal>),
+    System(system::Step),
+}
+
+/// See the module's docs.
+#[derive(Debug)]
+pub struct Shard {
+    context: ShardContext,
+    store: Store,
+    connections: Connections,
+    tables: Tables,
+    system: System,
+    waiting: VecDeque<Waiting>,
+    parked: HashMap<u64, Parked>,
+    next_parked: u64,
+    /// Parked requests by the page they wait for.
+    page_waiters: HashMap<PageId, Vec<u64>>,
+    /// Pages that arrived since the last turn.
+    arrived: Vec<PageId>,
+    key: KeyBuf,
+    old: Vec<u8>,
+    scratch: Vec<u8>,
+    pages: Vec<PageBuilder>,
+    mail: Vec<Mail>,
+    stopping: bool,
+    /// When to stop even if peers have not taken their last replies.
+    stop_deadline: Option<Nanos>,
+    failed_reported: bool,
+    /// Time of the event being handled.
+    now: Nanos,
+    publish_at: Nanos,
+}
+
+impl Shard {
+    /// A shard over a recovered store.
+    #[must_use]
+    pub fn new(context: ShardContext, store: Store, now: Nanos) -> Shard {
+        let mut shard = Shard {
+            system: System::new(context.random_seed),
+            context,
+            store,
+            connections: Connections::default(),
+            tables: Tables::default(),
+            waiting: VecDeque::with_capacity(1024),
+            parked: HashMap::new(),
+            next_parked: 0,
+            page_waiters: HashMap::new(),
+            arrived: Vec::new(),
+            key: KeyBuf::default(),
+            old: Vec::new(),
+            scratch: Vec::new(),
+            pages: Vec::new(),
+            mail: Vec::new(),
+            stopping: false,
+            stop_deadline: None,
+            failed_reported: false,
+            now,
+            publish_at: now,
+        };
+        shard.adopt_groups(now);
+        shard
+    }
+
+    /// Begins a clean stop: no new requests; when everything accepted is answered and a last
+    /// checkpoint is durable, the shard asks the shell to stop.
+    pub fn stop(&mut self) {
+        if !self.stopping {
+            self.stopping = true;
+            self.store.close();
+        }
+    }
+
+    /// Whether a clean stop was asked for.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// The shard's storage, for status and metrics.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Messages for other shards of the node, in order.
+    pub fn take_mail(&mut self) -> std::vec::Drain<'_, Mail> {
+        self.mail.drain(..)
+    }
+
+    /// Answers, or queues the answer behind the entries in flight that it depends on.
+    fn answer_later(&mut self, asker: Asker, ticket: Ticket, reply: WaitingReply) {
+        debug_assert!(self.waiting.back().is_none_or(|last| last.ticket <= ticket));
+        self.waiting.push_back(Waiting { ticket, asker, reply });
+    }
+
+    fn refuse(&mut self, asker: Asker, refusal: &Refusal) {
+        self.count_refusal(asker, refusal.code);
+        self.connections.reply(asker.conn, asker.correlation, &refusal.reply());
+    }
+
+    /// Sends every reply whose entries are chosen.
+    fn release(&mut self, now: Nanos) {
+        let chosen = self.store.chosen_ticket();
+        while self.waiting.front().is_some_and(|waiting| waiting.ticket <= chosen) {
+            let waiting = self.waiting.pop_front().expect("just seen");
+            let Asker { conn, correlation, .. } = waiting.asker;
+            match waiting.reply {
+                WaitingReply::Written => {
+                    self.connections.reply(conn, correlation, &WriteReply { attributes: None });
+                }
+                WaitingReply::Attributes(bytes) => {
+                    let reply = WriteReply { attributes: Some(&bytes) };
+                    self.connections.reply(conn, correlation, &reply);
+                }
+                WaitingReply::Batch(outcomes) => {
+                    let reply = forebay_core::message::BatchWriteReply { outcomes };
+                    self.connections.reply(conn, correlation, &reply);
+                }
+                WaitingReply::Refused(refusal) => {
+                    self.refuse(waiting.asker, &refusal);
+                    continue;
+                }
+                WaitingReply::System(step) => {
+                    self.system_chosen(step, now);
+                    continue;
+                }
+            }
+            self.answered(waiting.asker);
+        }
+    }
+
+    /// The log failed: every reply that waits is of unknown outcome, and nothing is served.
+    fn fail_waiting(&mut self) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            if !matches!(waiting.reply, WaitingReply::System(_)) {
+                let refusal = Refusal::constant(
+                    ErrorCode::ShardFailed,
+                    "the log failed while this write was in flight; its outcome is not known",
+                );
+                self.refuse(waiting.asker, &refusal);
+            }
+        }
+        if !self.failed_reported {
+            self.failed_reported = true;
+            let reason = self.store.failure().map_or_else(String::new, |error| error.to_string());
+            eprintln!(
+                "forebay: shard {} stopped serving: {reason}. Restart the node to recover from \
+                 what is durable.",
+                self.context.shard
+            );
+        }
+    }
+
+    fn quiet(&self) -> bool {
+        self.waiting.is_empty() && self.parked.is_empty()
+    }
+}
+
+impl Asker {
+    /// For steps that no client waits for.
+    fn nobody() -> Asker {
+        let conn = ConnId { slot: u32::MAX, generation: u32::MAX };
+        Asker { conn, correlation: 0, kind: Kind::ErrorReply, asked_at: Nanos(0) }
+    }
+}
+
+/// Whom a reply goes to.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    conn: ConnId,
+    correlation: u64,
+    kind: Kind,
+    asked_at: Nanos,
+}
+
+impl Machine for Shard {
+    fn connected(&mut self, conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
+        self.connections.opened(conn);
+        self.context.metrics.connections_accepted.add(1);
+    }
+
+    fn connect_failed(&mut self, _token: u64, _errno: i32, _now: Nanos) {
+        unreachable!("a shard opens no connections");
+    }
+
+    fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
+        self.now = now;
+        self.context.metrics.received_bytes.add(bytes.len() as u64);
+        let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
+        let result = inbox.receive(bytes, |frame| self.request(conn, frame, now));
+        self.connections.restore_inbox(conn, inbox);
+        if let Err(error) = result {
+            self.refuse_stream(conn, error);
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
+        self.context.metrics.sent_bytes.add(buf.len() as u64);
+        self.connections.sent(conn, buf, now);
+    }
+
+    fn closed(&mut self, conn: ConnId, _reason: CloseReason, _now: Nanos) {
+        self.connections.closed(conn);
+    }
+
+    fn disk_done(&mut self, done: DiskDone, now: Nanos) {
+        self.store.disk_done(done, now);
+    }
+
+    fn woken(&mut self, _now: Nanos) {}
+
+    fn turn(&mut self, now: Nanos, fx: &mut Effects) {
+        self.now = now;
+        self.store.take_loaded(&mut self.arrived);
+        self.load_system(now);
+        self.resume_parked();
+        if self.store.failure().is_some() {
+            self.fail_waiting();
+        } else {
+            self.release(now);
+        }
+        let work = self.store.turn(now, &mut fx.disk);
+        fx.run_again |= work.run_again;
+        fx.wake_at = work.wake_at;
+        if self.stopping && self.quiet() && self.store.is_closed() {
+            self.finish_stop(now, fx);
+        }
+        self.connections.flush(fx);
+        self.observe();
+    }
+}
+
+impl Shard {
+    fn refuse_stream(&mut self, conn: ConnId, error: FrameError) {
+        self.count_bad_frame(error.name());
+        let code = match error {
+            FrameError::Version { .. } => ErrorCode::UnsupportedVersion,
+            _ => ErrorCode::MalformedMessage,
+        };
+        let message = error.to_string();
+        let reply =
+            ErrorReply { code: code as u16, retry_after_micros: 0, message: &message, item: None };
+        self.connections.refuse(conn, &reply);
+    }
+
+    /// Nothing is left to answer: send what waits in the outboxes, but do not wait for peers that
+    /// do not take it.
+    fn finish_stop(&mut self, now: Nanos, fx: &mut Effects) {
+        let deadline = *self.stop_deadline.get_or_insert_with(|| {
+            self.connections.end_all();
+            now + STOP_SEND_NANOS_MAX
+        });
+        fx.stop = self.connections.open_count() == 0 || now >= deadline;
+        fx.wake_at = Some(deadline);
+    }
+}

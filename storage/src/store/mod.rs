@@ -1,0 +1,405 @@
+//! The shard's storage as one state machine: log, overlay, trees, cache, checkpoints.
+//!
+//! ```text
+//!   put ─► stage in overlay ─► log batch ─► durable ─► chosen ─► indexed in the active generation
+//!                                                                      │ full enough, or time
+//!   get ─► active ─► frozen ─► tree (page cache)                       ▼
+//!                      └───────── merge in slices ◄──────────── freeze: fixes a slot per group
+//!                                     │
+//!                                     ▼
+//!            catalog ─► pages written ─► flush ─► superblock ─► log trimmed, pages reusable
+//! ```
+//!
+//! It asks for [`DiskOp`]s and takes [`DiskDone`]s; time is an argument. The shard calls
+//! [`Store::turn`] once per turn of its loop.
+//!
+//! Invariants, asserted where the state changes:
+//! * entries are applied in log order and only below `durable_lsn`;
+//! * a group's tree is exactly the state at the slot that the freeze before its merge fixed;
+//! * the log keeps everything from the *older* valid superblock's `checkpoint_lsn` on;
+//! * after a failed log write or flush nothing is served and nothing more is written.
+
+mod catalog;
+mod checkpoint;
+mod groups;
+mod read;
+mod recovery;
+mod stats;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashSet, VecDeque};
+
+use forebay_core::ids::{Lsn, ShardId, Slot};
+use forebay_core::time::Nanos;
+
+use crate::block::{DiskDone, DiskError, DiskOp, OpId};
+use crate::cache::PageCache;
+use crate::log::format::PutPayload;
+use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
+use crate::overlay::{InFlight, Overlay, Staged};
+use crate::space::SpaceMap;
+use crate::superblock::Superblock;
+use crate::tree::{PageRef, TreeRef};
+
+pub use groups::{GroupDescriptor, GroupOrdinal};
+pub use read::{Current, PageId, RangeEnd, Read, Visit};
+pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
+pub use stats::{GroupFigures, StoreStats};
+
+use checkpoint::Checkpoint;
+use groups::Groups;
+
+/// Sizes and pace of one shard's storage.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreConfig {
+    /// The log's geometry and limits.
+    pub log: LogConfig,
+    /// Memory of one of the overlay's two generations.
+    pub overlay_generation_bytes: usize,
+    /// Memory of the page cache.
+    pub cache_bytes: usize,
+    /// A checkpoint begins this long after the one before, if anything changed.
+    pub checkpoint_interval_nanos: u64,
+    /// A checkpoint begins when the active generation holds this part of its memory.
+    pub overlay_fill_percent: u8,
+    /// A checkpoint begins when this part of the log is in use.
+    pub log_fill_percent: u8,
+    /// Bench only: begin no checkpoint while memory and log have room. The control run for the
+    /// cost of checkpoints.
+    pub checkpoints_off: bool,
+    /// An idle log gets its marker batch after this long, so that its last batch can no longer be
+    /// mistaken for a tail.
+    pub marker_nanos: u64,
+}
+
+/// Names a write by its place among the shard's writes; larger is later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// Why a write was not begun. Nothing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Memory or log space is used up for the moment: retry, or wait for [`Store::has_room`].
+    #[error("the shard's log or memory is full for the moment")]
+    Overloaded,
+    /// The pages file cannot grow to hold a checkpoint of this entry. Free disk space; deletes go on.
+    #[error("the disk is full: {free_bytes} bytes are left for checkpoints")]
+    DiskFull {
+        /// What is left.
+        free_bytes: u64,
+    },
+    /// No log record can hold it.
+    #[error("{bytes} bytes do not fit a log record")]
+    TooLarge {
+        /// Size of the entry.
+        bytes: usize,
+    },
+    /// The store has failed; see [`Store::failure`].
+    #[error("the shard's log has failed; restart the node to recover")]
+    Failed,
+    /// The store is closing.
+    #[error("the shard is closing")]
+    Closing,
+}
+
+/// What ended the store's service. It is final: recover by opening it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreFailure {
+    /// A log write or flush failed. It is never retried: what the device holds is not known.
+    #[error(transparent)]
+    Log(LogFailed),
+    /// A page or superblock write or a flush failed during a checkpoint.
+    #[error("a checkpoint write failed: {0}")]
+    Checkpoint(DiskError),
+}
+
+/// What the shell should do after a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Come back at once: a merge is under way.
+    pub run_again: bool,
+    /// Come back at this time at the latest.
+    pub wake_at: Option<Nanos>,
+}
+
+impl Work {
+    fn wake_by(&mut self, at: Nanos) {
+        self.wake_at = Some(self.wake_at.map_or(at, |sooner| sooner.min(at)));
+    }
+}
+
+/// A proposed entry on its way to being chosen, in log order.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// Its record's position: durable when `durable_lsn` is above.
+    position: Lsn,
+    group: GroupOrdinal,
+    slot: Slot,
+    entry: PendingEntry,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum PendingEntry {
+    Write(Staged),
+    GroupCreate,
+    GroupDrop,
+}
+
+/// Numbers of operations: the upper 16 bits say whose they are.
+mod ops {
+    pub(super) const OTHER: u64 = 1 << 48;
+    pub(super) const LOG: u64 = 2 << 48;
+}
+
+/// See the module's docs.
+pub struct Store {
+    config: StoreConfig,
+    node_id: u128,
+    log: LogWriter,
+    overlay: Overlay,
+    in_flight: InFlight,
+    pending: VecDeque<Pending>,
+    last_ticket: Ticket,
+    chosen_ticket: Ticket,
+    groups: Groups,
+    cache: PageCache,
+    space: SpaceMap,
+    catalog: TreeRef,
+    superblock: Superblock,
+    checkpoint: Checkpoint,
+    /// Operations asked for since the last turn.
+    disk: Vec<DiskOp>,
+    loaded: Vec<PageId>,
+    /// Pages to be read as soon as a frame is free.
+    unread: Vec<PageRef>,
+    /// Pages that could not be had.
+    damaged: HashSet<PageRef>,
+    op_issued: u64,
+    failure: Option<StoreFailure>,
+    closing: bool,
+    last_write_at: Nanos,
+    page_read_errors: u64,
+}
+
+impl Store {
+    /// This store's shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.config.log.shard
+    }
+
+    /// Begins a Put of `item` under the encoded `key`.
+    ///
+    /// # Errors
+    /// Nothing was begun; see [`Refused`].
+    pub fn put(
+        &mut self,
+        group: GroupOrdinal,
+        key: &[u8],
+        item: &[u8],
+    ) -> Result<Ticket, Refused> {
+        self.write(group, key, Some(item))
+    }
+
+    /// Begins a Delete of the encoded `key`.
+    ///
+    /// # Errors
+    /// Nothing was begun; see [`Refused`].
+    pub fn delete(&mut self, group: GroupOrdinal, key: &[u8]) -> Result<Ticket, Refused> {
+        self.write(group, key, None)
+    }
+
+    /// The newest write whose entry, with all before it, is chosen and applied.
+    #[must_use]
+    pub fn chosen_ticket(&self) -> Ticket {
+        self.chosen_ticket
+    }
+
+    /// The newest write begun.
+    #[must_use]
+    pub fn last_ticket(&self) -> Ticket {
+        self.last_ticket
+    }
+
+    /// Why the store serves nothing any more, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreFailure> {
+        self.failure
+    }
+
+    /// Ends the store's work in order: a last checkpoint and marker. Watch [`Store::is_closed`].
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether everything is on disk after [`Store::close`] (or never will be).
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.failure.is_some()
+            || (self.closing
+                && self.pending.is_empty()
+                && self.checkpoint.is_idle()
+                && self.overlay.entries() == 0
+                && !self.groups.any_changed()
+                && self.log.is_idle()
+                && !self.log.needs_marker())
+    }
+
+    fn write(
+        &mut self,
+        group: GroupOrdinal,
+        key: &[u8],
+        item: Option<&[u8]>,
+    ) -> Result<Ticket, Refused> {
+        self.admit(key.len() + item.map_or(0, <[u8]>::len), item.is_none())?;
+        let state = self.groups.get_mut(group);
+        let slot = state.progress.last_slot().next();
+        let header = RecordHeader {
+            kind: if item.is_some() { RecordKind::PUT } else { RecordKind::DELETE },
+            group: state.progress.id(),
+            slot,
+            ballot: state.progress.ballot(),
+        };
+        let staged = self
+            .overlay
+            .stage(group.0, slot, key, item)
+            .map_err(|_full| Refused::Overloaded)?;
+        let prefix = PutPayload::prefix(key);
+        let appended = match item {
+            Some(item) => self.log.append(&header, &[&prefix, key, item]),
+            None => self.log.append(&header, &[key]),
+        };
+        let position = match appended {
+            Ok(position) => position,
+            Err(error) => {
+                self.overlay.abandon(staged);
+                return Err(refused(error));
+            }
+        };
+        let proposed = self.groups.get_mut(group).progress.propose();
+        debug_assert_eq!(proposed, slot);
+        self.in_flight.insert(&self.overlay, staged);
+        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged)))
+    }
+
+    fn enqueue(
+        &mut self,
+        position: Lsn,
+        group: GroupOrdinal,
+        slot: Slot,
+        entry: PendingEntry,
+    ) -> Ticket {
+        self.pending.push_back(Pending { position, group, slot, entry });
+        self.last_ticket.0 += 1;
+        self.last_ticket
+    }
+
+    fn admit(&self, bytes: usize, frees_space: bool) -> Result<(), Refused> {
+        if self.failure.is_some() {
+            return Err(Refused::Failed);
+        }
+        if self.closing {
+            return Err(Refused::Closing);
+        }
+        if bytes + 2 > self.config.log.record_bytes_max as usize {
+            return Err(Refused::TooLarge { bytes });
+        }
+        if !frees_space {
+            self.admit_to_disk(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A disk operation ended.
+    pub fn disk_done(&mut self, done: DiskDone, now: Nanos) {
+        if self.log.owns(done.op) {
+            self.last_write_at = now;
+            if let Err(failed) = self.log.done(done) {
+                self.fail(StoreFailure::Log(failed));
+            }
+            self.apply_durable();
+        } else if self.cache.owns_read(done.op) {
+            self.page_read(done);
+        } else {
+            self.checkpoint_done(done, now);
+        }
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.op_issued += 1;
+        OpId(self.op_issued)
+    }
+
+    fn fail(&mut self, failure: StoreFailure) {
+        self.failure.get_or_insert(failure);
+    }
+
+    /// Applies every pending entry that the log holds durably: in a group of one, durable is chosen.
+    fn apply_durable(&mut self) {
+        let durable_lsn = self.log.durable_lsn();
+        while let Some(pending) = self.pending.front().copied() {
+            if pending.position >= durable_lsn {
+                break;
+            }
+            self.pending.pop_front();
+            self.chosen_ticket.0 += 1;
+            match pending.entry {
+                PendingEntry::Write(staged) => {
+                    let state = self.groups.get_mut(pending.group);
+                    state.progress.durable(0, pending.slot);
+                    state.progress.apply(pending.slot);
+                    state.changed = true;
+                    self.in_flight.remove(&self.overlay, staged);
+                    if state.dropped {
+                        self.overlay.abandon(staged);
+                    } else {
+                        self.overlay.apply(staged);
+                    }
+                }
+                PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
+                PendingEntry::GroupDrop => self.group_dropped(pending.group),
+            }
+        }
+    }
+
+    /// Does a turn's worth of background work and hands out the operations asked for.
+    pub fn turn(&mut self, now: Nanos, disk: &mut Vec<DiskOp>) -> Work {
+        let mut work = Work::default();
+        if self.failure.is_none() {
+            self.fetch_unread();
+            self.step_checkpoint(now, &mut work);
+            self.seal(now, &mut work);
+        }
+        disk.append(&mut self.disk);
+        work
+    }
+
+    /// Closes the open batch, and marks an idle or closing log.
+    fn seal(&mut self, now: Nanos, work: &mut Work) {
+        self.log.seal(&mut self.disk);
+        if self.log.needs_marker() {
+            let due = self.last_write_at + self.config.marker_nanos;
+            if now >= due || self.closing {
+                self.log.marker(&mut self.disk);
+            } else {
+                work.wake_by(due);
+            }
+        }
+    }
+}
+
+fn refused(error: AppendError) -> Refused {
+    match error {
+        AppendError::TooLarge { bytes, .. } => Refused::TooLarge { bytes: bytes as usize },
+        AppendError::Failed(_) => Refused::Failed,
+        _ => Refused::Overloaded,
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("shard", &self.shard()).finish_non_exhaustive()
+    }
+}
