@@ -7,7 +7,6 @@
 
 pub mod block;
 pub mod cache;
-pub mod catalog;
 pub mod directory;
 pub mod log;
 pub mod maintenance;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use forebay_storage::catalog::{CatalogEntry, catalog_group};
+use forebay_storage::store::catalog::{CatalogEntry, catalog_group};
 use forebay_storage::tree::page::{self, PageView};
 use forebay_storage::tree::verify::{Report, verify};
 use forebay_storage::tree::{PageRef, TreeRef, Value};
