@@ -12,6 +12,9 @@ use super::files::ShardDir;
 use super::show::{escape, key};
 use crate::size::ByteSize;
 
+/// Is given each item's key and bytes.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'a;
+
 /// Shows the shard's trees, or one group's.
 pub(super) fn show(
     shard: &ShardDir,
@@ -101,11 +104,7 @@ fn report(
 }
 
 /// Calls `visit` with every item that can be read, in key order.
-fn for_each_item(
-    shard: &ShardDir,
-    tree: &TreeRef,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
+fn for_each_item(shard: &ShardDir, tree: &TreeRef, visit: &mut Visit<'_>) -> io::Result<()> {
     match &tree.root {
         Some(root) => for_each_below(shard, &root.page, visit),
         None => Ok(()),
@@ -113,11 +112,7 @@ fn for_each_item(
 }
 
 /// Levels fall by one from page to page (validated), so the recursion ends.
-fn for_each_below(
-    shard: &ShardDir,
-    page: &PageRef,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
+fn for_each_below(shard: &ShardDir, page: &PageRef, visit: &mut Visit<'_>) -> io::Result<()> {
     let Some(buf) = sound_page(shard, page) else { return Ok(()) };
     let view = PageView::new(&buf);
     let mut key = Vec::new();
