@@ -53,7 +53,7 @@ impl From<NodeError> for Failure {
             NodeError::Control(error) => error.into(),
             NodeError::Open { shard, source } => open_failed(shard, &source),
             NodeError::ShardFailed { .. } => Failure::new(Exit::ShardFailed, error.to_string()),
-            NodeError::Thread(_) | NodeError::Stuck => {
+            NodeError::Thread(_) | NodeError::Stuck | NodeError::Maintenance(_) => {
                 Failure::new(Exit::Other, error.to_string())
             }
         }
