@@ -5,6 +5,8 @@
 //! under the simulator.
 #![forbid(unsafe_code)]
 
+pub mod capacity;
+pub mod digest;
 pub mod expression;
 pub mod group;
 pub mod ids;

@@ -241,6 +241,12 @@ impl Number {
 }
 
 impl<'a> NumberRef<'a> {
+    /// A view of bytes, if they are the canonical form of a number.
+    pub fn validate(bytes: &'a [u8]) -> Result<NumberRef<'a>, NumberError> {
+        check(bytes)?;
+        Ok(NumberRef(bytes))
+    }
+
     /// A view of bytes that were validated earlier.
     #[inline]
     #[must_use]
@@ -557,3 +563,6 @@ macro_rules! from_integer {
     )*};
 }
 from_integer!(i32, u32, i64, u64);
+
+#[cfg(test)]
+mod tests;
