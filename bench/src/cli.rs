@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::floor::FloorArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     /// Run a workload and report latencies
     #[command(after_help = EXAMPLES)]
     Run(RunArgs),
+    /// Serve bare echoes, with or without a log: what the ring can do before a store does anything
+    Floor(FloorArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
     VerifyLedger(VerifyArgs),
 }

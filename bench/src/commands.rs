@@ -17,7 +17,7 @@ use crate::sys::{self, Hardware};
 use crate::target::floor::Floor;
 use crate::target::forebay::Forebay;
 use crate::target::redis::Redis;
-use crate::target::{Scheme, Target, TargetUrl};
+use crate::target::{Scheme, Target};
 use crate::workload::{
     LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Source, WorkloadName,
 };
@@ -73,8 +73,7 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<(), BenchErr
         .expect("the template is a constant"),
     );
     let began = Instant::now();
-    let source =
-        |part, _| Source::Load(Load::new(records, value_bytes as usize, seed, part));
+    let source = |part, _| Source::Load(Load::new(records, value_bytes as usize, seed, part));
     let outcome = generator::run(target, &plan, source, &Progress::Bar(bar))?;
     let seconds = began.elapsed().as_secs_f64();
     let loaded = outcome.collected.total.successes();
@@ -130,9 +129,8 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<(), BenchError> 
         plan.ledger = Some(writer);
         plan.reconnect = false;
         plan.warmup_seconds = 0;
-        let source = |part: crate::workload::Part, lanes: generator::LaneRange| {
-            // Threads' numbers never meet: each has its own keys, so only growth matters.
-            let _ = part;
+        // Threads count from the same number: each has its own keys.
+        let source = |_, lanes: generator::LaneRange| {
             Source::Ledger(LedgerKeys::new(
                 records,
                 plan.connections,

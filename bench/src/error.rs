@@ -11,6 +11,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use forebay_net::ring::RingError;
+
+use crate::floor::FloorError;
 use crate::target::{ProtocolError, TargetUrl};
 
 /// Why the tool stops.
@@ -90,6 +93,12 @@ pub(crate) enum BenchError {
         /// Why.
         source: std::io::Error,
     },
+    /// The generator's own event loop.
+    #[error("the load generator's ring: {0}")]
+    Ring(#[from] RingError),
+    /// A floor server.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
     /// The run ended without a single success.
     #[error("no operation succeeded ({errors} failed; first: {first})")]
     NothingSucceeded {
@@ -140,7 +149,11 @@ impl BenchError {
             | BenchError::Connection { .. }
             | BenchError::Protocol(_)
             | BenchError::Refused { .. } => 3,
-            BenchError::File { .. } | BenchError::Ledger { .. } | BenchError::Io { .. } => 4,
+            BenchError::File { .. }
+            | BenchError::Ledger { .. }
+            | BenchError::Io { .. }
+            | BenchError::Ring(_)
+            | BenchError::Floor(_) => 4,
         }
     }
 }

@@ -113,8 +113,8 @@ impl LedgerWriter {
 
 /// The header and each record's highest acknowledged sequence number.
 pub(crate) fn read(path: &Path) -> Result<(LedgerHeader, BTreeMap<u64, u64>), BenchError> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| BenchError::File { path: path.to_owned(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| BenchError::File { path: path.to_owned(), source })?;
     let text = String::from_utf8_lossy(&bytes);
     let bad = |line, reason| BenchError::Ledger { path: path.to_owned(), line, reason };
     let mut lines = text.split_inclusive('\n').enumerate();
@@ -122,7 +122,7 @@ pub(crate) fn read(path: &Path) -> Result<(LedgerHeader, BTreeMap<u64, u64>), Be
         .next()
         .and_then(|(_, line)| parse_header(line.trim_end()))
         .ok_or_else(|| bad(1, "not a ledger of `run --workload ledger`"))?;
-    let mut puts = BTreeMap::new();
+    let mut puts: BTreeMap<u64, u64> = BTreeMap::new();
     let mut torn_before = None;
     for (index, line) in lines {
         if let Some(number) = torn_before.take() {
@@ -199,9 +199,11 @@ impl Verdict {
                     self.stale += 1;
                     format!("holds {seq}, acknowledged {acknowledged}")
                 }
-                Err(error @ (LedgerValueError::Short { .. }
-                | LedgerValueError::Checksum { .. }
-                | LedgerValueError::Record { .. })) => {
+                Err(
+                    error @ (LedgerValueError::Short { .. }
+                    | LedgerValueError::Checksum { .. }
+                    | LedgerValueError::Record { .. }),
+                ) => {
                     self.damaged += 1;
                     error.to_string()
                 }

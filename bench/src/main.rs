@@ -13,6 +13,7 @@
 mod cli;
 mod commands;
 mod error;
+mod floor;
 mod generator;
 mod ledger;
 mod report;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => commands::load(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };
     match ended {

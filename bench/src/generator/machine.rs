@@ -304,8 +304,7 @@ impl<T: Target> Generator<T> {
         let addresses = self.address_count();
         let key = self.keys.spell(planned.record);
         let socket = taken.lane * addresses + self.target.route(key) as u32;
-        let correlation =
-            self.slots.start(taken, planned, socket, intended, now, waited_for_depth);
+        let correlation = self.slots.start(taken, planned, socket, intended, now, waited_for_depth);
         let request = match planned.kind {
             OpKind::Get | OpKind::ReadModifyWrite => Request::Get { key },
             OpKind::Put | OpKind::Insert => {
@@ -326,7 +325,8 @@ impl<T: Target> Generator<T> {
     }
 
     fn note_ledger(&mut self) {
-        let (Some(writer), Source::Ledger(keys)) = (&mut self.ledger, &mut self.slots.source) else {
+        let (Some(writer), Source::Ledger(keys)) = (&mut self.ledger, &mut self.slots.source)
+        else {
             return;
         };
         if let Err(error) = writer.append(keys.take_acknowledged()) {
@@ -400,19 +400,26 @@ impl<T: Target> Generator<T> {
         fx.close.append(&mut self.broken);
     }
 
+    /// When the next turn must be at the latest. Every moment named here is still to come: one that
+    /// has passed without being acted upon would keep the loop awake for nothing.
     fn wake_at(&self) -> Nanos {
-        let mut at = self.timeline.interval_end.min(self.timeline.expire_at);
+        let line = self.timeline;
+        let mut at = line.expire_at;
+        if line.interval_end <= line.end {
+            at = at.min(line.interval_end);
+        }
         if let Pacing::Open(schedule) = &self.pacing
             && schedule.next() > self.starved_until
+            && schedule.next() < line.end
         {
             at = at.min(schedule.next());
         }
-        if self.down > 0 {
+        if self.down > 0 && self.settings.reconnect {
             let due = self.sockets.iter().filter_map(|socket| socket.connect_at).min();
             at = at.min(due.unwrap_or(at));
         }
         if self.cpu.began.is_none() {
-            at = at.min(self.timeline.measure_from);
+            at = at.min(line.measure_from);
         }
         at
     }

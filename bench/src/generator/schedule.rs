@@ -73,8 +73,8 @@ impl Schedule {
     }
 
     fn place(&mut self) {
-        let point = u128::from(self.index) * u128::from(self.part.threads)
-            + u128::from(self.part.thread);
+        let point =
+            u128::from(self.index) * u128::from(self.part.threads) + u128::from(self.part.thread);
         let offset = point * u128::from(Nanos::PER_SECOND) / u128::from(self.rate_per_second);
         self.next = self.start + u64::try_from(offset).expect("a run ends within 584 years");
     }

@@ -37,7 +37,11 @@ pub(crate) fn collect(
     let mut pending: BTreeMap<u64, (usize, Interval)> = BTreeMap::new();
     let mut rows = Vec::new();
     let row_of = |index: u64, interval: &Interval| {
-        row((index + 1) as f64 * interval_seconds, intervals_in_run.is_some_and(|n| index >= n), interval)
+        row(
+            (index + 1) as f64 * interval_seconds,
+            intervals_in_run.is_some_and(|n| index >= n),
+            interval,
+        )
     };
     for sample in samples {
         total.add(&sample.interval);

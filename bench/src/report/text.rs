@@ -12,47 +12,65 @@ pub(crate) fn render(report: &Report) -> String {
     let mut line = |name: &str, value: String| {
         writeln!(out, "{name:<12} {value}").expect("writing to a string does not fail");
     };
-    line("workload", format!(
-        "{}: {} records, {} B keys, {} B values, {}, seed {}",
-        report.workload,
-        report.records,
-        report.key_bytes,
-        report.value_bytes,
-        report.key_distribution,
-        report.seed
-    ));
-    line("target", match facts.is_empty() {
-        true => report.target.clone(),
-        false => format!("{} ({})", report.target, facts.join(", ")),
-    });
-    line("load", format!(
-        "{}, {} connections x depth {}, {} thread{}, {} s after {} s of warm-up",
-        report.rate_mode,
-        report.connections,
-        report.depth,
-        report.threads,
-        if report.threads == 1 { "" } else { "s" },
-        report.duration_s,
-        report.warmup_s
-    ));
+    line(
+        "workload",
+        format!(
+            "{}: {} records, {} B keys, {} B values, {}, seed {}",
+            report.workload,
+            report.records,
+            report.key_bytes,
+            report.value_bytes,
+            report.key_distribution,
+            report.seed
+        ),
+    );
+    line(
+        "target",
+        match facts.is_empty() {
+            true => report.target.clone(),
+            false => format!("{} ({})", report.target, facts.join(", ")),
+        },
+    );
+    line(
+        "load",
+        format!(
+            "{}, {} connections x depth {}, {} thread{}, {} s after {} s of warm-up",
+            report.rate_mode,
+            report.connections,
+            report.depth,
+            report.threads,
+            if report.threads == 1 { "" } else { "s" },
+            report.duration_s,
+            report.warmup_s
+        ),
+    );
     line("machine", report.hardware.line());
-    line("clock", format!(
-        "{}, {:.0} ns a reading; one reading for each batch of events, so latencies are never too \
+    line(
+        "clock",
+        format!(
+            "{}, {:.0} ns a reading; one reading for each batch of events, so latencies are never too \
          short",
-        report.clock, report.clock_read_ns
-    ));
-    line("achieved", format!(
-        "{:.0} ops/s of {:.0} offered, {} errors, longest gap without a success {:.1} ms",
-        report.achieved_ops_s,
-        report.offered_ops_s,
-        report.errors,
-        report.longest_gap_without_success_ms
-    ));
-    line("client CPU", format!(
-        "{:.0} % of a core for each thread, {:.2} us for each operation",
-        report.client_cpu_fraction * 100.0,
-        report.client_cpu_us_per_op
-    ));
+            report.clock, report.clock_read_ns
+        ),
+    );
+    line(
+        "achieved",
+        format!(
+            "{:.0} ops/s of {:.0} offered, {} errors, longest gap without a success {:.1} ms",
+            report.achieved_ops_s,
+            report.offered_ops_s,
+            report.errors,
+            report.longest_gap_without_success_ms
+        ),
+    );
+    line(
+        "client CPU",
+        format!(
+            "{:.0} % of a core for each thread, {:.2} us for each operation",
+            report.client_cpu_fraction * 100.0,
+            report.client_cpu_us_per_op
+        ),
+    );
     writeln!(
         out,
         "\n{:<18} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",

@@ -15,6 +15,7 @@
 //! port; with one address a lane is one socket.
 
 pub(crate) mod floor;
+pub(crate) mod forebay;
 pub(crate) mod redis;
 pub(crate) mod session;
 

@@ -56,9 +56,8 @@ impl Target for Redis {
     }
 
     fn refuses(&self, kind: OpKind) -> Option<&'static str> {
-        (kind == OpKind::Scan).then_some(
-            "redis has no ordered key space to scan; workload e runs on forebay:// only",
-        )
+        (kind == OpKind::Scan)
+            .then_some("redis has no ordered key space to scan; workload e runs on forebay:// only")
     }
 }
 
@@ -168,7 +167,8 @@ fn parse_length(digits: &[u8]) -> Option<usize> {
 /// Version and durability, asked with inline commands: each answer is one bulk string or an array of
 /// two, and all that matters is in its lines.
 fn ask_facts(mut stream: &TcpStream) -> std::io::Result<Vec<(String, String)>> {
-    stream.write_all(b"INFO server\r\nCONFIG GET appendonly\r\nCONFIG GET appendfsync\r\nPING\r\n")?;
+    stream
+        .write_all(b"INFO server\r\nCONFIG GET appendonly\r\nCONFIG GET appendfsync\r\nPING\r\n")?;
     let mut text = Vec::new();
     let mut piece = [0; 4096];
     // PONG ends the answers; an error to PING (authentication) does too.

@@ -66,8 +66,9 @@ impl LedgerKeys {
     pub(super) fn next(&mut self, lane: u32) -> Next {
         let (keys, cursor) = &mut self.lanes[lane as usize];
         for _ in 0..keys.len() {
-            let key = &mut keys[*cursor];
-            *cursor = (*cursor + 1) % keys.len();
+            let at = *cursor;
+            *cursor = (at + 1) % keys.len();
+            let key = &mut keys[at];
             if !key.busy {
                 key.busy = true;
                 let seq = self.next_seq;

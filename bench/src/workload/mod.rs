@@ -37,9 +37,9 @@ use rand::{Rng, SeedableRng};
 
 pub(crate) use keys::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, KeyChooser, KeySpelling};
 pub(crate) use ledger::{LedgerKeys, LedgerPut};
-pub(crate) use value::{
-    LEDGER_VALUE_BYTES_MIN, LedgerValueError, Values, read_ledger_value, write_ledger_value,
-};
+#[cfg(test)]
+pub(crate) use value::write_ledger_value;
+pub(crate) use value::{LEDGER_VALUE_BYTES_MIN, LedgerValueError, Values, read_ledger_value};
 
 /// Most items that one scan asks for.
 pub(crate) const SCAN_ITEMS_MAX: u32 = 100;

@@ -55,7 +55,8 @@ impl Zipfian {
 
     fn set_eta(&mut self) {
         let items = self.items as f64;
-        self.eta = (1.0 - (2.0 / items).powf(1.0 - THETA)) / (1.0 - self.zeta_two / self.zeta_items);
+        self.eta =
+            (1.0 - (2.0 / items).powf(1.0 - THETA)) / (1.0 - self.zeta_two / self.zeta_items);
     }
 
     /// Ranks now run over more items. Costs one power for each added item.
