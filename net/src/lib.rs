@@ -4,6 +4,11 @@
 //! [`ring`] drives it in production; the simulator drives the same object.
 #![deny(unsafe_code)]
 
+pub mod control;
 pub mod frame;
+pub mod lane;
 pub mod machine;
+pub mod metrics;
+pub mod node;
 pub mod ring;
+pub mod shard;

@@ -7,8 +7,12 @@
 
 pub mod block;
 pub mod cache;
+pub mod directory;
 pub mod log;
+pub mod maintenance;
 pub mod overlay;
+pub mod sim_disk;
 pub mod space;
+pub mod store;
 pub mod superblock;
 pub mod tree;

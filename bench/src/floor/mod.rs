@@ -2,7 +2,7 @@
 //!
 //! A claim such as "80 % of a bare ring echo" needs the bare ring echo in the same run, on the same
 //! machine, driven by the same generator. [`Mode::Echo`] is the floor under a cached Get,
-//! [`Mode::Log`] under a durable Put. The wire format is in [`frames`].
+//! [`Mode::Log`] under a durable Put. The wire format is in `frames`.
 
 mod echo;
 mod frames;

@@ -51,40 +51,43 @@ struct Region<'a> {
 }
 
 impl Region<'_> {
-    /// Checks the value at `at`, which must end by `limit`. Returns its end and its size.
+    /// Checks the value at `at`, which must end by `limit`. Returns its end and its size. Scalars
+    /// are checked in line, because most attributes are scalars.
+    #[inline(always)]
     fn value(self, at: usize, limit: usize) -> Result<(usize, usize), ItemError> {
-        if limit - at < HEAD_BYTES {
+        let Some(&[tag, length @ ..]) = self.bytes[at..limit].first_chunk::<HEAD_BYTES>() else {
             return Err(ItemError::Truncated { offset: at });
-        }
+        };
+        let length = read_u24(&length, 0);
         let start = at + HEAD_BYTES;
-        let length = read_u24(self.bytes, at + 1);
-        if limit - start < length {
+        let Some(payload) = self.bytes[start..limit].get(..length) else {
             return Err(ItemError::Truncated { offset: start });
-        }
+        };
         let end = start + length;
-        let payload = &self.bytes[start..end];
-        let size = match self.bytes[at] {
-            TAG_S => {
-                utf8(payload, start)?;
-                length
-            }
-            TAG_N => {
-                decimal(payload, start)?;
-                length
-            }
-            TAG_B => length,
-            TAG_FALSE | TAG_TRUE | TAG_NULL if length == 0 => SCALAR_BYTES,
+        match tag {
+            TAG_S => utf8(payload, start)?,
+            TAG_N => decimal(payload, start)?,
+            TAG_B => {}
+            TAG_FALSE | TAG_TRUE | TAG_NULL if length == 0 => return Ok((end, SCALAR_BYTES)),
+            _ => return Ok((end, self.collection(tag, start, end)?)),
+        }
+        Ok((end, length))
+    }
+
+    /// Checks the payload of a map, list or set. Returns its size.
+    #[inline(never)]
+    fn collection(self, tag: u8, start: usize, end: usize) -> Result<usize, ItemError> {
+        match tag {
             TAG_M => {
                 let (size, count) = self.deeper()?.entries(start, end)?;
-                CONTAINER_BYTES + count * ELEMENT_BYTES + size
+                Ok(CONTAINER_BYTES + count * ELEMENT_BYTES + size)
             }
-            TAG_L => CONTAINER_BYTES + self.deeper()?.elements(start, end)?,
-            TAG_SS => self.members(start, end, utf8)?,
-            TAG_NS => self.members(start, end, decimal)?,
-            TAG_BS => self.members(start, end, |_, _| Ok(()))?,
-            tag => return Err(ItemError::Tag { offset: at, tag }),
-        };
-        Ok((end, size))
+            TAG_L => Ok(CONTAINER_BYTES + self.deeper()?.elements(start, end)?),
+            TAG_SS => self.members(start, end, utf8),
+            TAG_NS => self.members(start, end, decimal),
+            TAG_BS => self.members(start, end, |_, _| Ok(())),
+            tag => Err(ItemError::Tag { offset: start - HEAD_BYTES, tag }),
+        }
     }
 
     fn deeper(self) -> Result<Self, ItemError> {
@@ -172,9 +175,11 @@ impl Region<'_> {
 
 #[inline]
 fn utf8(bytes: &[u8], offset: usize) -> Result<(), ItemError> {
-    match core::str::from_utf8(bytes) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ItemError::NotUtf8 { offset }),
+    // Most text is ASCII, and the check for that inlines.
+    if bytes.is_ascii() || core::str::from_utf8(bytes).is_ok() {
+        Ok(())
+    } else {
+        Err(ItemError::NotUtf8 { offset })
     }
 }
 

@@ -27,8 +27,8 @@ pub use request::{
     ArchivedBatchGetRequest, ArchivedBatchOperation, ArchivedBatchWriteRequest,
     ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
     ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
-    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest,
-    ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest, CreateTableRequest,
+    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedReturnValues,
+    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest, CreateTableRequest,
     DeleteRequest, DeleteTableRequest, DescribeNodeRequest, DescribeTableRequest, GetRequest,
     ListTablesRequest, PutRequest, QueryRequest, ReturnValues, ScanRequest, UpdateRequest,
 };

@@ -127,7 +127,7 @@ pub struct QueryRequest<'a> {
 }
 
 /// Read the items of a hash range in key order. A scan of segment i of n is the range that
-/// [`crate::table::segment_hash_range`] gives; a page ends at the partition's end at the latest.
+/// [`crate::table::split_evenly`] gives; a page ends at the partition's end at the latest.
 #[derive(Debug, Archive, Serialize)]
 pub struct ScanRequest<'a> {
     /// Table id.

@@ -202,3 +202,26 @@ fn written_keys_lead_back_to_the_same_key() {
     without_sort.write_key(key.as_key(), &mut out).unwrap();
     assert_eq!(out, Item::new().with("customer", "ann").to_bytes().unwrap());
 }
+
+#[test]
+fn stored_attribute_names_are_fixed() {
+    let item = table(1).to_item();
+    let names: Vec<&str> = item.0.keys().map(String::as_str).collect();
+    let expected = [
+        "created_unix_millis",
+        "hash_seed",
+        "id",
+        "name",
+        "partition_key",
+        "partitions",
+        "sort_key",
+        "status",
+    ];
+    assert_eq!(names, expected);
+    let Value::L(partitions) = &item.0["partitions"] else { panic!("a list") };
+    let Value::M(partition) = &partitions[0] else { panic!("a map") };
+    let names: Vec<&str> = partition.keys().map(String::as_str).collect();
+    assert_eq!(names, ["epoch", "group", "hash_first", "hash_last", "shard"]);
+    let Value::M(sort) = &item.0["sort_key"] else { panic!("a map") };
+    assert_eq!(sort["type"], Value::from("N"));
+}

@@ -22,17 +22,26 @@
 //! * SUBMIT_ALL: one bad operation does not hold back the rest of a batch.
 //!
 //! Accepts and receives are multishot: armed once, completing many times. Received bytes arrive in
-//! provided buffers ([`buffers`]); sockets and files are fixed files; operations own their memory
-//! until their last completion ([`slab`]).
+//! provided buffers (`buffers`); sockets and files are fixed files; operations own their memory
+//! until their last completion (`slab`).
 //!
 //! An idle ring sleeps in the kernel. `busy_poll` makes it spin a little first, for machines that
 //! have a core to give away.
+//!
+//! A send normally completes while it is submitted, and its completion ends the wait of the same
+//! enter, so a lone request costs two enters (with 64 connections, 0.03 of one). Waiting past the
+//! sends with a minimum wait (Linux 6.12) was measured and left out: it halves the enters of a lone
+//! request but arms a timer shorter than the scheduler's tick each time, which doubled the CPU of a
+//! request on a virtual machine and changed nothing under load. For the same reason a machine does
+//! well to ask for `wake_at` no finer than a few milliseconds when nothing presses; a timer longer
+//! than the tick costs nothing measurable.
 //!
 //! Left out: SQPOLL (it burns a second core per shard) and pinning io-wq's workers (measured: it
 //! halved throughput when they shared the client's core).
 
 mod buffers;
 mod clock;
+mod config;
 mod counters;
 mod error;
 mod file;
@@ -48,19 +57,19 @@ use std::fs::File;
 use std::io::Write as _;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use forebay_core::time::Nanos;
-use forebay_storage::block::{BlockBuf, ShardFile};
+use forebay_storage::block::BlockBuf;
 use io_uring::types::{CancelBuilder, Fixed};
 use io_uring::{IoUring, cqueue, opcode};
 
 use crate::machine::{ConnId, Effects, Machine, SendBuf};
 
 pub use clock::now;
+pub use config::{DurableMode, RingConfig};
 pub use counters::RingCounters;
 pub use error::RingError;
 pub use file::open_direct;
@@ -71,74 +80,6 @@ use counters::{add, raise};
 use queues::{Backlog, Queues};
 use slab::{Op, OpKey, OpSlab};
 use socket::{Conns, Listener};
-
-/// How a durable write is made durable. `probe-disk` says which is better on a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DurableMode {
-    /// One write with RWF_DSYNC.
-    #[default]
-    Dsync,
-    /// A write, and an fdatasync linked behind it.
-    LinkedFdatasync,
-}
-
-/// What a ring is made of.
-#[derive(Debug)]
-pub struct RingConfig {
-    /// Pin the thread to this core of its affinity mask.
-    pub core: Option<usize>,
-    /// Listen here; a port of 0 is chosen by the kernel. The index is the machine's `listener`.
-    pub listen: Vec<SocketAddr>,
-    /// Connections that the kernel completes while the shard is busy.
-    pub backlog: i32,
-    /// How long to retry when the address is in use.
-    pub bind_retry: Duration,
-    /// More connections than this are closed as soon as they are accepted.
-    pub connections_max: u32,
-    /// Provided buffers; a power of two.
-    pub receive_buffers: u16,
-    /// Bytes of each.
-    pub receive_buffer_bytes: u32,
-    /// Operations submitted by one system call.
-    pub submission_entries: u32,
-    /// Completions held in memory; more are kept by the kernel, more slowly.
-    pub completion_entries: u32,
-    /// The shard's files, opened by [`open_direct`].
-    pub files: Vec<(ShardFile, File)>,
-    /// How durable writes are made.
-    pub durable: DurableMode,
-    /// An eventfd through which other lanes wake the machine. It must be open while the ring is
-    /// made; the ring keeps its own reference, and makes it blocking.
-    pub wakeup: Option<RawFd>,
-    /// Spin this long before sleeping.
-    pub busy_poll: Duration,
-    /// How long a connection that the machine closed may wait for the peer to close too.
-    pub close_linger: Duration,
-    /// How long a stopping ring waits for sends and disk operations in flight.
-    pub stop_linger: Duration,
-}
-
-impl Default for RingConfig {
-    fn default() -> RingConfig {
-        RingConfig {
-            core: None,
-            listen: Vec::new(),
-            backlog: 1024,
-            bind_retry: Duration::from_secs(5),
-            connections_max: 4096,
-            receive_buffers: 512,
-            receive_buffer_bytes: 16 * 1024,
-            submission_entries: 1024,
-            completion_entries: 8192,
-            files: Vec::new(),
-            durable: DurableMode::default(),
-            wakeup: None,
-            busy_poll: Duration::ZERO,
-            close_linger: Duration::from_secs(1),
-            stop_linger: Duration::from_secs(2),
-        }
-    }
-}
 
 /// Stops a ring from another thread.
 #[derive(Clone, Debug)]
@@ -214,7 +155,7 @@ impl Ring {
             .setup_cqsize(config.completion_entries)
             .dontfork()
             .build(config.submission_entries)
-            .map_err(queues::setup_error)?;
+            .map_err(|e| queues::setup_error(e, &config))?;
         if !uring.params().is_feature_ext_arg() || !uring.params().is_feature_nodrop() {
             return Err(RingError::KernelTooOld { release: system::kernel_release() });
         }

@@ -10,6 +10,7 @@ use std::io;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, SubmissionQueue, Submitter, cqueue, squeue};
 
+use super::config::RingConfig;
 use super::counters::{self, RingCounters};
 use super::error::RingError;
 
@@ -164,13 +165,15 @@ impl Drop for Queues<'_> {
 }
 
 /// Translates a failed setup into what is missing.
-pub(super) fn setup_error(e: io::Error) -> RingError {
+pub(super) fn setup_error(e: io::Error, config: &RingConfig) -> RingError {
     match e.raw_os_error() {
         Some(libc::ENOSYS) => RingError::NotAvailable,
         Some(libc::EPERM | libc::EACCES) => RingError::Forbidden,
         Some(libc::EINVAL) => RingError::KernelTooOld { release: super::system::kernel_release() },
         Some(libc::ENOMEM) => RingError::MemlockTooSmall {
-            needed_bytes: 0,
+            // An entry is 64 bytes, a completion 16.
+            needed_bytes: u64::from(config.submission_entries) * 64
+                + u64::from(config.completion_entries) * 16,
             limit_bytes: super::system::memlock_limit_bytes(),
         },
         _ => RingError::system("io_uring_setup", e),

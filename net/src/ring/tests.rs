@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forebay_storage::block::{BLOCK_BYTES, DiskDone, DiskOp, Durability, OpId};
+use forebay_storage::block::{BLOCK_BYTES, DiskDone, DiskOp, Durability, OpId, ShardFile};
 
 use super::testing::{require_direct, require_io_uring};
 use super::*;

@@ -43,11 +43,16 @@ pub(super) struct Connections {
     /// Slots with something to send or to decide at the end of the turn.
     ready: Vec<ConnId>,
     open: usize,
+    paused: usize,
 }
 
 impl Connections {
     pub(super) fn open_count(&self) -> usize {
         self.open
+    }
+
+    pub(super) fn paused_count(&self) -> usize {
+        self.paused
     }
 
     pub(super) fn opened(&mut self, conn: ConnId) {
@@ -74,7 +79,9 @@ impl Connections {
         if let Some(connection) = self.get(conn) {
             connection.open = false;
             connection.inbox = Inbox::default();
+            let was_paused = connection.paused;
             self.open -= 1;
+            self.paused -= usize::from(was_paused);
         }
     }
 
@@ -171,9 +178,11 @@ impl Connections {
                 && connection.unanswered <= UNANSWERED_PAUSE / 2;
             if full && !connection.paused {
                 connection.paused = true;
+                self.paused += 1;
                 fx.pause_receive.push(conn);
             } else if drained && connection.paused {
                 connection.paused = false;
+                self.paused -= 1;
                 fx.resume_receive.push(conn);
             }
         }

@@ -29,6 +29,7 @@
 //! | `refusal` | named errors |
 
 mod connections;
+mod observe;
 mod page;
 mod read;
 mod refusal;
@@ -47,6 +48,7 @@ use forebay_core::time::Nanos;
 use forebay_storage::block::DiskDone;
 use forebay_storage::store::{PageId, Store, Ticket};
 
+pub use observe::METRIC_NAMES;
 pub use system::{Mail, ShardMail};
 
 use crate::frame::FrameError;
@@ -88,10 +90,7 @@ pub struct ShardContext {
 #[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
-    conn: ConnId,
-    correlation: u64,
-    kind: Kind,
-    asked_at: Nanos,
+    asker: Asker,
     reply: WaitingReply,
 }
 
@@ -117,7 +116,8 @@ pub struct Shard {
     next_parked: u64,
     /// Parked requests by the page they wait for.
     page_waiters: HashMap<PageId, Vec<u64>>,
-    loaded: Vec<PageId>,
+    /// Pages that arrived since the last turn.
+    arrived: Vec<PageId>,
     key: KeyBuf,
     old: Vec<u8>,
     scratch: Vec<u8>,
@@ -127,6 +127,9 @@ pub struct Shard {
     /// When to stop even if peers have not taken their last replies.
     stop_deadline: Option<Nanos>,
     failed_reported: bool,
+    /// Time of the event being handled.
+    now: Nanos,
+    publish_at: Nanos,
 }
 
 impl Shard {
@@ -143,7 +146,7 @@ impl Shard {
             parked: HashMap::new(),
             next_parked: 0,
             page_waiters: HashMap::new(),
-            loaded: Vec::new(),
+            arrived: Vec::new(),
             key: KeyBuf::default(),
             old: Vec::new(),
             scratch: Vec::new(),
@@ -152,6 +155,8 @@ impl Shard {
             stopping: false,
             stop_deadline: None,
             failed_reported: false,
+            now,
+            publish_at: now,
         };
         shard.adopt_groups(now);
         shard
@@ -186,18 +191,11 @@ impl Shard {
     /// Answers, or queues the answer behind the entries in flight that it depends on.
     fn answer_later(&mut self, asker: Asker, ticket: Ticket, reply: WaitingReply) {
         debug_assert!(self.waiting.back().is_none_or(|last| last.ticket <= ticket));
-        self.waiting.push_back(Waiting {
-            ticket,
-            conn: asker.conn,
-            correlation: asker.correlation,
-            kind: asker.kind,
-            asked_at: asker.asked_at,
-            reply,
-        });
+        self.waiting.push_back(Waiting { ticket, asker, reply });
     }
 
     fn refuse(&mut self, asker: Asker, refusal: &Refusal) {
-        self.context.metrics.refused(refusal.code);
+        self.count_refusal(asker, refusal.code);
         self.connections.reply(asker.conn, asker.correlation, &refusal.reply());
     }
 
@@ -206,7 +204,7 @@ impl Shard {
         let chosen = self.store.chosen_ticket();
         while self.waiting.front().is_some_and(|waiting| waiting.ticket <= chosen) {
             let waiting = self.waiting.pop_front().expect("just seen");
-            let (conn, correlation) = (waiting.conn, waiting.correlation);
+            let Asker { conn, correlation, .. } = waiting.asker;
             match waiting.reply {
                 WaitingReply::Written => {
                     self.connections.reply(conn, correlation, &WriteReply { attributes: None });
@@ -220,15 +218,15 @@ impl Shard {
                     self.connections.reply(conn, correlation, &reply);
                 }
                 WaitingReply::Refused(refusal) => {
-                    self.context.metrics.refused(refusal.code);
-                    self.connections.reply(conn, correlation, &refusal.reply());
+                    self.refuse(waiting.asker, &refusal);
+                    continue;
                 }
                 WaitingReply::System(step) => {
                     self.system_chosen(step, now);
                     continue;
                 }
             }
-            self.context.metrics.answered(waiting.kind, now.since(waiting.asked_at));
+            self.answered(waiting.asker);
         }
     }
 
@@ -240,8 +238,7 @@ impl Shard {
                     ErrorCode::ShardFailed,
                     "the log failed while this write was in flight; its outcome is not known",
                 );
-                self.context.metrics.refused(refusal.code);
-                self.connections.reply(waiting.conn, waiting.correlation, &refusal.reply());
+                self.refuse(waiting.asker, &refusal);
             }
         }
         if !self.failed_reported {
@@ -260,6 +257,14 @@ impl Shard {
     }
 }
 
+impl Asker {
+    /// For steps that no client waits for.
+    fn nobody() -> Asker {
+        let conn = ConnId { slot: u32::MAX, generation: u32::MAX };
+        Asker { conn, correlation: 0, kind: Kind::ErrorReply, asked_at: Nanos(0) }
+    }
+}
+
 /// Whom a reply goes to.
 #[derive(Clone, Copy, Debug)]
 struct Asker {
@@ -272,7 +277,7 @@ struct Asker {
 impl Machine for Shard {
     fn connected(&mut self, conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
         self.connections.opened(conn);
-        self.context.metrics.set_connections(self.connections.open_count());
+        self.context.metrics.connections_accepted.add(1);
     }
 
     fn connect_failed(&mut self, _token: u64, _errno: i32, _now: Nanos) {
@@ -280,7 +285,8 @@ impl Machine for Shard {
     }
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
-        self.context.metrics.received_bytes(bytes.len());
+        self.now = now;
+        self.context.metrics.received_bytes.add(bytes.len() as u64);
         let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
         let result = inbox.receive(bytes, |frame| self.request(conn, frame, now));
         self.connections.restore_inbox(conn, inbox);
@@ -290,13 +296,12 @@ impl Machine for Shard {
     }
 
     fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
-        self.context.metrics.sent_bytes(buf.len());
+        self.context.metrics.sent_bytes.add(buf.len() as u64);
         self.connections.sent(conn, buf, now);
     }
 
     fn closed(&mut self, conn: ConnId, _reason: CloseReason, _now: Nanos) {
         self.connections.closed(conn);
-        self.context.metrics.set_connections(self.connections.open_count());
     }
 
     fn disk_done(&mut self, done: DiskDone, now: Nanos) {
@@ -306,7 +311,10 @@ impl Machine for Shard {
     fn woken(&mut self, _now: Nanos) {}
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
-        self.resume_parked(now);
+        self.now = now;
+        self.store.take_loaded(&mut self.arrived);
+        self.load_system(now);
+        self.resume_parked();
         if self.store.failure().is_some() {
             self.fail_waiting();
         } else {
@@ -320,12 +328,16 @@ impl Machine for Shard {
         }
         self.connections.flush(fx);
         self.observe();
+        // Turns that changed something are seen by the control lane a moment later.
+        if !self.published_at(now) {
+            fx.wake_at = Some(fx.wake_at.map_or(self.publish_at, |at| at.min(self.publish_at)));
+        }
     }
 }
 
 impl Shard {
     fn refuse_stream(&mut self, conn: ConnId, error: FrameError) {
-        self.context.metrics.frame_refused(error.name());
+        self.count_bad_frame(error.name());
         let code = match error {
             FrameError::Version { .. } => ErrorCode::UnsupportedVersion,
             _ => ErrorCode::MalformedMessage,
@@ -345,11 +357,5 @@ impl Shard {
         });
         fx.stop = self.connections.open_count() == 0 || now >= deadline;
         fx.wake_at = Some(deadline);
-    }
-
-    /// Puts the gauges where the control lane reads them.
-    fn observe(&self) {
-        self.context.metrics.set_queues(self.waiting.len(), self.parked.len());
-        self.context.metrics.set_store(&self.store.stats());
     }
 }

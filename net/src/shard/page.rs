@@ -11,6 +11,7 @@ use forebay_core::item::ItemRef;
 use forebay_core::key::{KeyBuf, KeyRef};
 use forebay_core::limits::PAGE_ITEM_BYTES_MAX;
 use forebay_core::message::{ArchivedQueryRequest, ArchivedScanRequest, ErrorCode, PageReply};
+use forebay_core::table::KeyType;
 use forebay_storage::store::{GroupOrdinal, RangeEnd, Visit};
 use rkyv::option::ArchivedOption;
 
@@ -57,7 +58,7 @@ impl PageBuilder {
                 let at = self.items.len();
                 self.items.extend_from_slice(&[0; 4]);
                 if let Some(projection) = projection {
-                    if let Err(error) = projection.apply_to(view, &mut self.items) {
+                    if let Err(error) = projection.apply_into(view, &mut self.items) {
                         self.error = Some(error.into());
                         return Visit::Stop;
                     }
@@ -114,20 +115,32 @@ impl Shard {
         }
         let table = self.tables.get(request.table.to_native())?;
         let description = &table.description;
-        let mut from = KeyBuf::default();
-        let mut to = KeyBuf::default();
-        description.query_range(
-            &request.partition_key,
-            option(&request.sort_key),
-            &mut from,
-            &mut to,
-        )?;
-        let group = table.group_for(from.as_ref().hash(), request.epoch.to_native())?;
+        let mut prefix = KeyBuf::default();
+        prefix.set_partition(&description.hash_seed, &request.partition_key)?;
+        let hash = prefix.as_key().hash();
+        let mut from = prefix.as_bytes().to_vec();
+        let bounded = match option(&request.sort_key) {
+            Some(condition) => {
+                let sort = description.schema.sort.as_ref().ok_or(Refusal::constant(
+                    ErrorCode::InvalidRequest,
+                    "the table has no sort key for the condition",
+                ))?;
+                condition.check(sort.key_type == KeyType::N)?;
+                let mut to = prefix.as_bytes().to_vec();
+                condition.append_lower(&mut from);
+                condition.append_upper(&mut to);
+                prefix.set_encoded(&to);
+                true
+            }
+            None => prefix.advance_past_prefix(),
+        };
+        let to = bounded.then(|| prefix.as_bytes().to_vec());
+        let group = table.group_for(hash, request.epoch.to_native())?;
         let resume = request.resume.as_ref().map(|key| key.get());
         if let Some(resume) = resume {
             let inside = KeyRef::validate(resume).is_ok_and(|key| {
                 key.partition_key() == &request.partition_key[..]
-                    && key.hash() == from.as_ref().hash()
+                    && key.hash() == hash
             });
             if !inside {
                 return Err(Refusal::constant(
@@ -138,8 +151,8 @@ impl Shard {
         }
         let walk = Walk {
             group,
-            from: from.as_bytes(),
-            to: Some(to.as_bytes()),
+            from: &from,
+            to: to.as_deref(),
             descending: request.descending,
             resume,
             limit: request.limit.to_native(),

@@ -6,7 +6,6 @@ use forebay_core::limits::{BATCH_GET_ITEMS_MAX, FRAME_BYTES_MAX};
 use forebay_core::message::{
     ArchivedBatchGetRequest, ArchivedGetRequest, BatchGetReply, ErrorCode, GetReply,
 };
-use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, Read};
 use rkyv::option::ArchivedOption;
 
@@ -45,7 +44,7 @@ impl Shard {
         let table = self.tables.get(table)?;
         let description = &table.description;
         description.schema.extract_from_key(&description.hash_seed, key, &mut self.key)?;
-        table.group_for(self.key.as_ref().hash(), epoch)
+        table.group_for(self.key.as_key().hash(), epoch)
     }
 
     pub(super) fn get(
@@ -66,14 +65,13 @@ impl Shard {
         match (&request.projection, item) {
             (ArchivedOption::Some(projection), Some(item)) => {
                 self.scratch.clear();
-                projection.apply_to(ItemRef::trusted(item), &mut self.scratch)?;
+                projection.apply_into(ItemRef::trusted(item), &mut self.scratch)?;
                 let reply = GetReply { item: Some(&self.scratch) };
                 self.connections.reply(conn, correlation, &reply);
             }
             (_, item) => self.connections.reply(conn, correlation, &GetReply { item }),
         }
-        let now = asker.asked_at;
-        self.context.metrics.answered(asker.kind, now.since(asker.asked_at));
+        self.answered(asker);
         Ok(Outcome::Done)
     }
 
@@ -108,7 +106,7 @@ impl Shard {
                 Read::Item(item) if at + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
                     match &request.projection {
                         ArchivedOption::Some(projection) => {
-                            projection.apply_to(ItemRef::trusted(item), &mut items)?;
+                            projection.apply_into(ItemRef::trusted(item), &mut items)?;
                         }
                         ArchivedOption::None => items.extend_from_slice(item),
                     }
@@ -117,7 +115,11 @@ impl Shard {
                 }
                 Read::Item(_) => items[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes()),
                 Read::Absent => {}
-                Read::Wait(page) => wait = Some(page),
+                Read::Wait(page) => {
+                    if let Some(other) = wait.replace(page) {
+                        self.store.fetch(other);
+                    }
+                }
                 Read::Damaged => {
                     self.scratch = items;
                     return Err(damaged());
@@ -127,13 +129,9 @@ impl Shard {
         if wait.is_none() {
             let reply = BatchGetReply { items: &items };
             self.connections.reply(asker.conn, asker.correlation, &reply);
+            self.answered(asker);
         }
         self.scratch = items;
         Ok(wait.map_or(Outcome::Done, Outcome::Wait))
-    }
-
-    /// Nanoseconds from the request's arrival to `now`, into the histogram of its kind.
-    pub(super) fn answered(&self, asker: Asker, now: Nanos) {
-        self.context.metrics.answered(asker.kind, now.since(asker.asked_at));
     }
 }

@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
+use forebay_core::expression::ExpressionError;
+use forebay_core::item::ItemError;
+use forebay_core::key::KeyError;
 use forebay_core::message::{ErrorCode, ErrorReply};
+use forebay_core::table::TableError;
 use forebay_core::time::Nanos;
 
 /// A named error with its words for a person.
@@ -41,5 +45,33 @@ impl Refusal {
             message: &self.message,
             item: self.item.as_deref(),
         }
+    }
+}
+
+impl From<ItemError> for Refusal {
+    fn from(error: ItemError) -> Refusal {
+        let code = match error {
+            ItemError::TooLarge { .. } => ErrorCode::ItemTooLarge,
+            _ => ErrorCode::InvalidItem,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Refusal {
+        Refusal::new(ErrorCode::InvalidKey, error.to_string())
+    }
+}
+
+impl From<TableError> for Refusal {
+    fn from(error: TableError) -> Refusal {
+        Refusal::new(ErrorCode::InvalidRequest, error.to_string())
+    }
+}
+
+impl From<ExpressionError> for Refusal {
+    fn from(error: ExpressionError) -> Refusal {
+        Refusal::new(ErrorCode::InvalidExpression, error.to_string())
     }
 }

@@ -13,7 +13,7 @@ use forebay_core::message::{
     DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::PageId;
+use forebay_storage::tree::PageRef;
 use rkyv::Portable;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
@@ -30,9 +30,9 @@ pub(super) enum Outcome {
     /// Answered, or queued behind entries in flight.
     Done,
     /// The page is being read; run again when it is here.
-    Wait(PageId),
+    Wait(PageRef),
     /// The same, with what a Query or Scan has gathered so far.
-    WaitWith(PageId, PageBuilder),
+    WaitWith(PageRef, PageBuilder),
 }
 
 /// A request that waits for a page.
@@ -73,7 +73,7 @@ impl Shard {
             );
             return self.refuse(asker, &Refusal::new(ErrorCode::UnsupportedVersion, words));
         }
-        self.context.metrics.asked(kind);
+        self.count_request(kind);
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
@@ -163,7 +163,7 @@ impl Shard {
         self.connections.reply(asker.conn, asker.correlation, &reply);
     }
 
-    fn park(&mut self, asker: Asker, payload: &[u8], page: PageId, gathered: Option<PageBuilder>) {
+    fn park(&mut self, asker: Asker, payload: &[u8], page: PageRef, gathered: Option<PageBuilder>) {
         if self.parked.len() >= PARKED_MAX {
             let refusal = Refusal::constant(ErrorCode::Overloaded, "too many reads wait for pages")
                 .retry_after(10 * Nanos::PER_MILLI);
@@ -174,20 +174,20 @@ impl Shard {
         let id = self.next_parked;
         self.next_parked += 1;
         self.parked.insert(id, Parked { asker, payload: copy, gathered });
+        let page = self.store.fetch(page);
         self.page_waiters.entry(page).or_default().push(id);
     }
 
     /// Runs the requests whose pages have arrived (or turned out damaged, or could not be read).
-    pub(super) fn resume_parked(&mut self, _now: Nanos) {
-        let mut loaded = std::mem::take(&mut self.loaded);
-        self.store.take_loaded(&mut loaded);
-        for page in loaded.drain(..) {
+    pub(super) fn resume_parked(&mut self) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for page in arrived.drain(..) {
             for id in self.page_waiters.remove(&page).unwrap_or_default() {
                 if let Some(parked) = self.parked.remove(&id) {
                     self.run(parked.asker, &parked.payload, parked.gathered);
                 }
             }
         }
-        self.loaded = loaded;
+        self.arrived = arrived;
     }
 }

@@ -134,7 +134,7 @@ impl System {
 
 /// Key schema of the system group's items.
 fn system_key(name: &str, key: &mut KeyBuf) {
-    key.set(forebay_core::key::partition_hash(&[0; 16], name.as_bytes()), name.as_bytes(), &[]);
+    key.set(&[0; 16], name.as_bytes(), &[]).expect("table names are shorter than keys may be");
 }
 
 fn key_type(letter: u8) -> Result<KeyType, Refusal> {
@@ -212,10 +212,9 @@ impl Shard {
         {
             return;
         }
-        if let Some(page) = self.system.load_waits {
-            if !self.store.is_cached_or_failed(page) {
-                return;
-            }
+        // A page on its way is named when it arrives; in between there is nothing to do.
+        if self.system.load_waits.is_some_and(|page| !self.arrived.contains(&page)) {
+            return;
         }
         let mut tables = Vec::new();
         let ended = self.store.range(
@@ -231,7 +230,7 @@ impl Shard {
         );
         match ended {
             RangeEnd::Wait(page) => {
-                self.system.load_waits = Some(page);
+                self.system.load_waits = Some(self.store.fetch(page));
                 return;
             }
             RangeEnd::Damaged => {
@@ -440,7 +439,7 @@ impl Shard {
         let mut hash_seed = [0; 16];
         hash_seed[..8].copy_from_slice(&self.system.random().to_le_bytes());
         hash_seed[8..].copy_from_slice(&self.system.random().to_le_bytes());
-        let partitions = split_evenly(partitions as usize)
+        let partitions = split_evenly(u64::from(partitions))
             .into_iter()
             .enumerate()
             .map(|(index, (hash_first, hash_last))| PartitionDescription {

@@ -27,6 +27,11 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// This shard's partitions: group, first and last hash.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (GroupOrdinal, u64, u64)> {
+        self.partitions.iter().map(|part| (part.group, part.hash_first, part.hash_last))
+    }
+
     /// The group that holds `hash`, if it is on this shard and the sender's epoch is right.
     pub(super) fn group_for(&self, hash: u64, epoch: u64) -> Result<GroupOrdinal, Refusal> {
         self.partition_for(hash, epoch).map(|(group, _)| group)

@@ -139,7 +139,9 @@ impl Shard {
         let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
         let group = self.locate_key(table, epoch, &request.key)?;
         let schema = &self.tables.get(table)?.description.schema;
-        request.update.check(&schema.attribute_names())?;
+        let names = [Some(&schema.partition), schema.sort.as_ref()];
+        let names = names.map(|key| key.map_or("", |key| key.name.as_str()));
+        request.update.check(&names[..schema.attributes()])?;
         let current = match self.evaluate(
             asker,
             group,
@@ -150,23 +152,47 @@ impl Shard {
             Evaluated::Stop(outcome) => return Ok(outcome),
         };
         let old = current.exists.then(|| ItemRef::trusted(&self.old));
-        let new = request.update.apply(old, ItemRef::trusted(&request.key));
-        let new = match new {
-            Ok(item) => item.to_bytes()?,
-            Err(error) => return Ok(self.refuse_derived(asker, current.in_flight, error.into())),
+        let mut new = std::mem::take(&mut self.scratch);
+        new.clear();
+        let applied = request.update.apply_into(old, ItemRef::trusted(&request.key), &mut new);
+        let written = match applied {
+            Ok(Some(_)) => self.write_updated(asker, request, group, current.exists, &new),
+            // Nothing to remove from an item that is not there.
+            Ok(None) => {
+                let ticket = self.ticket_of(current.in_flight);
+                self.answer_later(asker, ticket, WaitingReply::Written);
+                Ok(Outcome::Done)
+            }
+            Err(error) => Ok(self.refuse_derived(asker, current.in_flight, error.into())),
         };
-        let new_item = ItemRef::validate(&new)?;
+        self.scratch = new;
+        written
+    }
+
+    /// Logs what an update made of the item, and queues the reply that was asked for.
+    fn write_updated(
+        &mut self,
+        asker: Asker,
+        request: &ArchivedUpdateRequest<'_>,
+        group: GroupOrdinal,
+        exists: bool,
+        new: &[u8],
+    ) -> Result<Outcome, Refusal> {
+        let new_item = ItemRef::validate(new)?;
+        let old = exists.then(|| ItemRef::trusted(&self.old));
         let attributes = match request.return_values {
             ArchivedReturnValues::None => None,
             ArchivedReturnValues::AllOld => old.map(|old| old.bytes().to_vec()),
-            ArchivedReturnValues::AllNew => Some(new.clone()),
+            ArchivedReturnValues::AllNew => Some(new.to_vec()),
             ArchivedReturnValues::UpdatedOld => match old {
-                Some(old) => Some(request.update.touched(old)?.to_bytes()?),
+                Some(old) => Some(request.update.updated_into(old, &mut Vec::new())?.to_vec()),
                 None => None,
             },
-            ArchivedReturnValues::UpdatedNew => Some(request.update.touched(new_item)?.to_bytes()?),
+            ArchivedReturnValues::UpdatedNew => {
+                Some(request.update.updated_into(new_item, &mut Vec::new())?.to_vec())
+            }
         };
-        let ticket = self.store.put(group, self.key.as_bytes(), &new)?;
+        let ticket = self.store.put(group, self.key.as_bytes(), new)?;
         let reply = attributes.map_or(WaitingReply::Written, WaitingReply::Attributes);
         self.answer_later(asker, ticket, reply);
         Ok(Outcome::Done)
@@ -243,7 +269,7 @@ impl Shard {
         let table = self.tables.get(table)?;
         let description = &table.description;
         description.schema.extract_from_item(&description.hash_seed, item, &mut self.key)?;
-        table.group_for(self.key.as_ref().hash(), epoch)
+        table.group_for(self.key.as_key().hash(), epoch)
     }
 
     /// Reads the current item of `self.key` into `self.old` and evaluates `condition` on it.
@@ -282,12 +308,17 @@ impl Shard {
     /// otherwise when it is.
     fn refuse_derived(&mut self, asker: Asker, in_flight: bool, refusal: Refusal) -> Outcome {
         if in_flight {
-            let ticket = self.store.last_ticket();
+            let ticket = self.ticket_of(true);
             self.answer_later(asker, ticket, WaitingReply::Refused(Box::new(refusal)));
         } else {
             self.refuse(asker, &refusal);
         }
         Outcome::Done
+    }
+
+    /// Behind what a reply waits that was read from a state with or without entries in flight.
+    fn ticket_of(&self, in_flight: bool) -> Ticket {
+        if in_flight { self.store.last_ticket() } else { self.store.chosen_ticket() }
     }
 
     fn answer_write(&mut self, asker: Asker, ticket: Ticket, with_old: bool) {

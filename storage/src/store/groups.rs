@@ -42,6 +42,10 @@ pub(super) struct GroupState {
     pub(super) drop_chosen: bool,
     /// The catalog has an entry for it.
     pub(super) in_catalog: bool,
+    /// Applied slot when the checkpoint under way froze the overlay.
+    pub(super) frozen_slot: Slot,
+    /// The newest durable checkpoint holds everything up to here.
+    pub(super) checkpoint_slot: Slot,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +90,11 @@ impl Groups {
         numbered.filter_map(|(index, state)| Some((GroupOrdinal(index as u32), state.as_ref()?)))
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (GroupOrdinal, &mut GroupState)> {
+        let numbered = self.states.iter_mut().enumerate();
+        numbered.filter_map(|(index, state)| Some((GroupOrdinal(index as u32), state.as_mut()?)))
+    }
+
     pub(super) fn any_changed(&self) -> bool {
         self.iter().any(|(_, state)| state.changed)
     }
@@ -101,6 +110,8 @@ impl GroupState {
             dropped: false,
             drop_chosen: false,
             in_catalog: false,
+            frozen_slot: Slot(0),
+            checkpoint_slot: Slot(0),
         }
     }
 
@@ -114,6 +125,8 @@ impl GroupState {
             dropped: false,
             drop_chosen: false,
             in_catalog: true,
+            frozen_slot: entry.applied_slot,
+            checkpoint_slot: entry.applied_slot,
         }
     }
 }

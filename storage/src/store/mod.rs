@@ -29,23 +29,24 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
-use forebay_core::ids::{GroupId, Lsn, ShardId, Slot};
+use forebay_core::ids::{Lsn, ShardId, Slot};
 use forebay_core::time::Nanos;
 
 use crate::block::{DiskDone, DiskError, DiskOp, OpId};
-use crate::cache::Cache;
-use crate::log::{LogConfig, LogWriter, RecordHeader, RecordKind};
+use crate::cache::PageCache;
+use crate::log::format::PutPayload;
+use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
 use crate::overlay::{InFlight, Overlay, Staged};
-use crate::space::Space;
+use crate::space::SpaceMap;
 use crate::superblock::Superblock;
-use crate::tree::TreeRef;
+use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
 pub use read::{Current, PageId, RangeEnd, Read, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
-pub use stats::StoreStats;
+pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
@@ -61,6 +62,10 @@ pub struct StoreConfig {
     pub cache_bytes: usize,
     /// A checkpoint begins this long after the one before, if anything changed.
     pub checkpoint_interval_nanos: u64,
+    /// A checkpoint begins when the active generation holds this part of its memory.
+    pub overlay_fill_percent: u8,
+    /// A checkpoint begins when this part of the log is in use.
+    pub log_fill_percent: u8,
     /// Bench only: begin no checkpoint while memory and log have room. The control run for the
     /// cost of checkpoints.
     pub checkpoints_off: bool,
@@ -103,8 +108,8 @@ pub enum Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFailure {
     /// A log write or flush failed. It is never retried: what the device holds is not known.
-    #[error("a log write failed: {0}")]
-    Log(DiskError),
+    #[error(transparent)]
+    Log(LogFailed),
     /// A page or superblock write or a flush failed during a checkpoint.
     #[error("a checkpoint write failed: {0}")]
     Checkpoint(DiskError),
@@ -117,6 +122,12 @@ pub struct Work {
     pub run_again: bool,
     /// Come back at this time at the latest.
     pub wake_at: Option<Nanos>,
+}
+
+impl Work {
+    fn wake_by(&mut self, at: Nanos) {
+        self.wake_at = Some(self.wake_at.map_or(at, |sooner| sooner.min(at)));
+    }
 }
 
 /// A proposed entry on its way to being chosen, in log order.
@@ -136,17 +147,16 @@ enum PendingEntry {
     GroupDrop,
 }
 
-/// Where the operations of each part come from: the two highest bits of an [`OpId`].
-mod owner {
-    pub(super) const LOG: u64 = 0;
-    pub(super) const CACHE: u64 = 1;
-    pub(super) const CHECKPOINT: u64 = 2;
-    pub(super) const SHIFT: u32 = 62;
+/// Numbers of operations: the upper 16 bits say whose they are.
+mod ops {
+    pub(super) const OTHER: u64 = 1 << 48;
+    pub(super) const LOG: u64 = 2 << 48;
 }
 
 /// See the module's docs.
 pub struct Store {
     config: StoreConfig,
+    node_id: u128,
     log: LogWriter,
     overlay: Overlay,
     in_flight: InFlight,
@@ -154,14 +164,19 @@ pub struct Store {
     last_ticket: Ticket,
     chosen_ticket: Ticket,
     groups: Groups,
-    cache: Cache,
-    space: Space,
+    cache: PageCache,
+    space: SpaceMap,
     catalog: TreeRef,
     superblock: Superblock,
     checkpoint: Checkpoint,
     /// Operations asked for since the last turn.
     disk: Vec<DiskOp>,
     loaded: Vec<PageId>,
+    /// Pages to be read as soon as a frame is free.
+    unread: Vec<PageRef>,
+    /// Pages that could not be had.
+    damaged: HashSet<PageRef>,
+    op_issued: u64,
     failure: Option<StoreFailure>,
     closing: bool,
     last_write_at: Nanos,
@@ -228,7 +243,8 @@ impl Store {
                 && self.checkpoint.is_idle()
                 && self.overlay.entries() == 0
                 && !self.groups.any_changed()
-                && self.log.is_quiet())
+                && self.log.is_idle()
+                && !self.log.needs_marker())
     }
 
     fn write(
@@ -250,7 +266,7 @@ impl Store {
             .overlay
             .stage(group.0, slot, key, item)
             .map_err(|_full| Refused::Overloaded)?;
-        let prefix = crate::log::PutPayload::prefix(key);
+        let prefix = PutPayload::prefix(key);
         let appended = match item {
             Some(item) => self.log.append(&header, &[&prefix, key, item]),
             None => self.log.append(&header, &[key]),
@@ -298,17 +314,22 @@ impl Store {
 
     /// A disk operation ended.
     pub fn disk_done(&mut self, done: DiskDone, now: Nanos) {
-        match done.op.0 >> owner::SHIFT {
-            owner::LOG => {
-                self.last_write_at = now;
-                if let Err(failed) = self.log.done(done) {
-                    self.fail(StoreFailure::Log(failed.error));
-                }
-                self.apply_durable();
+        if self.log.owns(done.op) {
+            self.last_write_at = now;
+            if let Err(failed) = self.log.done(done) {
+                self.fail(StoreFailure::Log(failed));
             }
-            owner::CACHE => self.page_read(done),
-            _ => self.checkpoint_done(done, now),
+            self.apply_durable();
+        } else if self.cache.owns_read(done.op) {
+            self.page_read(done);
+        } else {
+            self.checkpoint_done(done, now);
         }
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.op_issued += 1;
+        OpId(self.op_issued)
     }
 
     fn fail(&mut self, failure: StoreFailure) {
@@ -347,6 +368,7 @@ impl Store {
     pub fn turn(&mut self, now: Nanos, disk: &mut Vec<DiskOp>) -> Work {
         let mut work = Work::default();
         if self.failure.is_none() {
+            self.fetch_unread();
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
         }
@@ -357,21 +379,21 @@ impl Store {
     /// Closes the open batch, and marks an idle or closing log.
     fn seal(&mut self, now: Nanos, work: &mut Work) {
         self.log.seal(&mut self.disk);
-        if self.log.wants_marker() && self.pending.is_empty() {
+        if self.log.needs_marker() {
             let due = self.last_write_at + self.config.marker_nanos;
             if now >= due || self.closing {
                 self.log.marker(&mut self.disk);
             } else {
-                work.wake_at = Some(work.wake_at.map_or(due, |at| at.min(due)));
+                work.wake_by(due);
             }
         }
     }
 }
 
-fn refused(error: crate::log::AppendError) -> Refused {
+fn refused(error: AppendError) -> Refused {
     match error {
-        crate::log::AppendError::TooLarge { bytes, .. } => Refused::TooLarge { bytes },
-        crate::log::AppendError::Failed => Refused::Failed,
+        AppendError::TooLarge { bytes, .. } => Refused::TooLarge { bytes: bytes as usize },
+        AppendError::Failed(_) => Refused::Failed,
         _ => Refused::Overloaded,
     }
 }
@@ -381,6 +403,3 @@ impl std::fmt::Debug for Store {
         f.debug_struct("Store").field("shard", &self.shard()).finish_non_exhaustive()
     }
 }
-
-/// The system group's id is used by shard 0 alone; every other group's id is random.
-const _: () = assert!(GroupId::SYSTEM.0 == 0);

@@ -1,0 +1,292 @@
+//! A node: shards on their cores, and the control lane beside them.
+//!
+//! ```text
+//!   start ─┬─► thread "shard-0": ring, listener ─► recovery ─► Shard driven by the ring ─┐
+//!          ├─► thread "shard-1": …                      ▲ mail through bounded queues ────┤
+//!          └─► control threads: health, metrics, status │ eventfd wakes the ring          │
+//!   stop  ───────────────────────────────────────────────────────────────────────────────►┘
+//! ```
+//!
+//! A shard's thread makes its ring, because a ring belongs to its thread, and recovers its store
+//! with plain blocking I/O before the ring runs: nobody is served until then, so nothing is gained
+//! by interleaving. A panic on a shard aborts the process: its state is not to be trusted, and the
+//! log has what was acknowledged.
+
+pub mod config;
+mod disk;
+mod shard_thread;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use forebay_core::ids::ShardId;
+use forebay_storage::directory::{DataDirectory, DirectoryError};
+use forebay_storage::store::OpenError;
+
+use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
+use crate::lane::{Receiver, Sender, Waker, Wakeup, channel as lane};
+use crate::metrics::ShardMetrics;
+use crate::ring::RingError;
+use crate::shard::{METRIC_NAMES, ShardMail};
+use config::NodeConfig;
+use shard_thread::{Hello, ShardPlan};
+
+/// Messages on their way from one shard to another at most; more wait at the sender.
+const MAIL_QUEUE: usize = 1024;
+/// A shard that has not opened its files and its port by then is stuck.
+const START_NANOS_MAX: Duration = Duration::from_secs(30);
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The ring could not be made; the error says what is missing and what to change.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A file of the data directory could not be opened.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A shard's data could not be recovered.
+    #[error("shard {shard}: {source}")]
+    Open {
+        /// Which shard.
+        shard: ShardId,
+        /// Why.
+        source: OpenError,
+    },
+    /// The operator's HTTP could not start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A thread could not be made: look at the limits on processes and memory.
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
+    /// A shard's thread gave no sign of life.
+    #[error("a shard did not open its files and port within {} s", START_NANOS_MAX.as_secs())]
+    Stuck,
+    /// A shard met a failed write and serves nothing: restart the node, look at the device.
+    #[error("shard {shard} stopped serving: {reason}")]
+    ShardFailed {
+        /// Which shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+}
+
+#[derive(Debug)]
+struct ShardHandle {
+    thread: Option<JoinHandle<Result<(), NodeError>>>,
+    native: SocketAddr,
+    metrics: Arc<ShardMetrics>,
+    waker: Waker,
+}
+
+/// A running node. Dropping it without [`Node::stop`] leaves its threads running.
+#[derive(Debug)]
+pub struct Node {
+    shards: Vec<ShardHandle>,
+    stop: Arc<AtomicBool>,
+    control: Option<ControlServer>,
+    _directory: DataDirectory,
+}
+
+impl Node {
+    /// Starts every shard of `directory` and the control lane. Recovery goes on behind it: watch
+    /// the shards' phases.
+    ///
+    /// # Errors
+    /// Something is missing or in use; the error says what to change. Nothing is left running.
+    pub fn start(config: &NodeConfig, directory: DataDirectory) -> Result<Node, NodeError> {
+        let count = usize::from(directory.geometry().shards);
+        let cores = plan_cores(config.pin_cores, count);
+        let stop = Arc::new(AtomicBool::new(false));
+        let wakeups: Vec<Wakeup> = (0..count)
+            .map(|_| Wakeup::new())
+            .collect::<Result<_, _>>()
+            .map_err(NodeError::Thread)?;
+        let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
+        let (mut outgoing, mut incoming) = mail_routes(count);
+        let (hello, hellos) = channel();
+        let mut node = Node { shards: Vec::new(), stop, control: None, _directory: directory };
+        let mut go = Vec::new();
+        for (index, wakeup) in wakeups.into_iter().enumerate() {
+            let shard = ShardId(index as u16);
+            let metrics = Arc::new(ShardMetrics::new(shard, METRIC_NAMES));
+            let (ports, ports_known) = channel();
+            go.push(ports);
+            let plan = ShardPlan {
+                shard,
+                config: config.clone(),
+                shards: count,
+                files: node._directory.open_shard(shard)?,
+                node_id: node._directory.node_id(),
+                log_id: node._directory.log_id(),
+                geometry: node._directory.geometry(),
+                core: cores.as_ref().map(|cores| cores[index]),
+                listen: shard_address(config.native, shard),
+                outgoing: std::mem::take(&mut outgoing[index]),
+                incoming: std::mem::take(&mut incoming[index]),
+                wakers: wakers.clone(),
+                stop: Arc::clone(&node.stop),
+                metrics: Arc::clone(&metrics),
+                hello: hello.clone(),
+                ports_known,
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || shard_thread::run(plan, wakeup))
+                .map_err(NodeError::Thread)?;
+            node.shards.push(ShardHandle {
+                thread: Some(thread),
+                native: config.native,
+                metrics,
+                waker: wakers[index].clone(),
+            });
+        }
+        drop(hello);
+        let deadline = Instant::now() + START_NANOS_MAX;
+        for _ in 0..count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match hellos.recv_timeout(left) {
+                Ok(Hello { shard, native }) => node.shards[usize::from(shard.0)].native = native,
+                Err(RecvTimeoutError::Timeout) => return Err(NodeError::Stuck),
+                // A thread ended before it said where it listens: its result says why.
+                Err(RecvTimeoutError::Disconnected) => {
+                    drop(go);
+                    return Err(node.first_error().unwrap_or(NodeError::Stuck));
+                }
+            }
+        }
+        let ports: Vec<u16> = node.shards.iter().map(|shard| shard.native.port()).collect();
+        for ports_known in go {
+            // A shard that has ended meanwhile says why when it is joined.
+            let _ = ports_known.send(ports.clone());
+        }
+        if let Some(listen) = config.http {
+            let core = cores.and_then(|cores| cores.last().copied());
+            let server = ControlConfig { core, ..ControlConfig::at(listen) };
+            match ControlServer::start(server, node.source(config)) {
+                Ok(control) => node.control = Some(control),
+                Err(error) => {
+                    let _ = node.stop();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(node)
+    }
+
+    fn source(&self, config: &NodeConfig) -> Arc<NodeSource> {
+        Arc::new(NodeSource {
+            node_id: format!("{:032x}", self._directory.node_id()),
+            data_dir: self._directory.path().display().to_string(),
+            durable_mode: config.durable_mode.name().to_owned(),
+            pinned: plan_cores(config.pin_cores, self.shards.len()).is_some(),
+            started: Instant::now(),
+            shards: self
+                .shards
+                .iter()
+                .map(|shard| (shard.native, Arc::clone(&shard.metrics)))
+                .collect(),
+        })
+    }
+
+    /// Where the shards listen, in order.
+    #[must_use]
+    pub fn native_addrs(&self) -> Vec<SocketAddr> {
+        self.shards.iter().map(|shard| shard.native).collect()
+    }
+
+    /// Where the operator's HTTP listens.
+    #[must_use]
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(ControlServer::local_addr)
+    }
+
+    /// The shards' metrics, in order.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
+        self.shards.iter().map(|shard| Arc::clone(&shard.metrics)).collect()
+    }
+
+    /// Why a shard ended by itself, once one has.
+    pub fn failure(&mut self) -> Option<NodeError> {
+        let ended = |shard: &ShardHandle| shard.thread.as_ref().is_some_and(|t| t.is_finished());
+        let index = self.shards.iter().position(ended)?;
+        let thread = self.shards[index].thread.take().expect("just seen");
+        let shard = ShardId(index as u16);
+        match join(thread) {
+            Err(error) => Some(error),
+            Ok(()) => Some(NodeError::ShardFailed { shard, reason: "it ended".to_owned() }),
+        }
+    }
+
+    /// Stops every shard in order: no new requests, everything accepted answered, a last
+    /// checkpoint. Returns when all threads have ended.
+    ///
+    /// # Errors
+    /// The first shard that did not end well.
+    pub fn stop(mut self) -> Result<(), NodeError> {
+        match self.first_error() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends all threads and returns the first error of one.
+    fn first_error(&mut self) -> Option<NodeError> {
+        self.stop.store(true, Ordering::Release);
+        for shard in &self.shards {
+            shard.waker.wake();
+        }
+        let mut first = None;
+        for shard in &mut self.shards {
+            let result = shard.thread.take().map_or(Ok(()), join);
+            first = first.or(result.err());
+        }
+        self.control = None;
+        first
+    }
+}
+
+fn join(thread: JoinHandle<Result<(), NodeError>>) -> Result<(), NodeError> {
+    thread.join().unwrap_or_else(|_| unreachable!("a panic on a shard aborts the process"))
+}
+
+fn shard_address(native: SocketAddr, shard: ShardId) -> SocketAddr {
+    let ip: IpAddr = native.ip();
+    match native.port() {
+        0 => SocketAddr::new(ip, 0),
+        port => SocketAddr::new(ip, port + shard.0),
+    }
+}
+
+/// A core for each shard and, last, one for the other lanes; None if there are too few.
+fn plan_cores(pin: bool, shards: usize) -> Option<Vec<usize>> {
+    let cores: Vec<usize> =
+        core_affinity::get_core_ids()?.into_iter().map(|core| core.id).collect();
+    (pin && cores.len() > shards).then(|| cores[..=shards].to_vec())
+}
+
+type Outgoing = Vec<Option<Sender<ShardMail>>>;
+type Incoming = Vec<Receiver<ShardMail>>;
+
+/// A queue from every shard to every other.
+fn mail_routes(count: usize) -> (Vec<Outgoing>, Vec<Incoming>) {
+    let mut outgoing: Vec<Outgoing> =
+        (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+    let mut incoming: Vec<Incoming> = (0..count).map(|_| Vec::new()).collect();
+    for from in 0..count {
+        for to in 0..count {
+            if from != to {
+                let (sender, receiver) = lane(MAIL_QUEUE);
+                outgoing[from][to] = Some(sender);
+                incoming[to].push(receiver);
+            }
+        }
+    }
+    (outgoing, incoming)
+}

@@ -1,0 +1,288 @@
+//! One shard's thread: ring, recovery, service.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use forebay_core::ids::ShardId;
+use forebay_core::time::Nanos;
+use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, ShardFile};
+use forebay_storage::directory::{Geometry, ShardFiles};
+use forebay_storage::log::LogConfig;
+use forebay_storage::store::{self, StoreConfig};
+
+use super::config::{DurableMode, NodeConfig};
+use super::disk::FileDisk;
+use super::{Incoming, NodeError, Outgoing};
+use crate::control::boottime_nanos;
+use crate::lane::{Waker, Wakeup};
+use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use crate::metrics::{ShardMetrics, ShardPhase};
+use crate::ring::{self, Ring, RingConfig};
+use crate::shard::{Mail, Shard, ShardContext};
+
+/// An idle log gets its marker after this long.
+const MARKER_NANOS: u64 = 5 * Nanos::PER_MILLI;
+
+/// What a shard's thread is told.
+pub(super) struct ShardPlan {
+    pub(super) shard: ShardId,
+    pub(super) config: NodeConfig,
+    pub(super) shards: usize,
+    pub(super) files: ShardFiles,
+    pub(super) node_id: u128,
+    pub(super) log_id: u64,
+    pub(super) geometry: Geometry,
+    pub(super) core: Option<usize>,
+    pub(super) listen: SocketAddr,
+    pub(super) outgoing: Outgoing,
+    pub(super) incoming: Incoming,
+    pub(super) wakers: Vec<Waker>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) hello: mpsc::Sender<Hello>,
+    pub(super) ports_known: mpsc::Receiver<Vec<u16>>,
+}
+
+/// A shard's first word: where it listens.
+pub(super) struct Hello {
+    pub(super) shard: ShardId,
+    pub(super) native: SocketAddr,
+}
+
+/// Ends the process when the thread unwinds.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Runs a shard until it is told to stop or fails.
+pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
+    let _abort = AbortOnPanic;
+    let config = &plan.config;
+    let log_again = plan.files.log.try_clone().map_err(NodeError::Thread)?;
+    let pages_again = plan.files.pages.try_clone().map_err(NodeError::Thread)?;
+    let mut ring = Ring::new(RingConfig {
+        core: plan.core,
+        listen: vec![plan.listen],
+        connections_max: config.connections_max,
+        files: vec![(ShardFile::Log, log_again), (ShardFile::Pages, pages_again)],
+        durable: match config.durable_mode {
+            DurableMode::Dsync => ring::DurableMode::Dsync,
+            DurableMode::LinkedFdatasync => ring::DurableMode::LinkedFdatasync,
+        },
+        wakeup: Some(wakeup.as_raw_fd()),
+        ..RingConfig::default()
+    })?;
+    let native = ring.local_addr(0)?;
+    // The starter is gone only if it failed meanwhile; then the ports never come.
+    let _ = plan.hello.send(Hello { shard: plan.shard, native });
+    drop(plan.hello);
+    let Ok(ports) = plan.ports_known.recv() else { return Ok(()) };
+
+    plan.metrics.set_phase(ShardPhase::Recovering);
+    let store_config = store_config(config, &plan.geometry, plan.shard, plan.shards, plan.log_id);
+    let mut buffers: Vec<BlockBuf> = (0..store_config.log.buffers_wanted())
+        .map(|_| BlockBuf::zeroed(store_config.log.batch_bytes_max as usize / BLOCK_BYTES))
+        .collect();
+    let registered = (config.registered_bytes / u64::from(store_config.log.batch_bytes_max))
+        .min(buffers.len() as u64) as usize;
+    if registered > 0 {
+        ring.register_buffers(&mut buffers[..registered])?;
+    }
+    let started = Instant::now();
+    let mut disk = FileDisk { log: plan.files.log, pages: plan.files.pages };
+    let metrics = Arc::clone(&plan.metrics);
+    let opened = store::open(
+        store_config,
+        plan.node_id,
+        buffers,
+        &mut disk,
+        Nanos(boottime_nanos()),
+        &mut |progress| {
+            metrics.recovery_replayed_bytes.set(progress.done_bytes);
+            metrics.recovery_total_bytes.set(progress.total_bytes);
+            metrics.recovery_applied_entries.set(progress.entries);
+        },
+    )
+    .map_err(|source| NodeError::Open { shard: plan.shard, source })?;
+    plan.metrics.recovery_duration_microseconds.set(started.elapsed().as_micros() as u64);
+    if let Some(warning) = opened.warning {
+        eprintln!("forebay: shard {}: {warning}", plan.shard);
+    }
+
+    let context = ShardContext {
+        shard: plan.shard,
+        node_id: plan.node_id.to_be_bytes(),
+        ports,
+        random_seed: random_seed(plan.node_id),
+        unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
+        metrics: Arc::clone(&plan.metrics),
+    };
+    let shard = Shard::new(context, opened.store, Nanos(boottime_nanos()));
+    let mut machine = Hosted {
+        shard,
+        wakeup,
+        outgoing: plan.outgoing,
+        incoming: plan.incoming,
+        wakers: plan.wakers,
+        unsent: VecDeque::new(),
+        stop: plan.stop,
+        counters: ring.counters(),
+        metrics: plan.metrics,
+    };
+    ring.run(&mut machine)?;
+    match machine.shard.store().failure() {
+        None => Ok(()),
+        Some(reason) => {
+            Err(NodeError::ShardFailed { shard: plan.shard, reason: reason.to_string() })
+        }
+    }
+}
+
+fn store_config(
+    config: &NodeConfig,
+    geometry: &Geometry,
+    shard: ShardId,
+    shards: usize,
+    log_id: u64,
+) -> StoreConfig {
+    let share = config.memory_bytes / shards as u64;
+    let overlay_bytes = config.overlay_bytes.unwrap_or(share / 4);
+    let mut log = LogConfig::standard(shard, log_id);
+    log.segment_bytes = geometry.log_segment_bytes;
+    log.segments = geometry.log_segments;
+    log.in_flight_max = config.batches_in_flight;
+    StoreConfig {
+        log,
+        overlay_generation_bytes: (overlay_bytes / 2) as usize,
+        cache_bytes: (share - overlay_bytes) as usize,
+        checkpoint_interval_nanos: u64::from(config.checkpoint.interval_seconds)
+            * Nanos::PER_SECOND,
+        checkpoints_off: !config.checkpoint.enabled,
+        overlay_fill_percent: config.checkpoint.overlay_fill_percent,
+        log_fill_percent: config.checkpoint.log_fill_percent,
+        marker_nanos: MARKER_NANOS,
+    }
+}
+
+/// From the operating system, so that no two nodes draw the same ids.
+#[allow(unsafe_code)]
+fn random_seed(node_id: u128) -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the kernel writes at most eight bytes into eight.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Never short for so few bytes on a kernel with io_uring; the node's own randomness and the
+    // time are left should it fail all the same.
+    let drawn = if got == 8 { u64::from_le_bytes(bytes) } else { boottime_nanos() };
+    drawn ^ node_id as u64
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The shard with its queues to the other shards.
+struct Hosted {
+    shard: Shard,
+    wakeup: Wakeup,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    wakers: Vec<Waker>,
+    /// Mail for which a queue had no room.
+    unsent: VecDeque<Mail>,
+    stop: Arc<AtomicBool>,
+    counters: Arc<ring::RingCounters>,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl Hosted {
+    fn receive_mail(&mut self, now: Nanos) {
+        for queue in &mut self.incoming {
+            while let Ok(message) = queue.try_recv() {
+                self.shard.mail(message, now);
+            }
+        }
+    }
+
+    fn send_mail(&mut self, fx: &mut Effects) {
+        self.unsent.extend(self.shard.take_mail());
+        while let Some(Mail { to, message }) = self.unsent.pop_front() {
+            let index = usize::from(to.0);
+            let queue = self.outgoing[index].as_mut().expect("no shard writes to itself");
+            match queue.try_send(message) {
+                Ok(()) => self.wakers[index].wake(),
+                Err(full) => {
+                    self.unsent.push_front(Mail { to, message: full.0 });
+                    fx.run_again = true;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Machine for Hosted {
+    fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos) {
+        self.shard.connected(conn, listener, token, now);
+    }
+
+    fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos) {
+        self.shard.connect_failed(token, errno, now);
+    }
+
+    fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, fx: &mut Effects) {
+        self.shard.received(conn, bytes, now, fx);
+    }
+
+    fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
+        self.shard.sent(conn, buf, now);
+    }
+
+    fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos) {
+        self.shard.closed(conn, reason, now);
+    }
+
+    fn disk_done(&mut self, done: DiskDone, now: Nanos) {
+        self.shard.disk_done(done, now);
+    }
+
+    fn woken(&mut self, now: Nanos) {
+        self.shard.woken(now);
+    }
+
+    fn turn(&mut self, now: Nanos, fx: &mut Effects) {
+        // Armed before the queues are drained: whoever sends after this rings.
+        self.wakeup.arm();
+        self.receive_mail(now);
+        if self.stop.load(Ordering::Acquire) {
+            self.shard.stop();
+        }
+        self.shard.turn(now, fx);
+        self.send_mail(fx);
+        if self.shard.published_at(now) {
+            publish(&self.counters, &self.metrics);
+        }
+    }
+}
+
+/// Copies the ring's counters to where the control lane reads them.
+fn publish(counters: &ring::RingCounters, metrics: &ShardMetrics) {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    metrics.ring_enters.set_total(get(&counters.enters));
+    metrics.ring_submissions.set_total(get(&counters.submissions));
+    metrics.ring_completions.set_total(get(&counters.completions));
+    metrics.ring_buffer_shortages.set_total(get(&counters.receive_no_buffers));
+    metrics.connections_refused.set_total(get(&counters.refused));
+    metrics.turns.set_total(get(&counters.turns));
+    metrics.turn_max_microseconds.set(get(&counters.turn_nanos_max) / Nanos::PER_MICRO);
+}

@@ -1,0 +1,145 @@
+//! Walks the chain of batches through a stream of log bytes, whatever their pieces.
+//!
+//! ```text
+//!   feed(256 KiB) ─┐
+//!   feed(256 KiB) ─┼─> carry: [ batch ][ batch ][ half a ba…        next() ─> Batch | More | Bad
+//!   feed(…)       ─┘            ^ point
+//! ```
+//!
+//! The bytes are copied once into the carry, so that a batch is contiguous wherever the pieces
+//! meet. Recovery and the background verifier share this code, and so accept the same bytes.
+
+use forebay_core::ids::Lsn;
+
+use super::format::{BadBatch, Batch, BatchHeader, BatchKind, at};
+use super::{BLOCK, LogConfig, LogPoint};
+use crate::block::BLOCK_BYTES;
+
+/// See the module's page. Invariant: `carry[start..]` begins at `point.lsn`, unless `skip_bytes`
+/// of the stream are still to be dropped before it.
+#[derive(Debug)]
+pub(crate) struct ChainReader {
+    config: LogConfig,
+    point: LogPoint,
+    /// No batch of this chain goes beyond.
+    end_lsn: Lsn,
+    carry: Vec<u8>,
+    start: usize,
+    skip_bytes: u64,
+}
+
+/// What [`ChainReader::next`] found.
+#[derive(Debug)]
+pub(crate) enum ChainStep<'a> {
+    /// The next batch of the chain, verified.
+    Batch(Batch<'a>),
+    /// It is not all here yet.
+    More,
+    /// What is there is not the next batch; the reader stays before it.
+    Bad(BadBatch),
+}
+
+impl ChainReader {
+    pub(crate) fn new(config: LogConfig, point: LogPoint, end_lsn: Lsn) -> ChainReader {
+        ChainReader { config, point, end_lsn, carry: Vec::new(), start: 0, skip_bytes: 0 }
+    }
+
+    /// Where the next batch should be.
+    pub(crate) fn point(&self) -> LogPoint {
+        self.point
+    }
+
+    /// What was fed and not yet read, from the point on.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.carry[self.start..]
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.carry.drain(..self.start);
+        self.start = 0;
+        self.carry.extend_from_slice(bytes);
+        self.skip();
+    }
+
+    fn skip(&mut self) {
+        let here = (self.carry.len() - self.start) as u64;
+        let now = self.skip_bytes.min(here);
+        self.start += now as usize;
+        self.skip_bytes -= now;
+    }
+
+    pub(crate) fn next(&mut self) -> ChainStep<'_> {
+        let rest = &self.carry[self.start..];
+        if self.skip_bytes > 0 || rest.len() < BLOCK_BYTES {
+            return ChainStep::More;
+        }
+        let (header, _) = match BatchHeader::decode(rest) {
+            Ok(header) => header,
+            Err(bad) => return ChainStep::Bad(bad),
+        };
+        if let Err(bad) = self.belongs(&header) {
+            return ChainStep::Bad(bad);
+        }
+        let written = header.written_bytes();
+        if rest.len() < written {
+            return ChainStep::More;
+        }
+        let (at, start) = (self.point.lsn, self.start);
+        let checksum = match Batch::parse(rest) {
+            Ok(batch) => batch.checksum,
+            Err(bad) => return ChainStep::Bad(bad),
+        };
+        self.point = LogPoint {
+            lsn: header.next_lsn(),
+            previous_checksum: checksum,
+            incarnation: header.incarnation,
+        };
+        assert!(self.point.lsn > at, "a batch moves the point");
+        self.start += written;
+        self.skip_bytes = u64::from(header.batch_bytes) - written as u64;
+        self.skip();
+        // The borrow checker wants the slice anew; the bytes were verified above.
+        ChainStep::Batch(Batch::parsed(header, checksum, &self.carry[start..start + written]))
+    }
+
+    /// Whether the batch is the next one of this chain.
+    fn belongs(&self, header: &BatchHeader) -> Result<(), BadBatch> {
+        let (config, point) = (&self.config, &self.point);
+        is_of_log(config, header)?;
+        if header.lsn != point.lsn {
+            return Err(BadBatch::Position { expected: point.lsn.0, found: header.lsn.0 });
+        }
+        if header.next_lsn() > self.end_lsn {
+            let (offset, found) = (at::BATCH_BYTES as u64, header.batch_bytes.into());
+            return Err(BadBatch::Field { offset, found });
+        }
+        if header.incarnation < point.incarnation {
+            let (least, found) = (point.incarnation, header.incarnation);
+            return Err(BadBatch::Incarnation { least, found });
+        }
+        if header.previous_checksum != point.previous_checksum {
+            let (expected, found) = (point.previous_checksum, header.previous_checksum);
+            return Err(BadBatch::Chain { expected, found });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a header that verifies was written to this log, at the position that it states.
+pub(crate) fn is_of_log(config: &LogConfig, header: &BatchHeader) -> Result<(), BadBatch> {
+    if header.shard != config.shard || header.log_id != config.log_id {
+        return Err(BadBatch::Foreign { shard: header.shard.0, log_id: header.log_id });
+    }
+    if header.segment != config.segment_of(header.lsn) {
+        return Err(BadBatch::Field { offset: at::SEGMENT as u64, found: header.segment });
+    }
+    let batch_bytes = u64::from(header.batch_bytes);
+    let largest = config.largest_batch_bytes().max(BLOCK);
+    let too_large = header.written_bytes() as u64 > largest;
+    let (end, segment_end) = (header.next_lsn(), config.segment_end(header.lsn));
+    let seals = header.kind != BatchKind::Seal || end == segment_end;
+    if too_large || end > segment_end || !seals {
+        return Err(BadBatch::Field { offset: at::BATCH_BYTES as u64, found: batch_bytes });
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Reads: overlay first, then the tree through the page cache.
+//!
+//! Nothing waits here. A read that needs an absent page says which; the caller has it fetched
+//! ([`Store::fetch`]) and asks again when [`Store::take_loaded`] names it.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use super::{GroupOrdinal, Store};
+use crate::block::DiskDone;
+use crate::cache::ReadStart;
+use crate::overlay::EntryRef;
+use crate::tree::walk::{self, Cursor, Direction, Lookup, Step};
+use crate::tree::{PageRef, Value};
+
+/// A page's place in the pages file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageId(pub u64);
+
+/// What a group says of a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Read<'a> {
+    /// The item, where it lies.
+    Item(&'a [u8]),
+    /// There is none.
+    Absent,
+    /// Fetch this page and ask again.
+    Wait(PageRef),
+    /// A page on the way is damaged or cannot be read.
+    Damaged,
+}
+
+/// What a group says of a key, entries in flight included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Current {
+    /// The item was copied out.
+    Item {
+        /// It is not chosen yet.
+        in_flight: bool,
+    },
+    /// There is none.
+    Absent {
+        /// Its delete is not chosen yet.
+        in_flight: bool,
+    },
+    /// Fetch this page and ask again.
+    Wait(PageRef),
+    /// A page on the way is damaged or cannot be read.
+    Damaged,
+}
+
+/// Whether a range read goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// The next item, please.
+    Continue,
+    /// That was the last one wanted.
+    Stop,
+}
+
+/// Why a range read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeEnd {
+    /// Everything in the range was visited.
+    Exhausted,
+    /// The visitor stopped it.
+    Stopped,
+    /// Fetch this page and go on behind the last visited key.
+    Wait(PageRef),
+    /// A page on the way is damaged or cannot be read.
+    Damaged,
+}
+
+/// Pages fetched ahead of a range read.
+const READ_AHEAD_PAGES: usize = 8;
+
+impl Store {
+    /// Reads the chosen item under the encoded `key`.
+    #[must_use]
+    pub fn get(&self, group: GroupOrdinal, key: &[u8]) -> Read<'_> {
+        if let Some(entry) = self.overlay.get(group.0, key) {
+            return entry.item.map_or(Read::Absent, Read::Item);
+        }
+        match walk::get(&self.cache, &self.groups.get(group).tree, key) {
+            Lookup::Found(item) => Read::Item(item),
+            Lookup::Absent => Read::Absent,
+            Lookup::Missing(page) if self.is_damaged(page) => Read::Damaged,
+            Lookup::Missing(page) => Read::Wait(page),
+            Lookup::FoundOverflow(_) => unreachable!("get looks into extents"),
+        }
+    }
+
+    /// Copies the newest item under `key`, chosen or in flight, to the end of `item`.
+    pub fn current(&self, group: GroupOrdinal, key: &[u8], item: &mut Vec<u8>) -> Current {
+        if let Some(staged) = self.in_flight.latest(&self.overlay, group.0, key) {
+            return match self.overlay.staged(staged).item {
+                Some(bytes) => {
+                    item.extend_from_slice(bytes);
+                    Current::Item { in_flight: true }
+                }
+                None => Current::Absent { in_flight: true },
+            };
+        }
+        match self.get(group, key) {
+            Read::Item(bytes) => {
+                item.extend_from_slice(bytes);
+                Current::Item { in_flight: false }
+            }
+            Read::Absent => Current::Absent { in_flight: false },
+            Read::Wait(page) => Current::Wait(page),
+            Read::Damaged => Current::Damaged,
+        }
+    }
+
+    /// Visits the chosen items between the bounds in key order. When a page is absent, it and some
+    /// after it are fetched.
+    pub fn range(
+        &mut self,
+        group: GroupOrdinal,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        descending: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+    ) -> RangeEnd {
+        let lower = match from {
+            Bound::Included(key) => key.to_vec(),
+            Bound::Excluded(key) => just_after(key),
+            Bound::Unbounded => Vec::new(),
+        };
+        let upper = match to {
+            Bound::Included(key) => Some(just_after(key)),
+            Bound::Excluded(key) => Some(key.to_vec()),
+            Bound::Unbounded => None,
+        };
+        if upper.as_ref().is_some_and(|upper| *upper <= lower) {
+            return RangeEnd::Exhausted;
+        }
+        let direction = if descending { Direction::Backward } else { Direction::Forward };
+        let mut cursor = Cursor::new(&lower, upper.as_deref(), direction);
+        let bounds = (
+            Bound::Included(&lower[..]),
+            upper.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        match self.range_to_end(group, bounds, descending, &mut cursor, visit) {
+            Ok(end) => end,
+            Err(page) if self.is_damaged(page) => RangeEnd::Damaged,
+            Err(page) => {
+                let mut ahead = Vec::new();
+                cursor.read_ahead(&self.cache, READ_AHEAD_PAGES, &mut ahead);
+                for page in ahead {
+                    self.fetch_if_room(page);
+                }
+                RangeEnd::Wait(page)
+            }
+        }
+    }
+
+    fn range_to_end(
+        &self,
+        group: GroupOrdinal,
+        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        descending: bool,
+        cursor: &mut Cursor,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+    ) -> Result<RangeEnd, PageRef> {
+        let tree = &self.groups.get(group).tree;
+        let mut newer = self.overlay.range(group.0, from, to, descending).peekable();
+        loop {
+            let step = match cursor.next(&self.cache, tree) {
+                Step::Missing(page) => return Err(page),
+                Step::End => None,
+                Step::Entry { key, value } => Some((key, value)),
+            };
+            // Overlay entries up to and including the tree's next key come first; one of the same
+            // key replaces it.
+            let mut replaced = false;
+            while let Some(entry) = newer.peek() {
+                let order = step.map_or(Ordering::Less, |(key, _)| {
+                    let order = entry.key.cmp(key);
+                    if descending { order.reverse() } else { order }
+                });
+                if order.is_gt() {
+                    break;
+                }
+                let EntryRef { key, item, .. } = newer.next().expect("just peeked");
+                replaced |= order.is_eq();
+                if let Some(item) = item
+                    && visit(key, item) == Visit::Stop
+                {
+                    return Ok(RangeEnd::Stopped);
+                }
+            }
+            let Some((key, value)) = step else { return Ok(RangeEnd::Exhausted) };
+            if replaced {
+                continue;
+            }
+            let item = match value {
+                Value::Inline(item) => item,
+                Value::Overflow(extent) => {
+                    walk::overflow(&self.cache, &extent).ok_or(extent.page)?
+                }
+            };
+            if visit(key, item) == Visit::Stop {
+                return Ok(RangeEnd::Stopped);
+            }
+        }
+    }
+
+    /// Has a page read. [`Store::take_loaded`] names it when it is there, or cannot be had.
+    pub fn fetch(&mut self, page: PageRef) -> PageId {
+        let op = self.next_op();
+        match self.cache.begin_read(&page, op) {
+            ReadStart::Started(op) => self.disk.push(op),
+            ReadStart::InFlight(_) => {}
+            ReadStart::Cached => self.loaded.push(PageId(page.id)),
+            ReadStart::Full => self.unread.push(page),
+        }
+        PageId(page.id)
+    }
+
+    /// Has a page read if that is possible at once.
+    pub(super) fn fetch_if_room(&mut self, page: PageRef) {
+        let op = self.next_op();
+        if let ReadStart::Started(op) = self.cache.begin_read(&page, op) {
+            self.disk.push(op);
+        }
+    }
+
+    /// Starts the reads that found no free frame when they were asked for.
+    pub(super) fn fetch_unread(&mut self) {
+        for page in std::mem::take(&mut self.unread) {
+            self.fetch(page);
+        }
+    }
+
+    /// Moves the pages that arrived, or turned out unreadable, to the end of `pages`.
+    pub fn take_loaded(&mut self, pages: &mut Vec<PageId>) {
+        pages.append(&mut self.loaded);
+    }
+
+    /// Whether a page that could not be had stands in the way.
+    pub(super) fn is_damaged(&self, page: PageRef) -> bool {
+        !self.damaged.is_empty() && self.damaged.contains(&page)
+    }
+
+    pub(super) fn page_read(&mut self, done: DiskDone) {
+        let page = self.cache.page_of_read(done.op);
+        if let Err(error) = self.cache.finish_read(done) {
+            self.page_read_errors += 1;
+            eprintln!("forebay: shard {}: {error}", self.shard());
+            self.damaged.insert(page);
+        }
+        self.loaded.push(PageId(page.id));
+    }
+}
+
+/// The smallest key after `key`.
+fn just_after(key: &[u8]) -> Vec<u8> {
+    let mut after = Vec::with_capacity(key.len() + 1);
+    after.extend_from_slice(key);
+    after.push(0);
+    after
+}

@@ -1,0 +1,487 @@
+//! Opening a shard's storage: superblock, space map, catalog, log.
+//!
+//! ```text
+//!   superblocks ─► newest valid ─► space map ─► catalog: every group with its tree's root
+//!                      │
+//!                      └► checkpoint_lsn ─► log scan ─► entries into the overlay ─► LogWriter
+//! ```
+//!
+//! Trees are not read: their pages come into the cache when somebody asks. The time is that of one
+//! pass over the log ring, whose size bounds it. In a group of one, durable is chosen, so every
+//! entry that the scan delivers is applied; entries that the group's tree already has are skipped
+//! by their slot.
+//!
+//! It runs before anybody is served, on blocking I/O behind [`BlockingDisk`]: the shell's files, or
+//! the simulated disk.
+
+use std::collections::HashSet;
+use std::collections::VecDeque;
+
+use forebay_core::ids::{GroupId, Lsn, Slot};
+use forebay_core::time::Nanos;
+
+use super::catalog::{CatalogEntry, catalog_group};
+use super::checkpoint::Checkpoint;
+use super::groups::{GroupState, Groups};
+use super::{Store, StoreConfig, Ticket, ops};
+use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
+use crate::cache::{PageCache, ReadError, ReadStart};
+use crate::log::format::PutPayload;
+use crate::log::{
+    LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError, ScanStart,
+    ScanStep,
+};
+use crate::overlay::{InFlight, Overlay, OverlayConfig};
+use crate::space::{SpaceError, SpaceMap, SpaceRoot};
+use crate::superblock::{self, Chosen, Superblock, SuperblockError};
+use crate::tree::TreeRef;
+use crate::tree::walk::{self, Cursor, Direction, Step};
+
+/// Carries out one operation after the other.
+pub trait BlockingDisk {
+    /// Carries out `op` and returns its end.
+    fn carry_out(&mut self, op: DiskOp) -> DiskDone;
+}
+
+/// Writes in flight that the store is made for.
+const WRITES_IN_FLIGHT: usize = 16_384;
+
+/// How far recovery is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryProgress {
+    /// Log bytes read.
+    pub done_bytes: u64,
+    /// Log bytes to read.
+    pub total_bytes: u64,
+    /// Entries applied.
+    pub entries: u64,
+}
+
+/// A store that is ready to serve.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Something that the operator should know.
+    pub warning: Option<String>,
+}
+
+/// Why a shard's storage could not be opened. The files are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Neither superblock is valid, or they are newer than this program.
+    #[error(transparent)]
+    Superblock(#[from] SuperblockError),
+    /// The superblocks are blank but the log is not: they were lost. Restore the pages file.
+    #[error("both superblocks are blank, but the log holds {log_bytes} bytes of batches")]
+    SuperblocksLost {
+        /// What the log holds.
+        log_bytes: u64,
+    },
+    /// The files belong to another node: the directory was put together from two.
+    #[error("the pages file belongs to node {found:032x}, the directory to {expected:032x}")]
+    Foreign {
+        /// The directory's node.
+        expected: u128,
+        /// The file's.
+        found: u128,
+    },
+    /// The log's geometry is not the configured one.
+    #[error("the log was made of {segments} segments of {segment_bytes} bytes; configure these")]
+    Geometry {
+        /// As made.
+        segments: u32,
+        /// As made.
+        segment_bytes: u64,
+    },
+    /// The space map is lost or damaged.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// A page of the catalog is damaged or unreadable.
+    #[error("the catalog: {0}")]
+    Catalog(#[from] ReadError),
+    /// A catalog entry is not one.
+    #[error("the catalog has an entry that cannot be read")]
+    CatalogEntry,
+    /// The log is damaged or unreadable.
+    #[error(transparent)]
+    Log(#[from] ScanError),
+    /// A group's slots in the log have a gap: damage that no checksum shows.
+    #[error("group {group}: the log has slot {found} where {expected} must follow")]
+    Gap {
+        /// The group.
+        group: GroupId,
+        /// The next slot.
+        expected: Slot,
+        /// The slot found.
+        found: Slot,
+    },
+    /// The entries of the log need more memory than there is.
+    #[error("the log's entries do not fit the memory given: raise it to at least {bytes} bytes")]
+    Memory {
+        /// An estimate that suffices.
+        bytes: u64,
+    },
+    /// The device failed.
+    #[error("the pages file: {0}")]
+    Disk(#[from] DiskError),
+    /// Memory for the page cache could not be had: lower it.
+    #[error("memory for the page cache: {0}")]
+    Cache(std::io::Error),
+}
+
+/// Opens the storage of the shard that `config.log` names, formatting it if it was never used.
+/// `buffers` are the log's: as many and as large as its configuration says.
+///
+/// # Errors
+/// See [`OpenError`]; nothing was changed.
+pub fn open(
+    config: StoreConfig,
+    node_id: u128,
+    buffers: Vec<BlockBuf>,
+    disk: &mut dyn BlockingDisk,
+    now: Nanos,
+    progress: &mut dyn FnMut(RecoveryProgress),
+) -> Result<Opened, OpenError> {
+    let blocks = [read_block(disk, 0)?, read_block(disk, 1)?];
+    let chosen = match superblock::choose([&blocks[0], &blocks[1]], config.log.shard) {
+        Ok(chosen) => Some(chosen),
+        Err(SuperblockError::Blank { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut opening = Opening::new(config, node_id, chosen.as_ref(), disk)?;
+    let recovered = opening.replay(disk, progress)?;
+    if chosen.is_none() && recovered.chain_bytes > 0 {
+        return Err(OpenError::SuperblocksLost { log_bytes: recovered.chain_bytes });
+    }
+    let mut warning = chosen.as_ref().and_then(|chosen| chosen.damage).map(|damage| {
+        format!("{damage}; going on from the other one, which a crash during a checkpoint explains")
+    });
+    if let Some(cut) = &recovered.cut {
+        let words = format!(
+            "{} unacknowledged batch(es) beyond the log's end were cut ({})",
+            cut.batches, cut.bad
+        );
+        warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
+    }
+    let mut store = opening.into_store(&recovered, buffers, now);
+    if chosen.is_none() {
+        store.format(disk, now)?;
+    }
+    Ok(Opened { store, warning })
+}
+
+fn read_block(disk: &mut dyn BlockingDisk, block: u64) -> Result<BlockBuf, DiskError> {
+    let done = disk.carry_out(DiskOp::Read {
+        op: OpId(0),
+        file: ShardFile::Pages,
+        offset_bytes: block * BLOCK_BYTES as u64,
+        buf: BlockBuf::zeroed(1),
+    });
+    done.result?;
+    Ok(done.buf.expect("a read brings its buffer back"))
+}
+
+fn root_of(superblock: &Superblock) -> SpaceRoot {
+    SpaceRoot {
+        checkpoint: superblock.checkpoint,
+        file_blocks: superblock.file_blocks,
+        digest: superblock.space_digest,
+    }
+}
+
+/// A store in the making.
+struct Opening {
+    config: StoreConfig,
+    node_id: u128,
+    superblock: Superblock,
+    trim_lsn: Lsn,
+    groups: Groups,
+    cache: PageCache,
+    space: SpaceMap,
+    overlay: Overlay,
+}
+
+impl Opening {
+    fn new(
+        config: StoreConfig,
+        node_id: u128,
+        chosen: Option<&Chosen>,
+        disk: &mut dyn BlockingDisk,
+    ) -> Result<Opening, OpenError> {
+        let shard = config.log.shard;
+        let cache = PageCache::new(shard, config.cache_bytes).map_err(OpenError::Cache)?;
+        let overlay = Overlay::new(OverlayConfig::new(config.overlay_generation_bytes));
+        let groups = Groups::default();
+        let Some(Chosen { superblock, older, .. }) = chosen else {
+            let superblock = blank(&config, node_id);
+            let space = SpaceMap::new(shard);
+            let trim_lsn = Lsn(0);
+            return Ok(Opening {
+                config,
+                node_id,
+                superblock,
+                trim_lsn,
+                groups,
+                cache,
+                space,
+                overlay,
+            });
+        };
+        check(&config, node_id, superblock)?;
+        let older_root = older.as_ref().map(root_of);
+        let space =
+            SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
+                read_block(disk, block).ok()
+            })?;
+        let trim_lsn = older.map_or(superblock.checkpoint_lsn, |older| older.checkpoint_lsn);
+        let mut opening = Opening {
+            config,
+            node_id,
+            superblock: *superblock,
+            trim_lsn,
+            groups,
+            cache,
+            space,
+            overlay,
+        };
+        opening.load_catalog(disk)?;
+        Ok(opening)
+    }
+
+    fn load_catalog(&mut self, disk: &mut dyn BlockingDisk) -> Result<(), OpenError> {
+        let catalog = self.superblock.catalog;
+        let mut cursor = Cursor::new(&[], None, Direction::Forward);
+        loop {
+            let missing = match cursor.next(&self.cache, &catalog) {
+                Step::End => return Ok(()),
+                Step::Missing(page) => page,
+                Step::Entry { key, value } => {
+                    let entry = match value {
+                        crate::tree::Value::Inline(bytes) => Some(bytes),
+                        crate::tree::Value::Overflow(extent) => {
+                            match walk::overflow(&self.cache, &extent) {
+                                Some(bytes) => Some(bytes),
+                                None => {
+                                    let key = key.to_vec();
+                                    read_page(&mut self.cache, extent.page, disk)?;
+                                    cursor.set(&key, None, Direction::Forward);
+                                    continue;
+                                }
+                            }
+                        }
+                    };
+                    let group = catalog_group(key);
+                    let entry = entry.and_then(CatalogEntry::decode);
+                    let (Some(group), Some(entry)) = (group, entry) else {
+                        return Err(OpenError::CatalogEntry);
+                    };
+                    self.groups.insert(group, GroupState::from_catalog(group, entry));
+                    continue;
+                }
+            };
+            read_page(&mut self.cache, missing, disk)?;
+        }
+    }
+
+    fn replay(
+        &mut self,
+        disk: &mut dyn BlockingDisk,
+        progress: &mut dyn FnMut(RecoveryProgress),
+    ) -> Result<RecoveredLog, OpenError> {
+        let start = ScanStart {
+            point: LogPoint {
+                lsn: self.superblock.checkpoint_lsn,
+                previous_checksum: self.superblock.previous_batch_crc,
+                incarnation: self.superblock.previous_incarnation,
+            },
+            durable_lsn: self.superblock.durable_lsn,
+        };
+        let config = self.config.log;
+        let mut scan = LogScan::new(config, start, ops::LOG);
+        // What was in memory before the crash fits again: both generations, and what was in flight.
+        self.overlay.set_generation_bytes_max(2 * config.capacity_bytes() as usize);
+        let mut queue: VecDeque<DiskOp> = VecDeque::new();
+        let mut begun = Vec::new();
+        let mut applied = 0;
+        let mut failed = None;
+        loop {
+            let step = scan.advance(&mut begun, |record| {
+                if failed.is_none() {
+                    match self.replay_record(&record) {
+                        Ok(true) => applied += 1,
+                        Ok(false) => {}
+                        Err(error) => failed = Some(error),
+                    }
+                }
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            let at = scan.progress();
+            progress(RecoveryProgress {
+                done_bytes: at.bytes_scanned,
+                total_bytes: at.bytes_total,
+                entries: applied,
+            });
+            match step {
+                ScanStep::Finished(recovered) => {
+                    self.overlay.set_generation_bytes_max(self.config.overlay_generation_bytes);
+                    return Ok(recovered);
+                }
+                ScanStep::Waiting => {
+                    queue.extend(begun.drain(..));
+                    let op = queue.pop_front().expect("a waiting scan has operations in flight");
+                    scan.done(disk.carry_out(op));
+                }
+            }
+        }
+    }
+
+    /// Applies a record that the checkpoint does not contain; false if there was nothing to apply.
+    fn replay_record(&mut self, record: &LogRecord<'_>) -> Result<bool, OpenError> {
+        let header = record.header;
+        let known = self.groups.find(header.group);
+        match header.kind {
+            RecordKind::GROUP_CREATE if known.is_none() => {
+                let mut state = GroupState::new(header.group, record.payload.to_vec());
+                state.changed = true;
+                self.groups.insert(header.group, state);
+            }
+            RecordKind::GROUP_DROP => {
+                let Some(group) = known else { return Ok(false) };
+                self.overlay.drop_group(group.0);
+                let state = self.groups.get_mut(group);
+                state.dropped = true;
+                state.drop_chosen = true;
+                state.changed = true;
+            }
+            RecordKind::PUT | RecordKind::DELETE => {
+                // The group was dropped before the checkpoint, or the tree has the entry.
+                let Some(group) = known else { return Ok(false) };
+                let state = self.groups.get_mut(group);
+                if state.dropped || header.slot <= state.progress.applied_slot() {
+                    return Ok(false);
+                }
+                let expected = state.progress.propose();
+                if header.slot != expected {
+                    let (group, found) = (header.group, header.slot);
+                    return Err(OpenError::Gap { group, expected, found });
+                }
+                state.progress.durable(0, expected);
+                state.progress.apply(expected);
+                state.changed = true;
+                let (key, item) = if header.kind == RecordKind::PUT {
+                    let put = PutPayload::decode(record.payload);
+                    // The record's checksum was right, so this program's writer made it.
+                    let put = put.expect("a Put's payload has a key");
+                    (put.key, Some(put.item))
+                } else {
+                    (record.payload, None)
+                };
+                let staged = self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
+                    OpenError::Memory { bytes: 8 * (full.active_bytes + full.needed_bytes) as u64 }
+                })?;
+                self.overlay.apply(staged);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
+        let log =
+            LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
+        Store {
+            config: self.config,
+            node_id: self.node_id,
+            log,
+            overlay: self.overlay,
+            in_flight: InFlight::with_capacity(WRITES_IN_FLIGHT),
+            pending: VecDeque::with_capacity(WRITES_IN_FLIGHT),
+            last_ticket: Ticket::default(),
+            chosen_ticket: Ticket::default(),
+            groups: self.groups,
+            cache: self.cache,
+            space: self.space,
+            catalog: self.superblock.catalog,
+            checkpoint: Checkpoint::new(self.superblock.checkpoint, now),
+            superblock: self.superblock,
+            disk: Vec::new(),
+            loaded: Vec::new(),
+            unread: Vec::new(),
+            damaged: HashSet::new(),
+            op_issued: ops::OTHER,
+            failure: None,
+            closing: false,
+            last_write_at: now,
+            page_read_errors: 0,
+        }
+    }
+}
+
+/// What a shard that never had a checkpoint goes by.
+fn blank(config: &StoreConfig, node_id: u128) -> Superblock {
+    let log = RecoveredLog::brand_new().point;
+    Superblock {
+        node: node_id,
+        shard: config.log.shard,
+        checkpoint: 0,
+        checkpoint_lsn: log.lsn,
+        previous_incarnation: 0,
+        previous_batch_crc: log.previous_checksum,
+        durable_lsn: log.lsn,
+        segment_bytes: config.log.segment_bytes,
+        segments: config.log.segments,
+        catalog: TreeRef::EMPTY,
+        file_blocks: 0,
+        space_digest: 0,
+    }
+}
+
+fn check(config: &StoreConfig, node_id: u128, superblock: &Superblock) -> Result<(), OpenError> {
+    if superblock.node != node_id {
+        return Err(OpenError::Foreign { expected: node_id, found: superblock.node });
+    }
+    let (segments, segment_bytes) = (superblock.segments, superblock.segment_bytes);
+    if (segments, segment_bytes) != (config.log.segments, config.log.segment_bytes) {
+        return Err(OpenError::Geometry { segments, segment_bytes });
+    }
+    Ok(())
+}
+
+fn read_page(
+    cache: &mut PageCache,
+    page: crate::tree::PageRef,
+    disk: &mut dyn BlockingDisk,
+) -> Result<(), OpenError> {
+    match cache.begin_read(&page, OpId(ops::OTHER)) {
+        ReadStart::Started(op) => {
+            cache.finish_read(disk.carry_out(op))?;
+        }
+        ReadStart::Cached => {}
+        ReadStart::InFlight(_) | ReadStart::Full => {
+            unreachable!("one read at a time, and nothing is dirty")
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Writes the first checkpoint of a shard that was never used, so that from now on blank
+    /// superblocks mean that they were lost.
+    fn format(&mut self, disk: &mut dyn BlockingDisk, now: Nanos) -> Result<(), OpenError> {
+        let mut begun = Vec::new();
+        while self.checkpoint.number() == 0 {
+            self.turn(now, &mut begun);
+            for op in begun.drain(..) {
+                let done = disk.carry_out(op);
+                if let Err(error) = done.result {
+                    return Err(error.into());
+                }
+                self.disk_done(done, now);
+            }
+        }
+        Ok(())
+    }
+}

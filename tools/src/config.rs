@@ -1,0 +1,263 @@
+//! The configuration file of `forebay node`.
+//!
+//! Every value has a default except `data`. An unknown name, a wrong type and a value out of range
+//! are errors that name the line and the field.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use forebay_net::node::config::{ConfigError, DurableMode, NodeConfig};
+use serde::Deserialize;
+
+use crate::disk_profile::DiskProfile;
+use crate::exit::{Exit, Failure};
+use crate::size::ByteSize;
+
+/// A file with every value, its default and its meaning.
+pub(crate) const SAMPLE: &str = r#"# Configuration of `forebay node`. Values that are commented out show their defaults.
+
+# Where the data is: ext4, xfs or btrfs on a local disk. Required.
+data = "/var/lib/forebay"
+
+# Event loops, one for each core. Fixed when the directory is created.
+# shards = 1
+
+# Where shard 0 listens; shard n takes this port plus n.
+# native = "127.0.0.1:4700"
+
+# Operator HTTP (health, metrics, status), or "off". It has no authentication.
+# http = "127.0.0.1:4690"
+
+# Memory for new writes and page caches of all shards. The process takes up to 64 MiB more for each
+# shard.
+# memory = "512MiB"
+
+# Of it, for new writes of each shard. Default: a quarter of the shard's share.
+# overlay_bytes = "128MiB"
+
+# The log of each shard. Fixed when the directory is created.
+# log_segment_bytes = "16MiB"
+# log_segments = 16
+
+# How log writes are made durable, "dsync" or "linked_fdatasync", and how many are in flight.
+# Default: as `forebay probe-disk` wrote into the data directory; "dsync" and 8 without it.
+# durable_mode = "dsync"
+# batches_in_flight = 8
+
+# Pin each shard to a core, if there are more cores than shards.
+# pin_cores = true
+
+# Connections of each shard.
+# connections_max = 4096
+
+# Disk buffers of each shard that count against the memlock limit.
+# registered_bytes = "2MiB"
+
+# A checkpoint begins after this time, or when this part of the log or of the overlay is in use.
+# checkpoint_seconds = 30
+# checkpoint_log_fill_percent = 50
+# checkpoint_overlay_fill_percent = 50
+
+# Longest slice of checkpoint work between requests.
+# checkpoint_slice_microseconds = 200
+"#;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    data: PathBuf,
+    shards: Option<u16>,
+    native: Option<SocketAddr>,
+    http: Option<HttpAt>,
+    memory: Option<ByteSize>,
+    overlay_bytes: Option<ByteSize>,
+    log_segment_bytes: Option<ByteSize>,
+    log_segments: Option<u32>,
+    batches_in_flight: Option<u32>,
+    durable_mode: Option<ModeName>,
+    pin_cores: Option<bool>,
+    connections_max: Option<u32>,
+    registered_bytes: Option<ByteSize>,
+    checkpoint_seconds: Option<u32>,
+    checkpoint_log_fill_percent: Option<u8>,
+    checkpoint_overlay_fill_percent: Option<u8>,
+    checkpoint_slice_microseconds: Option<u32>,
+}
+
+/// An address, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct HttpAt(pub(crate) Option<SocketAddr>);
+
+impl std::str::FromStr for HttpAt {
+    type Err = String;
+    fn from_str(text: &str) -> Result<HttpAt, String> {
+        if text == "off" {
+            return Ok(HttpAt(None));
+        }
+        let address = text.parse();
+        address
+            .map(|at| HttpAt(Some(at)))
+            .map_err(|_| format!("'{text}' is neither an address such as 127.0.0.1:4690 nor off"))
+    }
+}
+
+impl TryFrom<String> for HttpAt {
+    type Error = String;
+    fn try_from(text: String) -> Result<HttpAt, String> {
+        text.parse()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct ModeName(DurableMode);
+
+impl TryFrom<String> for ModeName {
+    type Error = String;
+    fn try_from(text: String) -> Result<ModeName, String> {
+        DurableMode::from_name(&text)
+            .map(ModeName)
+            .ok_or_else(|| format!("'{text}' is neither dsync nor linked_fdatasync"))
+    }
+}
+
+/// Reads a file, and the disk profile in the data directory that it names.
+pub(crate) fn read(path: &Path) -> Result<NodeConfig, Failure> {
+    let named =
+        |problem: String| Failure::new(Exit::Usage, format!("{}: {problem}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+    let config = parse(&text).map_err(named)?;
+    Ok(config)
+}
+
+fn parse(text: &str) -> Result<NodeConfig, String> {
+    let file: FileConfig =
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    let profile = DiskProfile::read(&file.data).map_err(|failure| failure.message)?;
+    let config = file.resolve(profile.as_ref());
+    config.validate().map_err(|error| with_line(text, &error))?;
+    Ok(config)
+}
+
+/// Adds the line on which the field is set; a default has none.
+fn with_line(text: &str, error: &ConfigError) -> String {
+    let sets = |line: &str| {
+        let rest = line.trim_start().strip_prefix(error.field);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    match text.lines().position(sets) {
+        Some(index) => format!("line {}: {error}", index + 1),
+        None => error.to_string(),
+    }
+}
+
+impl FileConfig {
+    fn resolve(self, profile: Option<&DiskProfile>) -> NodeConfig {
+        let mut config = NodeConfig::new(self.data);
+        apply_profile(&mut config, profile);
+        let bytes = |size: Option<ByteSize>| size.map(|ByteSize(bytes)| bytes);
+        config.shards = self.shards;
+        config.overlay_bytes = bytes(self.overlay_bytes);
+        config.log_segment_bytes = bytes(self.log_segment_bytes);
+        config.log_segments = self.log_segments;
+        set(&mut config.native, self.native);
+        set(&mut config.http, self.http.map(|HttpAt(at)| at));
+        set(&mut config.memory_bytes, bytes(self.memory));
+        set(&mut config.batches_in_flight, self.batches_in_flight);
+        set(&mut config.durable_mode, self.durable_mode.map(|ModeName(mode)| mode));
+        set(&mut config.pin_cores, self.pin_cores);
+        set(&mut config.connections_max, self.connections_max);
+        set(&mut config.registered_bytes, bytes(self.registered_bytes));
+        let pacing = &mut config.checkpoint;
+        set(&mut pacing.interval_seconds, self.checkpoint_seconds);
+        set(&mut pacing.log_fill_percent, self.checkpoint_log_fill_percent);
+        set(&mut pacing.overlay_fill_percent, self.checkpoint_overlay_fill_percent);
+        set(&mut pacing.slice_microseconds, self.checkpoint_slice_microseconds);
+        config
+    }
+}
+
+/// Takes what `probe-disk` found.
+pub(crate) fn apply_profile(config: &mut NodeConfig, profile: Option<&DiskProfile>) {
+    if let Some(profile) = profile {
+        set(&mut config.durable_mode, profile.mode());
+        config.batches_in_flight = profile.batches_in_flight;
+    }
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_the_defaults_with_and_without_its_comments() {
+        let expected = NodeConfig::new("/var/lib/forebay".into());
+        assert_eq!(parse(SAMPLE).unwrap(), expected);
+        let shown: String = SAMPLE
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest)
+                    if rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) =>
+                {
+                    format!("{rest}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let explicit = parse(&shown).unwrap();
+        let defaults = NodeConfig {
+            shards: Some(NodeConfig::NEW_DIRECTORY.shards),
+            overlay_bytes: Some(expected.memory_bytes / 4),
+            log_segment_bytes: Some(NodeConfig::NEW_DIRECTORY.log_segment_bytes),
+            log_segments: Some(NodeConfig::NEW_DIRECTORY.log_segments),
+            ..expected
+        };
+        assert_eq!(explicit, defaults);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_field() {
+        for (text, needles) in [
+            ("data = \"d\"\nshard = 2", ["line 2", "shard"]),
+            ("data = \"d\"\n\nshards = \"two\"", ["line 3", "shards"]),
+            ("data = \"d\"\nmemory = \"lots\"", ["line 2", "memory"]),
+            ("data = \"d\"\nhttp = \"nowhere\"", ["line 2", "http"]),
+            ("data = \"d\"\nbatches_in_flight = 64", ["line 2", "batches_in_flight"]),
+            ("data = \"d\"\n  log_segments=1", ["line 2", "log_segments"]),
+            ("data = \"d\"\nshards = -1", ["line 2", "shards"]),
+            ("shards = 1", ["missing field", "data"]),
+            ("data = ", ["line 1", "data"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            for needle in needles {
+                assert!(error.contains(needle), "no '{needle}' in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_file_says_wins_over_the_disk_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = "durable_mode = \"linked_fdatasync\"\nbatches_in_flight = 3\n";
+        std::fs::write(dir.path().join("disk.toml"), profile).unwrap();
+        let data = format!("data = {:?}\n", dir.path());
+        let config = parse(&data).unwrap();
+        assert_eq!(config.durable_mode, DurableMode::LinkedFdatasync);
+        assert_eq!(config.batches_in_flight, 3);
+        let config = parse(&format!("{data}batches_in_flight = 5\n")).unwrap();
+        assert_eq!(config.batches_in_flight, 5);
+        assert_eq!(config.durable_mode, DurableMode::LinkedFdatasync);
+    }
+
+    #[test]
+    fn the_operators_http_can_be_off() {
+        assert_eq!(parse("data = \"d\"\nhttp = \"off\"").unwrap().http, None);
+    }
+}

@@ -1,0 +1,101 @@
+//! `dev`: a node for trying things out, with everything on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use forebay_net::node::config::NodeConfig;
+
+use crate::config::{HttpAt, apply_profile};
+use crate::disk_profile::DiskProfile;
+use crate::exit::{Exit, Failure};
+use crate::size::ByteSize;
+
+const EXAMPLES: &str = "Prints one line beginning 'ready native=ADDR' on standard output when it \
+serves. SIGINT (Ctrl-C)
+or SIGTERM stops it; the data stays and is there again the next time.
+
+Examples:
+  forebay dev                                        data in ./forebay-data, port 4700
+  forebay dev --data /mnt/nvme/fb --memory 4GiB      a real disk, more memory
+  forebay dev --native 127.0.0.1:0 --http off        any free port, no operator HTTP";
+
+/// Run a node for development: one machine, one process, nothing to configure
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Where the data is; created if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "./forebay-data")]
+    data: PathBuf,
+    /// Nodes to run; this version runs one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    nodes: u32,
+    /// Event loops [default: what the directory has, 1 for a new one]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Where shard 0 listens; shard n takes this port plus n; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4700")]
+    native: SocketAddr,
+    /// Where health, metrics and status are served, or 'off'
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4690")]
+    http: HttpAt,
+    /// Memory for new writes and page caches; the process takes up to 64 MiB more for each shard
+    #[arg(long, value_name = "BYTES", default_value = "512MiB")]
+    memory: ByteSize,
+    /// Log of each shard, for a new directory; a multiple of 16MiB [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    log: Option<ByteSize>,
+    /// Longest time between two checkpoints
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    checkpoint_seconds: u32,
+    /// For measurements only: 'off' fills the log and then refuses writes
+    #[arg(long, value_name = "on|off", default_value = "on", hide = true)]
+    checkpoint: Switch,
+    /// Do not pin shards to cores
+    #[arg(long)]
+    no_pin: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl Args {
+    /// The configuration that these arguments mean.
+    pub(crate) fn resolve(self) -> Result<NodeConfig, Failure> {
+        if self.nodes != 1 {
+            let nodes = self.nodes;
+            let message = format!(
+                "--nodes {nodes}: this version runs one node; clusters are not in it; leave the \
+                 option away"
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        let profile = DiskProfile::read(&self.data)?;
+        let mut config = NodeConfig::new(self.data);
+        apply_profile(&mut config, profile.as_ref());
+        config.shards = self.shards;
+        config.native = self.native;
+        config.http = self.http.0;
+        config.memory_bytes = self.memory.0;
+        config.checkpoint.interval_seconds = self.checkpoint_seconds;
+        config.checkpoint.enabled = self.checkpoint == Switch::On;
+        config.pin_cores = !self.no_pin;
+        if let Some(ByteSize(bytes)) = self.log {
+            let segment_bytes = NodeConfig::NEW_DIRECTORY.log_segment_bytes;
+            let segments = u32::try_from(bytes / segment_bytes).unwrap_or(u32::MAX);
+            if !bytes.is_multiple_of(segment_bytes) {
+                let message = format!("--log: {bytes} is not a multiple of 16MiB");
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            config.log_segments = Some(segments);
+        }
+        config.validate().map_err(|error| {
+            let option = error.field.replace('_', "-");
+            Failure::new(Exit::Usage, format!("--{option}: {}", error.problem))
+        })?;
+        Ok(config)
+    }
+}

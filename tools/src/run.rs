@@ -1,0 +1,280 @@
+//! Running a node in this process: from a configuration to a clean shutdown.
+//!
+//! ```text
+//!   validate ─► preflight ─► data directory ─► start ─► recovery ─► "ready …" ─► signal ─► stop
+//!               (ring,        (lock, prewrite,           (progress                (a second
+//!                memlock)      progress)                  on stderr)               one: exit)
+//! ```
+//!
+//! Standard output gets one line, when the node serves; everything else goes to standard error.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use forebay_net::metrics::{ShardMetrics, ShardPhase};
+use forebay_net::node::config::NodeConfig;
+use forebay_storage::directory::DataDirectory;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::exit::{Exit, Failure};
+use crate::preflight;
+
+/// What `run_node` needs of a started node.
+pub(crate) trait Running {
+    /// Where the shards listen, in order.
+    fn native_addrs(&self) -> Vec<SocketAddr>;
+    /// Where the operator's HTTP listens.
+    fn http_addr(&self) -> Option<SocketAddr>;
+    /// The shards' metrics, in order.
+    fn metrics(&self) -> Vec<Arc<ShardMetrics>>;
+    /// The reason, once a shard has ended by itself.
+    fn failure(&mut self) -> Option<Failure>;
+    /// Stops every shard in order and waits for them.
+    fn stop(self: Box<Self>) -> Result<(), Failure>;
+}
+
+/// Starts a node on a locked directory. Returns at once; recovery shows in the metrics.
+pub(crate) type Start = fn(NodeConfig, DataDirectory) -> Result<Box<dyn Running>, Failure>;
+
+/// Runs a node until a signal or a failure.
+pub(crate) fn run_node(config: NodeConfig, start: Start) -> Result<(), Failure> {
+    let signals = listen_for_signals()?;
+    let running = open_and_start(config, start)?;
+    serve(running, &signals, &mut std::io::stdout())
+}
+
+fn open_and_start(config: NodeConfig, start: Start) -> Result<Box<dyn Running>, Failure> {
+    config.validate()?;
+    let asked = config.shards.unwrap_or(NodeConfig::NEW_DIRECTORY.shards);
+    preflight::check(&config, asked)?;
+    let bar = bytes_bar("preparing the log");
+    let directory = DataDirectory::open_or_create(
+        &config.data_dir,
+        &config.directory_request(),
+        &mut |progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        },
+    )?;
+    bar.finish_and_clear();
+    let shards = directory.geometry().shards;
+    preflight::check(&config, shards)?;
+    let config = NodeConfig { shards: Some(shards), ..config };
+    // Again: the directory may have more shards than its caller knew.
+    config.validate()?;
+    let path = directory.path().display();
+    if directory.was_created() {
+        eprintln!("forebay: created {path} with {shards} shard(s)");
+    } else {
+        eprintln!("forebay: opening {path} with {shards} shard(s)");
+    }
+    start(config, directory)
+}
+
+/// Waits until the node serves, says so on `out`, waits for the end.
+fn serve(
+    mut running: Box<dyn Running>,
+    signals: &Receiver<&'static str>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let bar = bytes_bar("recovering");
+    let mut is_ready = false;
+    loop {
+        if let Some(failure) = running.failure() {
+            bar.finish_and_clear();
+            let stopped = running.stop();
+            if let Err(second) = stopped {
+                eprintln!("forebay: while stopping: {}", second.message);
+            }
+            return Err(failure);
+        }
+        if !is_ready {
+            let metrics = running.metrics();
+            show_recovery(&bar, &metrics);
+            is_ready = metrics.iter().all(|shard| shard.phase() == ShardPhase::Serving);
+            if is_ready {
+                bar.finish_and_clear();
+                say_recovered(&metrics);
+                // A closed pipe is the reader's choice, not a reason to stop serving.
+                let _ = writeln!(out, "{}", ready_line(&*running)).and_then(|()| out.flush());
+            }
+        }
+        let wait = Duration::from_millis(if is_ready { 100 } else { 5 });
+        match signals.recv_timeout(wait) {
+            Ok(signal) => {
+                bar.finish_and_clear();
+                eprintln!("forebay: {signal}, stopping; once more to stop at once");
+                return running.stop();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                // Without its signal thread the process can only be killed; go on serving.
+                std::thread::sleep(wait);
+            }
+        }
+    }
+}
+
+/// `ready native=ADDR http=ADDR shards=N`: the first shard's address, from which clients learn the
+/// others.
+fn ready_line(running: &dyn Running) -> String {
+    let native = running.native_addrs();
+    let first = native.first().expect("a node has at least one shard");
+    let mut line = format!("ready native={first}");
+    if let Some(http) = running.http_addr() {
+        line.push_str(&format!(" http={http}"));
+    }
+    line.push_str(&format!(" shards={}", native.len()));
+    line
+}
+
+fn show_recovery(bar: &ProgressBar, metrics: &[Arc<ShardMetrics>]) {
+    let total: u64 = metrics.iter().map(|shard| shard.recovery_total_bytes.get()).sum();
+    let done: u64 = metrics.iter().map(|shard| shard.recovery_replayed_bytes.get()).sum();
+    bar.set_length(total);
+    bar.set_position(done.min(total));
+}
+
+fn say_recovered(metrics: &[Arc<ShardMetrics>]) {
+    for shard in metrics {
+        let applied = shard.recovery_applied_entries.get();
+        if applied > 0 {
+            let millis = shard.recovery_duration_microseconds.get() as f64 / 1e3;
+            let bytes = crate::size::ByteSize(shard.recovery_replayed_bytes.get());
+            let number = shard.shard();
+            eprintln!(
+                "forebay: shard {number} recovered {applied} entries from {bytes} of log in \
+                 {millis:.1} ms"
+            );
+        }
+    }
+}
+
+/// A progress bar of bytes on standard error; silent when that is no terminal.
+pub(crate) fn bytes_bar(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}")
+        .expect("a constant template")
+        .progress_chars("=> ");
+    ProgressBar::new(0).with_style(style).with_message(what)
+}
+
+/// A thread that sends the first SIGINT or SIGTERM and ends the process at the second.
+fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot =
+        |error: std::io::Error| Failure::new(Exit::Other, format!("cannot watch signals: {error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::interrupt()).map_err(cannot)?,
+            signal(SignalKind::terminate()).map_err(cannot)?,
+        )
+    };
+    let (sender, receiver) = channel();
+    let watch = async move {
+        loop {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            static SEEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+            if SEEN.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                // What is acknowledged is durable; recovery does the rest.
+                std::process::exit(130);
+            }
+            let _ = sender.send(name);
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || runtime.block_on(watch))
+        .map_err(cannot)?;
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use forebay_core::ids::ShardId;
+    use forebay_net::metrics::MetricNames;
+
+    use super::*;
+
+    struct Fake {
+        metrics: Arc<ShardMetrics>,
+        fails: bool,
+        stopped: Arc<AtomicBool>,
+    }
+
+    impl Running for Fake {
+        fn native_addrs(&self) -> Vec<SocketAddr> {
+            vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]
+        }
+        fn http_addr(&self) -> Option<SocketAddr> {
+            Some("127.0.0.1:3".parse().unwrap())
+        }
+        fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
+            vec![Arc::clone(&self.metrics)]
+        }
+        fn failure(&mut self) -> Option<Failure> {
+            self.fails.then(|| Failure::new(Exit::ShardFailed, "shard 0 failed"))
+        }
+        fn stop(self: Box<Self>) -> Result<(), Failure> {
+            self.stopped.store(true, Relaxed);
+            Ok(())
+        }
+    }
+
+    fn fake(fails: bool) -> (Box<Fake>, Arc<ShardMetrics>, Arc<AtomicBool>) {
+        let names = MetricNames { requests: &[], replies: &[], refusals: &[] };
+        let metrics = Arc::new(ShardMetrics::new(ShardId(0), names));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let fake = Fake { metrics: Arc::clone(&metrics), fails, stopped: Arc::clone(&stopped) };
+        (Box::new(fake), metrics, stopped)
+    }
+
+    #[test]
+    fn one_ready_line_appears_only_when_every_shard_serves() {
+        let (node, metrics, stopped) = fake(false);
+        let (sender, signals) = channel();
+        metrics.set_phase(ShardPhase::Recovering);
+        let helper = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            metrics.set_phase(ShardPhase::Serving);
+            std::thread::sleep(Duration::from_millis(150));
+            sender.send("SIGTERM").unwrap();
+        });
+        let mut out = Vec::new();
+        serve(node, &signals, &mut out).unwrap();
+        helper.join().unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "ready native=127.0.0.1:1 http=127.0.0.1:3 shards=2\n");
+        assert!(stopped.load(Relaxed));
+    }
+
+    #[test]
+    fn a_signal_during_recovery_stops_without_a_ready_line() {
+        let (node, metrics, stopped) = fake(false);
+        metrics.set_phase(ShardPhase::Recovering);
+        let (sender, signals) = channel();
+        sender.send("SIGINT").unwrap();
+        let mut out = Vec::new();
+        serve(node, &signals, &mut out).unwrap();
+        assert!(out.is_empty() && stopped.load(Relaxed));
+    }
+
+    #[test]
+    fn a_failed_shard_ends_the_process_with_its_reason() {
+        let (node, _metrics, stopped) = fake(true);
+        let (_sender, signals) = channel();
+        let failure = serve(node, &signals, &mut Vec::new()).unwrap_err();
+        assert_eq!(failure.exit, Exit::ShardFailed);
+        assert!(stopped.load(Relaxed));
+    }
+}
