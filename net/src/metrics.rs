@@ -335,8 +335,8 @@ impl ShardMetrics {
 
     /// Publishes the shard's partitions for status, and returns the previous list so that its
     /// memory can be used again. Never blocks: when a reader holds the list at this moment, the
-    /// argument comes back as it is, and the shard publishes again another time. Meant for now and
-    /// then (a checkpoint, a second), not for a request.
+    /// argument comes back as it is, and the shard publishes again another time. Meant for once
+    /// a checkpoint or a second, not for a request.
     pub fn publish_partitions(
         &self,
         partitions: Vec<PartitionStatus>,
