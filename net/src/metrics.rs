@@ -296,6 +296,8 @@ shard_metrics! {
     Gauge turn_max_microseconds;
     /// Log segments that the maintenance lane has verified.
     Counter maintenance_verified_segments;
+    /// Sealed log segments that the maintenance lane found damaged.
+    Counter maintenance_damage_found;
     /// Log bytes that the maintenance lane has verified.
     Counter maintenance_verified_bytes;
 }

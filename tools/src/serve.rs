@@ -54,7 +54,7 @@ impl From<NodeError> for Failure {
             NodeError::Directory(error) => return error.into(),
             NodeError::Control(error) => return error.into(),
             NodeError::Open { ref source, .. } => exit_of_open(source),
-            NodeError::Thread(_) | NodeError::Stuck => Exit::Other,
+            NodeError::Thread(_) | NodeError::Stuck | NodeError::Maintenance(_) => Exit::Other,
             NodeError::ShardFailed { .. } => Exit::ShardFailed,
         };
         Failure::new(exit, error.to_string())

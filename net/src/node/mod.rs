@@ -14,6 +14,7 @@
 
 pub mod config;
 mod disk;
+mod maintenance;
 mod shard_thread;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use forebay_core::ids::ShardId;
 use forebay_storage::directory::{DataDirectory, DirectoryError};
+use forebay_storage::maintenance::VerifierError;
 use forebay_storage::store::OpenError;
 
 use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
@@ -60,6 +62,9 @@ pub enum NodeError {
     /// The operator's HTTP could not start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The maintenance lane could not open the log.
+    #[error(transparent)]
+    Maintenance(#[from] VerifierError),
     /// A thread could not be made: look at the limits on processes and memory.
     #[error("starting a thread: {0}")]
     Thread(std::io::Error),
@@ -90,7 +95,7 @@ pub struct Node {
     shards: Vec<ShardHandle>,
     stop: Arc<AtomicBool>,
     control: Option<ControlServer>,
-    _directory: DataDirectory,
+    directory: DataDirectory,
 }
 
 impl Node {
@@ -110,7 +115,7 @@ impl Node {
         let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
         let (mut outgoing, mut incoming) = mail_routes(count);
         let (hello, hellos) = channel();
-        let mut node = Node { shards: Vec::new(), stop, control: None, _directory: directory };
+        let mut node = Node { shards: Vec::new(), stop, control: None, directory: directory };
         let mut go = Vec::new();
         for (index, wakeup) in wakeups.into_iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -121,10 +126,11 @@ impl Node {
                 shard,
                 config: config.clone(),
                 shards: count,
-                files: node._directory.open_shard(shard)?,
-                node_id: node._directory.node_id(),
-                log_id: node._directory.log_id(),
-                geometry: node._directory.geometry(),
+                log_path: node.directory.shard_path(shard).join("log"),
+                files: node.directory.open_shard(shard)?,
+                node_id: node.directory.node_id(),
+                log_id: node.directory.log_id(),
+                geometry: node.directory.geometry(),
                 core: cores.as_ref().map(|cores| cores[index]),
                 listen: shard_address(config.native, shard),
                 outgoing: std::mem::take(&mut outgoing[index]),
@@ -181,8 +187,8 @@ impl Node {
 
     fn source(&self, config: &NodeConfig) -> Arc<NodeSource> {
         Arc::new(NodeSource {
-            node_id: format!("{:032x}", self._directory.node_id()),
-            data_dir: self._directory.path().display().to_string(),
+            node_id: format!("{:032x}", self.directory.node_id()),
+            data_dir: self.directory.path().display().to_string(),
             durable_mode: config.durable_mode.name().to_owned(),
             pinned: plan_cores(config.pin_cores, self.shards.len()).is_some(),
             started: Instant::now(),

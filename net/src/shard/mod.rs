@@ -328,6 +328,10 @@ impl Machine for Shard {
         }
         self.connections.flush(fx);
         self.observe();
+        // Turns that changed something are seen by the control lane a moment later.
+        if !self.published_at(now) {
+            fx.wake_at = Some(fx.wake_at.map_or(self.publish_at, |at| at.min(self.publish_at)));
+        }
     }
 }
 

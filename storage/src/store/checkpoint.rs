@@ -191,8 +191,7 @@ impl MergeInput for FrozenInput<'_> {
         if current.key >= bound {
             return Some(current.key);
         }
-        let mut cursor =
-            self.overlay.frozen_cursor(self.group, std::ops::Bound::Included(bound));
+        let mut cursor = self.overlay.frozen_cursor(self.group, std::ops::Bound::Included(bound));
         self.overlay.frozen_peek(&mut cursor).map(|entry| entry.key)
     }
 }
@@ -246,8 +245,7 @@ impl Store {
         let changed = self.overlay.active_entries() > 0 || self.groups.any_changed();
         let log_used = self.log.end_lsn().0 - self.superblock.checkpoint_lsn.0;
         let full = self.overlay.fill().active * 100.0 >= f64::from(config.overlay_fill_percent)
-            || log_used * 100
-                >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
+            || log_used * 100 >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
         let due_at = self.checkpoint.finished_at + config.checkpoint_interval_nanos;
         let due = self.checkpoint.format
             || (changed && (self.closing || (!config.checkpoints_off && (full || now >= due_at))));
@@ -296,8 +294,7 @@ impl Store {
         let left = checkpoint.frozen_entries.saturating_sub(checkpoint.merged_entries) * per_entry;
         let generation = self.config.overlay_generation_bytes as f64;
         let room = generation * MERGE_DONE_FILL - self.overlay.active_bytes() as f64;
-        let entry_bytes =
-            self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
+        let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
         let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
         let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
         (writes * per_write).max(SLICE_UNITS_MIN)

@@ -230,10 +230,9 @@ impl Opening {
         };
         check(&config, node_id, superblock)?;
         let older_root = older.as_ref().map(root_of);
-        let space =
-            SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
-                read_block(disk, block).ok()
-            })?;
+        let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
+            read_block(disk, block).ok()
+        })?;
         let trim_lsn = older.map_or(superblock.checkpoint_lsn, |older| older.checkpoint_lsn);
         let mut opening = Opening {
             config,
@@ -379,9 +378,12 @@ impl Opening {
                 } else {
                     (record.payload, None)
                 };
-                let staged = self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
-                    OpenError::Memory { bytes: 8 * (full.active_bytes + full.needed_bytes) as u64 }
-                })?;
+                let staged =
+                    self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
+                        OpenError::Memory {
+                            bytes: 8 * (full.active_bytes + full.needed_bytes) as u64,
+                        }
+                    })?;
                 self.overlay.apply(staged);
             }
             _ => return Ok(false),
@@ -390,8 +392,7 @@ impl Opening {
     }
 
     fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
-        let log =
-            LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
+        let log = LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
         Store {
             config: self.config,
             node_id: self.node_id,
