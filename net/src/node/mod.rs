@@ -115,7 +115,7 @@ impl Node {
         let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
         let (mut outgoing, mut incoming) = mail_routes(count);
         let (hello, hellos) = channel();
-        let mut node = Node { shards: Vec::new(), stop, control: None, directory: directory };
+        let mut node = Node { shards: Vec::new(), stop, control: None, directory };
         let mut go = Vec::new();
         for (index, wakeup) in wakeups.into_iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -158,7 +158,11 @@ impl Node {
             let left = deadline.saturating_duration_since(Instant::now());
             match hellos.recv_timeout(left) {
                 Ok(Hello { shard, native }) => node.shards[usize::from(shard.0)].native = native,
-                Err(RecvTimeoutError::Timeout) => return Err(NodeError::Stuck),
+                // Nobody can be joined who may never end; those that can end do so by themselves.
+                Err(RecvTimeoutError::Timeout) => {
+                    node.stop.store(true, Ordering::Release);
+                    return Err(NodeError::Stuck);
+                }
                 // A thread ended before it said where it listens: its result says why.
                 Err(RecvTimeoutError::Disconnected) => {
                     drop(go);
@@ -282,17 +286,17 @@ type Incoming = Vec<Receiver<ShardMail>>;
 
 /// A queue from every shard to every other.
 fn mail_routes(count: usize) -> (Vec<Outgoing>, Vec<Incoming>) {
-    let mut outgoing: Vec<Outgoing> =
-        (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
     let mut incoming: Vec<Incoming> = (0..count).map(|_| Vec::new()).collect();
-    for from in 0..count {
-        for to in 0..count {
-            if from != to {
+    let routes_from = |from: usize, incoming: &mut [Incoming]| {
+        let route = |(to, queue): (usize, &mut Incoming)| {
+            (from != to).then(|| {
                 let (sender, receiver) = lane(MAIL_QUEUE);
-                outgoing[from][to] = Some(sender);
-                incoming[to].push(receiver);
-            }
-        }
-    }
+                queue.push(receiver);
+                sender
+            })
+        };
+        incoming.iter_mut().enumerate().map(route).collect()
+    };
+    let outgoing = (0..count).map(|from| routes_from(from, &mut incoming)).collect();
     (outgoing, incoming)
 }
