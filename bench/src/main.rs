@@ -10,6 +10,8 @@
 //! given; a closed loop is labelled as one; failures are never latencies; the client's own CPU is
 //! watched; and every report holds what is needed to repeat it.
 
+#[cfg(test)]
+mod allocations;
 mod cli;
 mod commands;
 mod error;

@@ -366,7 +366,7 @@ mod tests {
         ArchivedPutRequest, ArchivedScanRequest, ErrorReply, GetReply, WriteReply,
     };
 
-    use super::super::tests::{Owned, every_split_decodes_alike};
+    use super::super::tests::{Owned, a_warm_codec_allocates_nothing, every_split_decodes_alike};
     use super::*;
 
     fn codec() -> ForebayCodec {
@@ -410,6 +410,15 @@ mod tests {
         for (hash, address) in [(0, 0), (half, 0), (half + 1, 1), (u64::MAX, 1)] {
             assert_eq!(route.partition(hash).1, address, "hash {hash}");
         }
+    }
+
+    #[test]
+    fn a_warm_connection_allocates_nothing() {
+        let answers = |out: &mut SendBuf| {
+            frame::append(out, 0, &WriteReply { attributes: None });
+            frame::append(out, 1, &GetReply { item: None });
+        };
+        a_warm_codec_allocates_nothing(codec(), answers, 2);
     }
 
     #[test]

@@ -259,6 +259,7 @@ fn consume(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::allocations::allocations_in;
 
     /// An outcome that outlives the bytes it was read from.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,6 +299,35 @@ pub(crate) mod tests {
             }
             assert_eq!(got, expected, "in pieces of {piece}");
         }
+    }
+
+    /// Asks and answers many times; only the first rounds may allocate.
+    pub(crate) fn a_warm_codec_allocates_nothing<C: Codec>(
+        mut codec: C,
+        answers: impl Fn(&mut SendBuf),
+        correlations: u64,
+    ) {
+        let mut out = SendBuf::new();
+        let mut stream = SendBuf::new();
+        answers(&mut stream);
+        let mut round = || {
+            out.clear();
+            for correlation in 0..correlations {
+                let request = match correlation % 2 {
+                    0 => Request::Put { key: &[b'k'; 24], value: &[7; 100] },
+                    _ => Request::Get { key: &[b'k'; 24] },
+                };
+                codec.encode(request, correlation, &mut out);
+            }
+            let mut replies = 0;
+            // A torn reply each time.
+            for piece in [&stream[..stream.len() - 5], &stream[stream.len() - 5..]] {
+                codec.decode(piece, &mut |_, _| replies += 1).unwrap();
+            }
+            assert_eq!(replies, correlations);
+        };
+        (0..10).for_each(|_| round());
+        assert_eq!(allocations_in(|| (0..100).for_each(|_| round())), 0);
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn ask_facts(mut stream: &TcpStream) -> std::io::Result<Vec<(String, String)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Owned, every_split_decodes_alike};
+    use super::super::tests::{Owned, a_warm_codec_allocates_nothing, every_split_decodes_alike};
     use super::*;
 
     #[test]
@@ -233,6 +233,13 @@ mod tests {
             (2, Owned::Value(Vec::new())),
         ];
         every_split_decodes_alike(codec, stream, &expected);
+    }
+
+    #[test]
+    fn a_warm_connection_allocates_nothing() {
+        let answers =
+            |out: &mut SendBuf| out.extend_from_slice(b"+OK\r\n$-1\r\n+OK\r\n$3\r\nabc\r\n");
+        a_warm_codec_allocates_nothing(RedisCodec::default(), answers, 4);
     }
 
     #[test]
