@@ -172,6 +172,9 @@ pub struct PageCache {
     writes: IdMap<Vec<u32>>,
     spare_lists: Vec<Vec<u32>>,
     dirty_frames: u64,
+    /// Of frames that cannot be evicted until an operation ends.
+    dirty_bytes: usize,
+    reading_bytes: usize,
     evictions: u64,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -206,6 +209,8 @@ impl PageCache {
             writes: IdMap::default(),
             spare_lists: Vec::new(),
             dirty_frames: 0,
+            dirty_bytes: 0,
+            reading_bytes: 0,
             evictions: 0,
             hits: Cell::new(0),
             misses: Cell::new(0),
@@ -236,6 +241,19 @@ impl PageCache {
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.budget_bytes / BLOCK_BYTES
+    }
+
+    /// Blocks that are neither dirty nor being read: what reading ahead may spread over.
+    #[must_use]
+    pub fn room_blocks(&self) -> usize {
+        self.budget_bytes.saturating_sub(self.dirty_bytes + self.reading_bytes) / BLOCK_BYTES
+    }
+
+    /// Whether unwritten pages hold half of the budget: whoever makes more should wait for writes,
+    /// so that reads keep the other half.
+    #[must_use]
+    pub fn is_half_dirty(&self) -> bool {
+        self.dirty_bytes > self.budget_bytes / 2
     }
 
     /// The page's bytes, if they are here.
@@ -320,6 +338,7 @@ impl PageCache {
             self.detach(index);
         }
         let Some(buf) = self.take_frame(usize::from(page.blocks)) else { return ReadStart::Full };
+        self.reading_bytes += buf.len();
         let index = self.place(*page, None, State::Reading(op));
         let before = self.reads.insert(op.0, index);
         assert!(before.is_none(), "operation ids are not reused while in flight");
@@ -341,6 +360,7 @@ impl PageCache {
     pub fn finish_read(&mut self, done: DiskDone) -> Result<PageRef, ReadError> {
         let index = self.reads.remove(&done.op.0).expect("a read that this cache began");
         let buf = done.buf.expect("a read brings its buffer back");
+        self.reading_bytes -= buf.len();
         let frame = &mut self.frames[index as usize];
         assert_eq!(frame.state, State::Reading(done.op));
         let (page, orphan) = (frame.page, frame.orphan);
@@ -415,8 +435,9 @@ impl PageCache {
             );
             self.detach(old);
         }
-        let index = self.place(page, Some(buf), State::Dirty);
         self.dirty_frames += 1;
+        self.dirty_bytes += buf.len();
+        let index = self.place(page, Some(buf), State::Dirty);
         self.write_queue.push_back(index);
     }
 
@@ -525,6 +546,7 @@ impl PageCache {
         assert!(matches!(frame.state, State::Dirty | State::Writing));
         frame.state = State::Clean;
         self.dirty_frames -= 1;
+        self.dirty_bytes -= usize::from(frame.page.blocks) * BLOCK_BYTES;
         if frame.orphan && frame.pins == 0 {
             self.release(index);
         }
@@ -600,3 +622,6 @@ impl PageCache {
 fn charged_bytes(blocks: usize) -> usize {
     (blocks + 1) * BLOCK_BYTES
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"FBsm");
 const VERSION: u16 = 1;
 const BITS_AT: usize = 96;
 const WORDS: usize = (REGION_BLOCKS / 64) as usize;
-const _: () = assert!(REGION_BLOCKS % 64 == 0);
+const _: () = assert!(REGION_BLOCKS.is_multiple_of(64));
 const _: () = assert!(BITS_AT + WORDS * 8 == BLOCK_BYTES);
 
 /// A run of free blocks was asked for that the file does not have now, or the map is damaged.
@@ -671,3 +671,6 @@ fn decode_slot(block: &[u8], shard: ShardId, region: u64) -> Option<(Slot, Bits)
     }
     Some((Slot { checkpoint, crc, stale: false }, bits))
 }
+
+#[cfg(test)]
+mod tests;
