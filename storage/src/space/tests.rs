@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::region::BITS_AT;
 use super::*;
 use crate::sim_disk::SimRandom;
 
