@@ -43,7 +43,7 @@
 use forebay_core::ids::{Lsn, ShardId};
 
 use crate::block::BLOCK_BYTES;
-use crate::log::LogPoint;
+use crate::log::{LogConfig, LogPoint};
 use crate::tree::TreeRef;
 use crate::tree::page::{CHILD_BYTES, put, u16_at, u32_at, u64_at, u128_at};
 
@@ -73,6 +73,20 @@ pub struct LogGeometry {
     pub record_bytes_max: u32,
     /// The log's reserve for checkpoints.
     pub reserve_bytes: u64,
+}
+
+impl LogGeometry {
+    /// The geometry that a configuration asks for.
+    #[must_use]
+    pub fn of(config: &LogConfig) -> LogGeometry {
+        LogGeometry {
+            log_id: config.log_id,
+            segment_bytes: config.segment_bytes,
+            segments: config.segments,
+            record_bytes_max: config.record_bytes_max,
+            reserve_bytes: config.reserve_bytes,
+        }
+    }
 }
 
 /// Everything that recovery needs to know before it reads the log.
