@@ -49,6 +49,8 @@ const UNITS_PER_ENTRY_GUESS: usize = 12;
 const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
+/// A checkpoint follows at once while the log holds more than this part of its ring.
+const LOG_HELD_PERCENT_MAX: u64 = 75;
 /// After the file system refused to grow the pages file, it is asked again.
 const GROW_RETRY_NANOS: u64 = Nanos::PER_SECOND;
 /// Blocks beside what the entries need: catalog, bitmaps, the path of a small merge.
@@ -246,8 +248,14 @@ impl Store {
         let log_used = self.log.end_lsn().0 - self.superblock.log_start.lsn.0;
         let full = self.overlay.fill().active * 100.0 >= f64::from(config.overlay_fill_percent)
             || log_used * 100 >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
+        // The log is trimmed to the older superblock: when it is nearly full, a second checkpoint
+        // must follow the first even if no write got in between, or none ever would.
+        let held = self.log.end_lsn().0 - self.log.trim_lsn().0;
+        let must_trim = held * 100 >= config.log.capacity_bytes() * LOG_HELD_PERCENT_MAX
+            && self.superblock.log_start.lsn > self.log.trim_lsn();
         let due_at = self.checkpoint.finished_at + config.checkpoint_interval_nanos;
         let due = self.checkpoint.format
+            || must_trim
             || (changed && (self.closing || (!config.checkpoints_off && (full || now >= due_at))));
         if !due {
             if changed && !config.checkpoints_off {
