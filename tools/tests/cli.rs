@@ -1,11 +1,13 @@
 //! The binary from outside: exit codes, messages, and what is left behind.
 
+mod support;
+
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use forebay_core::ids::{Lsn, ShardId};
 use forebay_storage::block::BLOCK_BYTES;
@@ -15,52 +17,30 @@ use forebay_storage::log::format::{BATCH_HEADER_BYTES, BatchHeader};
 use forebay_storage::log::{LogConfig, LogPoint};
 use forebay_storage::superblock::{LogGeometry, Superblock};
 use forebay_storage::tree::TreeRef;
+use support::disk::SmallDisk;
+use support::process::{Node, code, forebay, refused, refused_with, stderr, stdout};
+use support::{scratch, skip, text};
 use tempfile::TempDir;
-
-fn forebay(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_forebay")).args(args).output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("ended by itself")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn refused(args: &[&str], expected: i32, needles: &[&str]) {
-    let output = forebay(args);
-    let message = stderr(&output);
-    assert_eq!(code(&output), expected, "{args:?}: {message}");
-    for needle in needles {
-        assert!(message.contains(needle), "no '{needle}' in: {message}");
-    }
-    assert_eq!(stdout(&output), "", "results only on standard output");
-}
-
-/// A scratch directory on a file system that a node accepts, or None with a word about it.
-fn scratch() -> Option<TempDir> {
-    let dir = tempfile::tempdir().unwrap();
-    match check_direct_io(dir.path()) {
-        Ok(()) => Some(dir),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
 
 fn create(path: &Path) -> DataDirectory {
     let geometry = Geometry { shards: 1, log_segment_bytes: 64 << 10, log_segments: 4 };
     let request =
         Request { defaults: geometry, shards: None, log_segment_bytes: None, log_segments: None };
     DataDirectory::open_or_create(path, &request, &mut |_| {}).unwrap()
+}
+
+fn superblock(checkpoint: u64) -> Superblock {
+    Superblock {
+        node: 1,
+        shard: ShardId(0),
+        checkpoint,
+        log_start: LogPoint { lsn: Lsn(4096), previous_checksum: 0, incarnation: 1 },
+        durable_lsn: Lsn(8192),
+        log: LogGeometry::of(&LogConfig::standard(ShardId(0), 1)),
+        catalog: TreeRef::EMPTY,
+        file_blocks: 256,
+        space_digest: 0,
+    }
 }
 
 #[test]
@@ -160,8 +140,7 @@ fn a_wrong_disk_profile_is_named() {
 fn memory_file_systems_are_refused() {
     let shm = Path::new("/dev/shm");
     if !shm.exists() || check_direct_io(shm).is_ok() {
-        eprintln!("skipped: no tmpfs at /dev/shm");
-        return;
+        return skip("no tmpfs at /dev/shm");
     }
     let dir = TempDir::new_in(shm).unwrap();
     let path = dir.path().to_str().unwrap();
@@ -169,43 +148,54 @@ fn memory_file_systems_are_refused() {
     refused(&["probe-disk", path], 11, &["tmpfs"]);
 }
 
-/// A small ext4 on a loop device, unmounted at the end.
-struct SmallDisk {
-    mount: TempDir,
-}
-
-impl SmallDisk {
-    fn new(image: &Path, bytes: u64) -> Option<SmallDisk> {
-        fs::File::create(image).unwrap().set_len(bytes).unwrap();
-        let mount = tempfile::tempdir().unwrap();
-        let run = |program: &str, args: &[&str]| {
-            Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-        };
-        let (image, at) = (image.to_str().unwrap(), mount.path().to_str().unwrap());
-        let mounted =
-            run("mkfs.ext4", &["-q", "-F", image]) && run("mount", &["-o", "loop", image, at]);
-        if !mounted {
-            eprintln!("skipped: cannot make and mount a small file system here");
-            return None;
-        }
-        Some(SmallDisk { mount })
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.mount.path()).output();
-    }
-}
-
 #[test]
 fn a_full_disk_is_refused_and_gets_its_space_back() {
     let Some(dir) = scratch() else { return };
     let Some(disk) = SmallDisk::new(&dir.path().join("image"), 32 << 20) else { return };
-    let data = disk.mount.path().to_str().unwrap();
+    let data = disk.path().to_str().unwrap();
     refused(&["dev", "--data", data], 15, &["no space left", "smaller log"]);
-    assert!(!disk.mount.path().join("shard-0").exists());
+    assert!(!disk.path().join("shard-0").exists());
     refused(&["probe-disk", data], 15, &["no space left"]);
+}
+
+#[test]
+fn a_memlock_limit_below_the_registered_buffers_is_named() {
+    let Some(dir) = scratch() else { return };
+    let data = text(dir.path());
+    let limited = |limit: &str| {
+        // Without the capability that lifts the limit.
+        let mut command = Command::new("prlimit");
+        command.args([limit, "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
+        command
+    };
+    if !limited("--memlock=1048576:1048576").arg("true").status().is_ok_and(|s| s.success()) {
+        return skip("no prlimit and setpriv, or no right to drop capabilities");
+    }
+    let mut command = limited("--memlock=1048576:1048576");
+    command.arg(env!("CARGO_BIN_EXE_forebay")).args(["dev", "--http", "off"]);
+    command.args(["--native", "127.0.0.1:0", "--data", data]);
+    let output = command.output().unwrap();
+    refused_with(output, 12, &["memlock", "1048576", "ulimit -l 2048"]);
+    assert!(!dir.path().join("node.toml").exists(), "asked before anything is created");
+}
+
+#[test]
+fn a_superblock_of_a_newer_program_is_refused_and_left_as_it_is() {
+    let Some(dir) = scratch() else { return };
+    Node::dev(dir.path(), &["--http", "off"]).stop();
+    let path = dir.path().join("shard-0/pages");
+    let pages = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut block = vec![0; BLOCK_BYTES];
+    pages.read_exact_at(&mut block, BLOCK_BYTES as u64).unwrap();
+    block[8..10].copy_from_slice(&9u16.to_le_bytes());
+    let crc = crc32fast::hash(&block[4..]);
+    block[..4].copy_from_slice(&crc.to_le_bytes());
+    pages.write_all_at(&block, BLOCK_BYTES as u64).unwrap();
+    let before = fs::read(&path).unwrap();
+    let data = text(dir.path());
+    let args = ["dev", "--data", data, "--native", "127.0.0.1:0", "--http", "off"];
+    refused(&args, 16, &["newer", "9"]);
+    assert!(fs::read(&path).unwrap() == before, "nothing was changed");
 }
 
 #[test]
@@ -288,17 +278,7 @@ fn inspect_shows_superblocks_and_reports_a_torn_one() {
     let data = dir.path().to_str().unwrap();
     let pages = OpenOptions::new().write(true).open(dir.path().join("shard-0/pages")).unwrap();
     for checkpoint in [7, 8] {
-        let superblock = Superblock {
-            node: 1,
-            shard: ShardId(0),
-            checkpoint,
-            log_start: LogPoint { lsn: Lsn(4096), previous_checksum: 0, incarnation: 1 },
-            durable_lsn: Lsn(8192),
-            log: LogGeometry::of(&LogConfig::standard(ShardId(0), 1)),
-            catalog: TreeRef::EMPTY,
-            file_blocks: 256,
-            space_digest: 0,
-        };
+        let superblock = superblock(checkpoint);
         let mut block = vec![0; BLOCK_BYTES];
         superblock.encode(&mut block);
         pages.write_all_at(&block, superblock.block() * BLOCK_BYTES as u64).unwrap();

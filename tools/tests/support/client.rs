@@ -125,7 +125,12 @@ impl Client {
         self.received.copy_within(self.taken.., 0);
         self.received.resize(left + 64 * 1024, 0);
         self.taken = 0;
-        let got = self.stream.read(&mut self.received[left..]);
+        let got = loop {
+            match self.stream.read(&mut self.received[left..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                got => break got,
+            }
+        };
         self.received.resize(left + got.as_ref().map_or(0, |bytes| *bytes), 0);
         match got {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
@@ -180,6 +185,22 @@ impl Client {
     #[track_caller]
     pub fn put(&mut self, table: u64, item: &Item) -> Answer {
         self.call(&put(table, &item.to_bytes().unwrap()))
+    }
+
+    /// Puts, and waits as told while the shard is overloaded.
+    #[track_caller]
+    pub fn put_patiently(&mut self, table: u64, item: &Item) {
+        let begun = Instant::now();
+        loop {
+            match self.put(table, item) {
+                Answer::Written(_) => return,
+                Answer::Refused { code: ErrorCode::Overloaded, retry_after, .. } => {
+                    assert!(begun.elapsed() < PATIENCE, "overloaded for {PATIENCE:?}");
+                    std::thread::sleep(retry_after);
+                }
+                other => panic!("a put came to {other:?}"),
+            }
+        }
     }
 
     #[track_caller]

@@ -23,8 +23,9 @@ pub fn forebay(args: &[&str]) -> Output {
     command().args(args).stdin(Stdio::null()).output().unwrap()
 }
 
+#[track_caller]
 pub fn code(output: &Output) -> i32 {
-    output.status.code().expect("ended by itself")
+    output.status.code().unwrap_or_else(|| panic!("{}: {}", output.status, stderr(output)))
 }
 
 pub fn stdout(output: &Output) -> String {
