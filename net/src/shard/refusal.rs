@@ -84,6 +84,10 @@ impl From<TableError> for Refusal {
 
 impl From<ExpressionError> for Refusal {
     fn from(error: ExpressionError) -> Refusal {
-        Refusal::new(ErrorCode::InvalidExpression, error.to_string())
+        match error {
+            // The expression is fine; what it makes of the item is not.
+            ExpressionError::Item(error) => error.into(),
+            error => Refusal::new(ErrorCode::InvalidExpression, error.to_string()),
+        }
     }
 }
