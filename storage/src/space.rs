@@ -112,8 +112,8 @@ struct Slot {
     /// 0: blank, damaged or stale.
     checkpoint: u64,
     crc: u32,
-    /// On disk stands a number that has not come yet; overwritten first.
-    stale: bool,
+    /// On disk stands this number, which has not come yet (0: no such); overwritten first.
+    stale: u64,
 }
 
 struct Region {
@@ -518,13 +518,14 @@ impl SpaceMap {
                 .slots
                 .iter_mut()
                 .enumerate()
-                .min_by_key(|(_, slot)| (slot.checkpoint, !slot.stale))
+                // Of leftovers, that with the number that comes now: no two slots may have it.
+                .min_by_key(|(_, s)| (s.checkpoint, s.stale != checkpoint, s.stale == 0))
                 .expect("three slots");
             assert!(slot.checkpoint + 1 < checkpoint || slot.checkpoint == 0);
             let mut buf = buffer();
             let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
-            *slot = Slot { checkpoint, crc, stale: false };
-            region.dirty = region.slots.iter().any(|slot| slot.stale);
+            *slot = Slot { checkpoint, crc, stale: 0 };
+            region.dirty = region.slots.iter().any(|slot| slot.stale > 0);
             writes.push(DiskOp::Write {
                 op: next_op(),
                 file: ShardFile::Pages,
@@ -591,8 +592,8 @@ impl SpaceMap {
             for (place, found) in region.slots.iter_mut().zip(&found) {
                 match found {
                     Some((slot, _)) if slot.checkpoint <= newest.checkpoint => *place = *slot,
-                    Some(_) => {
-                        place.stale = true;
+                    Some((slot, _)) => {
+                        place.stale = slot.checkpoint;
                         region.dirty = true;
                     }
                     None => {}
@@ -669,5 +670,5 @@ fn decode_slot(block: &[u8], shard: ShardId, region: u64) -> Option<(Slot, Bits)
     for (word, bytes) in bits.iter_mut().zip(words) {
         *word = u64::from_le_bytes(*bytes);
     }
-    Some((Slot { checkpoint, crc, stale: false }, bits))
+    Some((Slot { checkpoint, crc, stale: 0 }, bits))
 }
