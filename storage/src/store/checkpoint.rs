@@ -32,7 +32,7 @@ use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, Sh
 use crate::log::{AppendError, LogPoint};
 use crate::overlay::{EntryRef, FrozenCursor, Overlay};
 use crate::space::SpaceRoot;
-use crate::superblock::Superblock;
+use crate::superblock::{LogGeometry, Superblock};
 use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
 use crate::tree::page::PageView;
 use crate::tree::{PageRef, TreeRef, Value};
@@ -49,6 +49,8 @@ const UNITS_PER_ENTRY_GUESS: usize = 12;
 const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
+/// A checkpoint follows at once while the log holds more than this part of its ring.
+const LOG_HELD_PERCENT_MAX: u64 = 75;
 /// After the file system refused to grow the pages file, it is asked again.
 const GROW_RETRY_NANOS: u64 = Nanos::PER_SECOND;
 /// Blocks beside what the entries need: catalog, bitmaps, the path of a small merge.
@@ -302,21 +304,23 @@ impl Store {
         let percent = u64::from(config.log_fill_percent) * config.log.capacity_bytes();
         // The log is trimmed to the older superblock: what is in use is of two checkpoints.
         let log_filling = (end - self.log.trim_lsn().0) * 100 >= percent
-            && (end - self.superblock.checkpoint_lsn.0) * 200 >= percent;
+            && (end - self.superblock.log_start.lsn.0) * 200 >= percent;
         let overlay = self.overlay.fill().active * 100.0;
         overlay >= f64::from(config.overlay_fill_percent) || log_filling
     }
 
-    /// Whether the log is full, and a checkpoint would let it be trimmed, be there changes or not:
-    /// one makes the last one's point the older, up to which the log goes.
+    /// Whether the log needs a checkpoint to be trimmed, be there changes or not: it is trimmed to
+    /// the older superblock, so a second checkpoint may have to follow the first even if no write
+    /// got in between, or none ever would.
     fn log_needs_checkpoint(&self) -> bool {
-        let trims = self.log.trim_lsn() < self.superblock.checkpoint_lsn
-            || self.superblock.checkpoint_lsn < self.log.durable_lsn();
+        let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
+        let held = self.log.end_lsn().0 - trim.0;
+        let nearly_full = held * 100 >= self.config.log.capacity_bytes() * LOG_HELD_PERCENT_MAX;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
-            matches!(room, Err(AppendError::Full { .. }))
+            self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
-        trims && (self.checkpoint.hastened || full())
+        trim < start && (nearly_full || full()) || start < self.log.durable_lsn() && full()
     }
 
     /// Whether the disk is full, and a checkpoint would give blocks back.
@@ -608,17 +612,13 @@ impl Store {
     }
 
     fn write_superblock(&mut self, root: SpaceRoot) {
-        let point = self.checkpoint.point;
         let superblock = Superblock {
             node: self.node_id,
             shard: self.shard(),
             checkpoint: root.checkpoint,
-            checkpoint_lsn: point.lsn,
-            previous_incarnation: point.incarnation,
-            previous_batch_crc: point.previous_checksum,
+            log_start: self.checkpoint.point,
             durable_lsn: self.log.durable_lsn(),
-            segment_bytes: self.config.log.segment_bytes,
-            segments: self.config.log.segments,
+            log: LogGeometry::of(&self.config.log),
             catalog: self.catalog,
             file_blocks: root.file_blocks,
             space_digest: root.digest,
@@ -641,7 +641,7 @@ impl Store {
         let older = std::mem::replace(&mut self.superblock, superblock);
         assert!(superblock.checkpoint > older.checkpoint, "checkpoints are numbered upwards");
         self.space.superblock_durable(superblock.checkpoint);
-        self.log.trim_to(older.checkpoint_lsn);
+        self.log.trim_to(older.log_start.lsn);
         for part in &self.checkpoint.parts {
             let state = self.groups.get_mut(part.group);
             if part.drop {

@@ -80,7 +80,7 @@ fn a_flipped_bit_in_the_log_is_never_served() {
     let rig = sample(true);
     let mut random = SimRandom::new(1);
     let mut outcomes = Outcomes::default();
-    let start = rig.config.log.offset_bytes(rig.store.superblock.checkpoint_lsn);
+    let start = rig.config.log.offset_bytes(rig.store.superblock.log_start.lsn);
     let bytes = rig.config.log.capacity_bytes();
     let mut at = 0;
     while at < bytes {

@@ -38,7 +38,7 @@ fn fail_somewhere(seed: u64, file: ShardFile, fault: Fault) -> Option<StoreFailu
     let mut rig = rig.after_crash(disk);
     rig.put_patiently(group, &key(2), 100);
     rig.settle();
-    rig.checkpoint();
+    rig.checkpoint_if_changed();
     rig.reopen();
     Some(failure)
 }
