@@ -427,13 +427,14 @@ impl SpaceMap {
                 .slots
                 .iter_mut()
                 .enumerate()
-                .min_by_key(|(_, slot)| (slot.checkpoint, !slot.stale))
+                // Of leftovers, that with the number that comes now: no two slots may have it.
+                .min_by_key(|(_, s)| (s.checkpoint, s.stale != checkpoint, s.stale == 0))
                 .expect("three slots");
             assert!(slot.checkpoint + 1 < checkpoint || slot.checkpoint == 0);
             let mut buf = buffer();
             let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
-            *slot = Slot { checkpoint, crc, stale: false };
-            region.dirty = region.slots.iter().any(|slot| slot.stale);
+            *slot = Slot { checkpoint, crc, stale: 0 };
+            region.dirty = region.slots.iter().any(|slot| slot.stale > 0);
             writes.push(DiskOp::Write {
                 op: next_op(),
                 file: ShardFile::Pages,
@@ -500,8 +501,8 @@ impl SpaceMap {
             for (place, found) in region.slots.iter_mut().zip(&found) {
                 match found {
                     Some((slot, _)) if slot.checkpoint <= newest.checkpoint => *place = *slot,
-                    Some(_) => {
-                        place.stale = true;
+                    Some((slot, _)) => {
+                        place.stale = slot.checkpoint;
                         region.dirty = true;
                     }
                     None => {}
