@@ -98,6 +98,8 @@ pub(super) struct Checkpoint {
     /// The newest write when the last slice ran.
     paid_ticket: u64,
     waits_for_pages: bool,
+    /// It waits for something that may never come: a damaged page, or space on a full disk.
+    blocked: bool,
     /// A write was refused that a checkpoint makes room for.
     hastened: bool,
     grow: Option<OpId>,
@@ -130,6 +132,7 @@ impl Checkpoint {
             units_used: 0,
             paid_ticket: 0,
             waits_for_pages: false,
+            blocked: false,
             hastened: false,
             grow: None,
             grow_refused_at: None,
@@ -146,6 +149,11 @@ impl Checkpoint {
     /// Lets the next checkpoint begin as soon as it can.
     pub(super) fn hasten(&mut self) {
         self.hastened = true;
+    }
+
+    /// Whether it waits for something that may never come.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -386,6 +394,7 @@ impl Store {
         work: &mut Work,
     ) -> Option<usize> {
         let checkpoint = &mut self.checkpoint;
+        checkpoint.blocked = false;
         if !self.overlay.is_frozen() {
             checkpoint.next_part += 1;
             return Some(0);
@@ -418,6 +427,14 @@ impl Store {
     }
 
     fn merge_blocked(&mut self, step: MergeStep, now: Nanos, work: &mut Work) {
+        self.checkpoint.blocked = match step {
+            MergeStep::Missing => {
+                let first = self.checkpoint.merge.missing().first();
+                first.is_some_and(|page| self.is_damaged(*page))
+            }
+            MergeStep::NeedSpace(_) => self.checkpoint.grow_refused_at.is_some(),
+            _ => false,
+        };
         match step {
             MergeStep::Missing => {
                 let missing: Vec<PageRef> = self.checkpoint.merge.missing().to_vec();
@@ -512,6 +529,7 @@ impl Store {
 
     fn merge_catalog(&mut self, budget: usize, now: Nanos, work: &mut Work) {
         let checkpoint = &mut self.checkpoint;
+        checkpoint.blocked = false;
         let mut input = CatalogInput {
             changes: &checkpoint.catalog_changes,
             next: &mut checkpoint.next_change,

@@ -254,15 +254,16 @@ impl Store {
         self.closing = true;
     }
 
-    /// Whether everything is on disk after [`Store::close`] (or never will be).
+    /// Whether everything is on disk after [`Store::close`] (or never will be). A last checkpoint
+    /// that waits for a damaged page or for a full disk is not waited for: the log has all of it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
+        let checkpointed =
+            self.checkpoint.is_idle() && self.overlay.entries() == 0 && !self.groups.any_changed();
         self.failure.is_some()
             || (self.closing
                 && self.pending.is_empty()
-                && self.checkpoint.is_idle()
-                && self.overlay.entries() == 0
-                && !self.groups.any_changed()
+                && (checkpointed || self.checkpoint.is_blocked())
                 && self.log.is_idle()
                 && !self.log.needs_marker())
     }
