@@ -27,27 +27,37 @@ const _: () = assert!(PAYLOAD_AT == 80);
 
 /// A group as its checkpoint has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CatalogEntry {
-    pub(super) members: u8,
-    pub(super) ballot: Ballot,
-    pub(super) chosen_slot: Slot,
-    pub(super) applied_slot: Slot,
-    pub(super) tree: TreeRef,
-    pub(super) payload: Vec<u8>,
+pub struct CatalogEntry {
+    /// Replicas of the group.
+    pub members: u8,
+    /// That the group's leader won with, and the highest promised.
+    pub ballot: Ballot,
+    /// The newest chosen slot.
+    pub chosen_slot: Slot,
+    /// The tree is exactly the state at this slot.
+    pub applied_slot: Slot,
+    /// The group's items.
+    pub tree: TreeRef,
+    /// The shard's own description of the group.
+    pub payload: Vec<u8>,
 }
 
 /// The catalog's key of a group.
-pub(super) fn catalog_key(group: GroupId) -> [u8; 8] {
+#[must_use]
+pub fn catalog_key(group: GroupId) -> [u8; 8] {
     group.0.to_be_bytes()
 }
 
 /// The group that a catalog key names.
-pub(super) fn catalog_group(key: &[u8]) -> Option<GroupId> {
+#[must_use]
+pub fn catalog_group(key: &[u8]) -> Option<GroupId> {
     Some(GroupId(u64::from_be_bytes(key.try_into().ok()?)))
 }
 
 impl CatalogEntry {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The bytes of the entry.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(PAYLOAD_AT + self.payload.len());
         bytes.extend_from_slice(&[VERSION, self.members, 0, 0]);
         bytes.extend_from_slice(&(self.payload.len() as u32).to_le_bytes());
@@ -60,7 +70,8 @@ impl CatalogEntry {
     }
 
     /// None if the bytes are not an entry that this program can read.
-    pub(super) fn decode(bytes: &[u8]) -> Option<CatalogEntry> {
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<CatalogEntry> {
         let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let payload = bytes.get(PAYLOAD_AT..)?;
         let payload_bytes = u32::from_le_bytes(bytes[4..8].try_into().ok()?);

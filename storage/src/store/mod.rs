@@ -19,7 +19,7 @@
 //! * the log keeps everything from the *older* valid superblock's `checkpoint_lsn` on;
 //! * after a failed log write or flush nothing is served and nothing more is written.
 
-mod catalog;
+pub mod catalog;
 mod checkpoint;
 mod groups;
 mod read;

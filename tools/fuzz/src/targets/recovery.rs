@@ -1,0 +1,168 @@
+//! Opening a shard whose files were damaged. Input: damages, each a kind (1 byte) and two places
+//! (3 bytes each).
+//!
+//! The files hold two checkpoints and entries after them, and end with a marker, so everything in
+//! them is known to be durable.
+
+use forebay_core::ids::{GroupId, Lsn};
+use forebay_core::time::Nanos;
+use forebay_storage::block::{BLOCK_BYTES, OpId, ShardFile};
+use forebay_storage::sim_disk::SimDisk;
+use forebay_storage::store::{GroupDescriptor, Read, Store};
+
+use super::sim::{self, Disk};
+use super::{Input, put};
+
+const GROUP: GroupId = GroupId(7);
+const DAMAGES_MAX: usize = 6;
+const SECTOR: usize = 512;
+
+/// Damaged files open with an error that names the damage, or serve what they held and nothing else:
+/// every item is itself, or is reported damaged. With one damage only, none is missing either.
+pub fn run(data: &[u8]) {
+    IMAGE.with(|image| {
+        let mut files = image.files.clone();
+        let mut input = Input(data);
+        let mut damages = 0;
+        while !input.0.is_empty() && damages < DAMAGES_MAX {
+            damages += 1;
+            damage(&mut files, &mut input);
+        }
+        let changed = usize::from(files != image.files) * damages;
+        let mut disk = Disk(SimDisk::from_image(&files[0], &files[1]));
+        match sim::open(&mut disk) {
+            Ok(opened) => check(opened.store, &mut disk, image, changed),
+            Err(error) => assert!(changed > 0 && !error.to_string().is_empty(), "{error}"),
+        }
+    });
+}
+
+fn damage(files: &mut [Vec<u8>; 2], input: &mut Input<'_>) {
+    let kind = input.byte();
+    let (to, from) = (input.number(3) as usize, input.number(3) as usize);
+    let file = &mut files[usize::from(kind & 1)];
+    // Most of the pages file is free space.
+    let reach = file.len().min(64 * BLOCK_BYTES);
+    let (to, from) = (to % reach, from % reach);
+    match kind >> 1 & 3 {
+        0 => file[to] ^= 1 << (from % 8),
+        1 => {
+            let start = to / SECTOR * SECTOR;
+            file[start..start + SECTOR].fill(from as u8);
+        }
+        2 => {
+            let (to, from) = (to / BLOCK_BYTES * BLOCK_BYTES, from / BLOCK_BYTES * BLOCK_BYTES);
+            file.copy_within(from..from + BLOCK_BYTES, to);
+        }
+        _ => {
+            let end = (to + 1 + from % 16).min(reach);
+            let garbage = (from as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+            let bytes = end - to;
+            put(file, to, &[garbage, garbage].concat()[..bytes]);
+        }
+    }
+}
+
+fn check(mut store: Store, disk: &mut Disk, image: &Image, changed: usize) {
+    let Some(group) = store.group(GROUP) else {
+        assert!(changed > 1, "one damage hides no group");
+        return;
+    };
+    for (key, expected) in &image.items {
+        let mut asked = 0;
+        loop {
+            match store.get(group, key) {
+                Read::Item(item) if changed <= 1 => assert_eq!(Some(item), expected.as_deref()),
+                Read::Item(item) => {
+                    let known = image.history.iter().any(|(of, value)| of == key && value == item);
+                    assert!(known, "an item that was never stored");
+                }
+                Read::Absent => assert!(changed > 1 || expected.is_none(), "an item is missing"),
+                Read::Damaged => assert!(changed > 0),
+                Read::Wait(page) => {
+                    asked += 1;
+                    assert!(asked < 100, "a page is read once");
+                    store.fetch(page);
+                    drive(&mut store, disk, Nanos(0));
+                    continue;
+                }
+            }
+            break;
+        }
+    }
+}
+
+/// Turns until nothing is in flight.
+fn drive(store: &mut Store, disk: &mut Disk, now: Nanos) {
+    let mut ops = Vec::new();
+    loop {
+        let work = store.turn(now, &mut ops);
+        if ops.is_empty() && !work.run_again {
+            return;
+        }
+        ops.drain(..).for_each(|op| disk.0.submit(op));
+        while let Some(done) = disk.0.complete_next() {
+            store.disk_done(done, now);
+        }
+    }
+}
+
+struct Image {
+    files: [Vec<u8>; 2],
+    /// The item under each key in the end.
+    items: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Everything that was ever stored.
+    history: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+thread_local! {
+    static IMAGE: Image = image();
+}
+
+fn image() -> Image {
+    let mut disk = Disk::blank();
+    let mut store = sim::open(&mut disk).expect("a new shard").store;
+    let descriptor = GroupDescriptor { id: GROUP, payload: b"a group" };
+    let (group, _) = store.create_group(descriptor).expect("a new shard has room");
+    let mut image = Image { files: [vec![], vec![]], items: vec![], history: vec![] };
+    let mut now = Nanos(0);
+    for round in 0..3u8 {
+        for key in 0..20u8 {
+            let name = [b"key 0123", &[key][..]].concat();
+            // Small items, two that need extents of their own, and some deletes.
+            let item = vec![key ^ round; if key % 9 == 5 { 3000 } else { 20 + usize::from(key) }];
+            image.items.retain(|(other, _)| *other != name);
+            if round > 0 && key % 7 == round {
+                store.delete(group, &name).expect("room");
+                image.items.push((name, None));
+            } else if round == 0 || key % 2 == 0 {
+                store.put(group, &name, &item).expect("room");
+                image.history.push((name.clone(), item.clone()));
+                image.items.push((name, Some(item)));
+            } else {
+                let last = image.history.iter().rfind(|(other, _)| *other == name);
+                image.items.push((name, last.map(|(_, item)| item.clone())));
+            }
+            drive(&mut store, &mut disk, now);
+        }
+        // The last round's entries stay in the log.
+        now = now + if round < 2 { 2 * sim::CHECKPOINT_NANOS } else { 10 * Nanos::PER_MILLI };
+        drive(&mut store, &mut disk, now);
+    }
+    let stats = store.stats();
+    assert!(stats.durable_lsn > Lsn(0) && stats.checkpoint_number >= 2);
+    image.files = [ShardFile::Log, ShardFile::Pages].map(|file| disk.0.image(file));
+    let unsent = disk.0.complete(OpId(0));
+    assert!(unsent.is_none());
+    image
+}
+
+/// No damage, and one of each kind in each file.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![vec![]];
+    for kind in 0..8u8 {
+        seeds.push(vec![kind, 0x10, 0x20, 0, 5, 0x50, 0]);
+        seeds.push(vec![kind, 0x64, 0, 0, 7, 0, 0, kind ^ 3, 0, 0x10, 0, 1, 1, 0]);
+    }
+    seeds
+}
