@@ -1,1 +1,46 @@
-fn main() {}
+//! forebay-bench: the same workloads and the same clock for every store.
+//!
+//! ```text
+//!   cli ─► commands ─► generator (thread per core, on this project's ring) ─► target (a codec)
+//!                          ▲ workload: which operation, which record, which bytes
+//!                          └─► report: rows and totals ─► text, report.json
+//! ```
+//!
+//! What makes its numbers worth something: latency counts from the intended start when a rate is
+//! given; a closed loop is labelled as one; failures are never latencies; the client's own CPU is
+//! watched; and every report holds what is needed to repeat it.
+
+#[cfg(test)]
+mod allocations;
+mod cli;
+mod commands;
+mod error;
+mod floor;
+mod generator;
+mod ledger;
+mod report;
+mod sys;
+mod target;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Load(args) => commands::load(&args),
+        Command::Run(args) => commands::run(&args),
+        Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
+        Command::VerifyLedger(args) => commands::verify_ledger(&args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forebay-bench: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -58,7 +58,7 @@ pub struct Effects {
     /// Connections to close once what was handed out for sending has gone. Nothing received after
     /// that is delivered.
     pub close: Vec<ConnId>,
-    /// Connections whose bytes the machine does not want for now (back-pressure: TCP fills up).
+    /// Connections whose bytes the machine does not want yet (back-pressure: TCP fills up).
     /// What the kernel has already handed to the shell still arrives.
     pub pause_receive: Vec<ConnId>,
     /// Connections whose bytes it wants again.

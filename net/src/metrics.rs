@@ -296,6 +296,8 @@ shard_metrics! {
     Gauge turn_max_microseconds;
     /// Log segments that the maintenance lane has verified.
     Counter maintenance_verified_segments;
+    /// Sealed log segments that the maintenance lane found damaged.
+    Counter maintenance_damage_found;
     /// Log bytes that the maintenance lane has verified.
     Counter maintenance_verified_bytes;
 }
@@ -333,8 +335,8 @@ impl ShardMetrics {
 
     /// Publishes the shard's partitions for status, and returns the previous list so that its
     /// memory can be used again. Never blocks: when a reader holds the list at this moment, the
-    /// argument comes back as it is, and the shard publishes again another time. Meant for now and
-    /// then (a checkpoint, a second), not for a request.
+    /// argument comes back as it is, and the shard publishes again another time. Meant for once
+    /// a checkpoint or a second, not for a request.
     pub fn publish_partitions(
         &self,
         partitions: Vec<PartitionStatus>,

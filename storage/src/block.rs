@@ -14,7 +14,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Unit of alignment, of page ids, and of every device address here. 4 KiB is the physical block
 /// of the NVMe devices this is built for, and a multiple of every older one.
@@ -158,8 +158,10 @@ impl BlockBuf {
     /// Gives the memory of an arena's block back to the system until it is next touched, when it
     /// reads as zeros; returns whether it did. An allocator's buffer is given back by dropping it.
     pub fn discard(&mut self) -> bool {
-        if self.home.is_none() {
-            return false;
+        let Some(home) = &self.home else { return false };
+        if home.huge.swap(false, Ordering::Relaxed) {
+            // From here on, no huge page may fill the gaps again.
+            home.advise(libc::MADV_NOHUGEPAGE);
         }
         // SAFETY: the range is this value's own, page-aligned part of a private anonymous mapping;
         // after the call it reads as zeros, which are initialised bytes.
@@ -209,12 +211,15 @@ impl std::fmt::Debug for BlockBuf {
 
 /// One mapping cut into single blocks. Aligned 4 KiB allocations cost the ordinary allocator a
 /// second page each; blocks of an arena cost nothing beside themselves, and memory that was never
-/// touched (or was given back with [`BlockBuf::discard`]) costs nothing at all.
+/// touched (or was given back with [`BlockBuf::discard`]) costs nothing at all. Huge pages, where
+/// the kernel grants them, save most of the address translation of random lookups.
 pub struct BlockArena {
     ptr: NonNull<u8>,
     blocks: usize,
     /// Blocks handed out so far; each index is handed out once.
     next: AtomicUsize,
+    /// The kernel may use huge pages: true until memory is given back block by block.
+    huge: AtomicBool,
 }
 
 // SAFETY: the arena itself never reads or writes its memory; each block is owned by one BlockBuf.
@@ -244,7 +249,16 @@ impl BlockArena {
             return Err(std::io::Error::last_os_error());
         }
         let ptr = NonNull::new(raw.cast()).expect("the system maps nothing at address zero");
-        Ok(Arc::new(BlockArena { ptr, blocks, next: AtomicUsize::new(0) }))
+        let (next, huge) = (AtomicUsize::new(0), AtomicBool::new(true));
+        let arena = BlockArena { ptr, blocks, next, huge };
+        arena.advise(libc::MADV_HUGEPAGE);
+        Ok(Arc::new(arena))
+    }
+
+    /// Tells the kernel how to back the arena. It is advice: a refusal only costs speed.
+    fn advise(&self, advice: libc::c_int) {
+        // SAFETY: the range is this arena's own mapping, and huge-page advice changes no contents.
+        unsafe { libc::madvise(self.ptr.as_ptr().cast(), self.blocks * BLOCK_BYTES, advice) };
     }
 
     /// The next block that was never handed out; None when there is none left.

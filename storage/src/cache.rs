@@ -41,11 +41,15 @@ use crate::block::{
 use crate::tree::page::{self, PageError};
 use crate::tree::{PageRef, page::OVERFLOW_BLOCKS_MAX};
 
+mod table;
+
+use table::PageTable;
+
 /// Blocks that one write carries at most, unless a single extent is larger.
 pub const WRITE_BLOCKS: usize = 32;
 /// Writes in flight at most.
 pub const WRITES_MAX: usize = 16;
-/// Memory beside the budget.
+/// Memory beside the budget (and up to one huge page of 2 MiB, where the arena ends in one).
 pub const WRITE_MEMORY_BYTES: usize =
     (WRITES_MAX * WRITE_BLOCKS + OVERFLOW_BLOCKS_MAX) * BLOCK_BYTES;
 /// Smallest budget: room for a merge's path and one largest extent of each of two kinds in flight.
@@ -54,11 +58,12 @@ pub const BUDGET_BYTES_MIN: usize = 64 * BLOCK_BYTES;
 /// What the tables cost for each block of budget: a frame and its share of the map.
 const TABLE_BYTES_PER_BLOCK: usize = 208;
 const _: () = assert!(
-    size_of::<Frame>() + 40 + 8 + 2 * size_of::<BlockBuf>() <= TABLE_BYTES_PER_BLOCK,
+    size_of::<Frame>() + table::BYTES_PER_PAGE + 8 + 2 * size_of::<BlockBuf>()
+        <= TABLE_BYTES_PER_BLOCK,
     "a frame, its share of the map, its places in the lists"
 );
 
-/// Spreads page ids over the map; ids are small numbers chosen by this program, so nobody can aim.
+/// For operation ids, which this program chooses: nobody can aim.
 #[derive(Default)]
 struct IdHasher(u64);
 
@@ -85,8 +90,8 @@ pub struct FrameId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
-    /// The buffer is with the device.
-    Reading(OpId),
+    /// The buffer is with the device, under [`Frame::read`].
+    Reading,
     Clean,
     /// In the write queue.
     Dirty,
@@ -94,11 +99,14 @@ enum State {
     Writing,
 }
 
+/// A cache line of its own, since a lookup reads it.
+#[repr(align(64))]
 struct Frame {
     buf: Option<BlockBuf>,
     page: PageRef,
-    state: State,
+    read: OpId,
     pins: u32,
+    state: State,
     referenced: Cell<bool>,
     /// Its page id now belongs to another frame: freed as soon as its operation ends.
     orphan: bool,
@@ -162,7 +170,7 @@ pub struct PageCache {
     warm: Vec<BlockBuf>,
     /// Single blocks whose memory was given back.
     cold: Vec<BlockBuf>,
-    map: IdMap<u32>,
+    map: PageTable,
     reads: IdMap<u32>,
     hand: usize,
     write_queue: VecDeque<u32>,
@@ -172,6 +180,9 @@ pub struct PageCache {
     writes: IdMap<Vec<u32>>,
     spare_lists: Vec<Vec<u32>>,
     dirty_frames: u64,
+    /// Of frames that cannot be evicted until an operation ends.
+    dirty_bytes: usize,
+    reading_bytes: usize,
     evictions: u64,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -185,8 +196,6 @@ impl PageCache {
     pub fn new(shard: ShardId, budget_bytes: usize) -> std::io::Result<PageCache> {
         assert!(budget_bytes >= BUDGET_BYTES_MIN, "the smallest cache is {BUDGET_BYTES_MIN} bytes");
         let blocks = budget_bytes / (BLOCK_BYTES + TABLE_BYTES_PER_BLOCK);
-        let mut map = IdMap::default();
-        map.reserve(blocks);
         Ok(PageCache {
             shard,
             budget_bytes: blocks * BLOCK_BYTES,
@@ -196,7 +205,7 @@ impl PageCache {
             free_frames: Vec::with_capacity(blocks),
             warm: Vec::new(),
             cold: Vec::new(),
-            map,
+            map: PageTable::new(blocks),
             reads: IdMap::default(),
             hand: 0,
             write_queue: VecDeque::new(),
@@ -206,6 +215,8 @@ impl PageCache {
             writes: IdMap::default(),
             spare_lists: Vec::new(),
             dirty_frames: 0,
+            dirty_bytes: 0,
+            reading_bytes: 0,
             evictions: 0,
             hits: Cell::new(0),
             misses: Cell::new(0),
@@ -238,6 +249,19 @@ impl PageCache {
         self.budget_bytes / BLOCK_BYTES
     }
 
+    /// Blocks that are neither dirty nor being read: what reading ahead may spread over.
+    #[must_use]
+    pub fn room_blocks(&self) -> usize {
+        self.budget_bytes.saturating_sub(self.dirty_bytes + self.reading_bytes) / BLOCK_BYTES
+    }
+
+    /// Whether unwritten pages hold half of the budget: whoever makes more should wait for writes,
+    /// so that reads keep the other half.
+    #[must_use]
+    pub fn is_half_dirty(&self) -> bool {
+        self.dirty_bytes > self.budget_bytes / 2
+    }
+
     /// The page's bytes, if they are here.
     #[inline]
     #[must_use]
@@ -259,15 +283,18 @@ impl PageCache {
     /// The frame that holds exactly this version of the page.
     #[inline]
     fn find(&self, page: &PageRef) -> Option<u32> {
-        let index = *self.map.get(&page.id)?;
+        let (index, crc) = self.map.get(page.id)?;
+        if crc != page.crc {
+            return None;
+        }
         let frame = &self.frames[index as usize];
-        (frame.page == *page && !matches!(frame.state, State::Reading(_))).then_some(index)
+        (frame.page == *page && frame.state != State::Reading).then_some(index)
     }
 
     /// Whether the page is here or on its way.
     #[must_use]
     pub fn expects(&self, page: &PageRef) -> bool {
-        self.map.get(&page.id).is_some_and(|&index| self.frames[index as usize].page == *page)
+        self.map.get(page.id).is_some_and(|(index, _)| self.frames[index as usize].page == *page)
     }
 
     /// Whether the page can be used at once; does not count as a use.
@@ -304,11 +331,11 @@ impl PageCache {
 
     /// Starts reading a page, unless it is here or on its way.
     pub fn begin_read(&mut self, page: &PageRef, op: OpId) -> ReadStart {
-        if let Some(&index) = self.map.get(&page.id) {
+        if let Some((index, _)) = self.map.get(page.id) {
             let frame = &self.frames[index as usize];
             if frame.page == *page {
                 return match frame.state {
-                    State::Reading(op) => ReadStart::InFlight(op),
+                    State::Reading => ReadStart::InFlight(frame.read),
                     _ => ReadStart::Cached,
                 };
             }
@@ -320,7 +347,9 @@ impl PageCache {
             self.detach(index);
         }
         let Some(buf) = self.take_frame(usize::from(page.blocks)) else { return ReadStart::Full };
-        let index = self.place(*page, None, State::Reading(op));
+        self.reading_bytes += buf.len();
+        let index = self.place(*page, None, State::Reading);
+        self.frames[index as usize].read = op;
         let before = self.reads.insert(op.0, index);
         assert!(before.is_none(), "operation ids are not reused while in flight");
         let offset_bytes = page.id * BLOCK_BYTES as u64;
@@ -347,8 +376,9 @@ impl PageCache {
     pub fn finish_read(&mut self, done: DiskDone) -> Result<PageRef, ReadError> {
         let index = self.reads.remove(&done.op.0).expect("a read that this cache began");
         let buf = done.buf.expect("a read brings its buffer back");
+        self.reading_bytes -= buf.len();
         let frame = &mut self.frames[index as usize];
-        assert_eq!(frame.state, State::Reading(done.op));
+        assert!(frame.state == State::Reading && frame.read == done.op);
         let (page, orphan) = (frame.page, frame.orphan);
         assert_eq!(buf.blocks(), usize::from(page.blocks));
         let outcome = match done.result {
@@ -413,7 +443,7 @@ impl PageCache {
     pub fn insert(&mut self, page: PageRef, buf: BlockBuf) {
         assert_eq!(buf.blocks(), usize::from(page.blocks));
         debug_assert_eq!(page::validate(&buf, &page, self.shard), Ok(()));
-        if let Some(&old) = self.map.get(&page.id) {
+        if let Some((old, _)) = self.map.get(page.id) {
             let state = self.frames[old as usize].state;
             assert!(
                 !matches!(state, State::Dirty | State::Writing),
@@ -421,15 +451,16 @@ impl PageCache {
             );
             self.detach(old);
         }
-        let index = self.place(page, Some(buf), State::Dirty);
         self.dirty_frames += 1;
+        self.dirty_bytes += buf.len();
+        let index = self.place(page, Some(buf), State::Dirty);
         self.write_queue.push_back(index);
     }
 
     /// Drops a page that no tree holds any more, if it is here; a new page that was not yet written
     /// need not be.
     pub fn forget(&mut self, id: u64) {
-        if let Some(&index) = self.map.get(&id) {
+        if let Some((index, _)) = self.map.get(id) {
             self.detach(index);
         }
     }
@@ -531,6 +562,7 @@ impl PageCache {
         assert!(matches!(frame.state, State::Dirty | State::Writing));
         frame.state = State::Clean;
         self.dirty_frames -= 1;
+        self.dirty_bytes -= usize::from(frame.page.blocks) * BLOCK_BYTES;
         if frame.orphan && frame.pins == 0 {
             self.release(index);
         }
@@ -543,8 +575,15 @@ impl PageCache {
     }
 
     fn place(&mut self, page: PageRef, buf: Option<BlockBuf>, state: State) -> u32 {
-        let frame =
-            Frame { buf, page, state, pins: 0, referenced: Cell::new(false), orphan: false };
+        let frame = Frame {
+            buf,
+            page,
+            read: OpId(0),
+            pins: 0,
+            state,
+            referenced: Cell::new(false),
+            orphan: false,
+        };
         let index = match self.free_frames.pop() {
             Some(index) => {
                 self.frames[index as usize] = frame;
@@ -555,15 +594,14 @@ impl PageCache {
                 (self.frames.len() - 1) as u32
             }
         };
-        let before = self.map.insert(page.id, index);
-        assert!(before.is_none(), "one frame for each page id");
+        self.map.insert(page.id, page.crc, index);
         index
     }
 
     /// Takes a frame out of the map, now if nothing uses it, else as soon as nothing does.
     fn detach(&mut self, index: u32) {
         let frame = &mut self.frames[index as usize];
-        self.map.remove(&frame.page.id);
+        self.map.remove(frame.page.id);
         frame.orphan = true;
         if frame.state == State::Clean && frame.pins == 0 {
             self.release(index);
@@ -575,7 +613,7 @@ impl PageCache {
         assert!(frame.state == State::Clean && frame.pins == 0);
         let buf = frame.buf.take().expect("a clean frame has its buffer");
         if !frame.orphan {
-            self.map.remove(&frame.page.id);
+            self.map.remove(frame.page.id);
         }
         frame.state = State::Free;
         self.free_frames.push(index);
@@ -606,3 +644,6 @@ impl PageCache {
 fn charged_bytes(blocks: usize) -> usize {
     (blocks + 1) * BLOCK_BYTES
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,6 @@ use forebay_core::ids::ShardId;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskError, DiskOp, Durability, OpId, ShardFile};
-use crate::tree::page::{put, u16_at, u32_at, u64_at};
 
 /// Blocks of a region; its bits fill a bitmap slot.
 pub const REGION_BLOCKS: u64 = 32_000;
@@ -63,12 +62,9 @@ pub const SUPERBLOCKS: u64 = 2;
 /// The file grows by at least this much, or by a sixteenth if that is more.
 pub const GROW_BLOCKS_MIN: u64 = 2_048;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"FBsm");
-const VERSION: u16 = 1;
-const BITS_AT: usize = 96;
-const WORDS: usize = (REGION_BLOCKS / 64) as usize;
-const _: () = assert!(REGION_BLOCKS % 64 == 0);
-const _: () = assert!(BITS_AT + WORDS * 8 == BLOCK_BYTES);
+mod region;
+
+use region::{Bits, Region, Slot, WORDS, bit, decode_slot, encode_slot, for_masks};
 
 /// A run of free blocks was asked for that the file does not have now, or the map is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,29 +99,6 @@ pub enum SpaceError {
         /// What the slots give.
         found: u128,
     },
-}
-
-type Bits = Box<[u64; WORDS]>;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Slot {
-    /// 0: blank, damaged or stale.
-    checkpoint: u64,
-    crc: u32,
-    /// On disk stands a number that has not come yet; overwritten first.
-    stale: bool,
-}
-
-struct Region {
-    busy: Bits,
-    live: Bits,
-    slots: [Slot; SLOTS as usize],
-    /// `live` differs from what the newest slot says.
-    dirty: bool,
-    /// Blocks not busy.
-    free: u32,
-    /// No run longer than this is free; raised when blocks come free.
-    longest_run_bound: u32,
 }
 
 /// What recovery needs of a superblock.
@@ -186,70 +159,6 @@ fn digest_of(slots: impl Iterator<Item = (u64, Slot)>) -> u128 {
         hasher.update(&slot.crc.to_le_bytes());
     }
     hasher.digest128()
-}
-
-fn bit(i: u64) -> (usize, u64) {
-    ((i / 64) as usize, 1 << (i % 64))
-}
-
-/// Applies `change(word, mask)` to the words of bits `from..from + n`.
-fn for_masks(from: u64, n: u64, mut change: impl FnMut(usize, u64)) {
-    let mut at = from;
-    let end = from + n;
-    while at < end {
-        let low = at % 64;
-        let take = (64 - low).min(end - at);
-        let mask = if take == 64 { u64::MAX } else { ((1 << take) - 1) << low };
-        change((at / 64) as usize, mask);
-        at += take;
-    }
-}
-
-impl Region {
-    fn new(region: u64) -> Region {
-        let mut busy: Bits = Box::new([0; WORDS]);
-        for_masks(0, region_head(region), |word, mask| busy[word] |= mask);
-        let live: Bits = Box::new([0; WORDS]);
-        let slots = [Slot::default(); SLOTS as usize];
-        Region { busy, live, slots, dirty: true, free: 0, longest_run_bound: 0 }
-    }
-
-    /// First run of `n` free blocks at or after `from`.
-    fn find_run(&self, from: u64, n: u64) -> Option<u64> {
-        let mut at = from;
-        'search: while at + n <= REGION_BLOCKS {
-            let (word, _) = bit(at);
-            let free = !self.busy[word] >> (at % 64);
-            if free == 0 {
-                at = (word as u64 + 1) * 64;
-                continue;
-            }
-            at += u64::from(free.trailing_zeros());
-            if at + n > REGION_BLOCKS {
-                return None;
-            }
-            let mut run = 0;
-            while run < n {
-                let (word, _) = bit(at + run);
-                let busy = self.busy[word] >> ((at + run) % 64);
-                if busy == 0 {
-                    run += 64 - (at + run) % 64;
-                } else {
-                    run += u64::from(busy.trailing_zeros());
-                    if run < n {
-                        at += run + 1;
-                        continue 'search;
-                    }
-                }
-            }
-            return Some(at);
-        }
-        None
-    }
-
-    fn newest_slot(&self) -> Slot {
-        *self.slots.iter().max_by_key(|slot| slot.checkpoint).expect("three slots")
-    }
 }
 
 impl SpaceMap {
@@ -635,39 +544,5 @@ fn check_digest(root: &SpaceRoot, slots: Vec<(u64, Slot)>) -> Result<(), SpaceEr
     if found == expected { Ok(()) } else { Err(SpaceError::Digest { checkpoint, expected, found }) }
 }
 
-fn encode_slot(block: &mut [u8], shard: ShardId, region: u64, checkpoint: u64, live: &Bits) -> u32 {
-    assert_eq!(block.len(), BLOCK_BYTES);
-    block[..BITS_AT].fill(0);
-    put(block, 4, &MAGIC.to_le_bytes());
-    put(block, 8, &VERSION.to_le_bytes());
-    put(block, 10, &shard.0.to_le_bytes());
-    put(block, 12, &u32::try_from(region).expect("a file of 2^47 blocks at most").to_le_bytes());
-    put(block, 16, &checkpoint.to_le_bytes());
-    let (words, _) = block[BITS_AT..].as_chunks_mut::<8>();
-    for (bytes, word) in words.iter_mut().zip(live.iter()) {
-        *bytes = word.to_le_bytes();
-    }
-    let crc = crc32fast::hash(&block[4..]);
-    put(block, 0, &crc.to_le_bytes());
-    crc
-}
-
-fn decode_slot(block: &[u8], shard: ShardId, region: u64) -> Option<(Slot, Bits)> {
-    let (crc, checkpoint) = (u32_at(block, 0), u64_at(block, 16));
-    let sound = block.len() == BLOCK_BYTES
-        && u32_at(block, 4) == MAGIC
-        && crc == crc32fast::hash(&block[4..])
-        && u16_at(block, 8) == VERSION
-        && u16_at(block, 10) == shard.0
-        && u64::from(u32_at(block, 12)) == region
-        && checkpoint > 0;
-    if !sound {
-        return None;
-    }
-    let mut bits: Bits = Box::new([0; WORDS]);
-    let (words, _) = block[BITS_AT..].as_chunks::<8>();
-    for (word, bytes) in bits.iter_mut().zip(words) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    Some((Slot { checkpoint, crc, stale: false }, bits))
-}
+#[cfg(test)]
+mod tests;

@@ -25,22 +25,25 @@
 //! | 12 | 4 | block_bytes | 4096 |
 //! | 16 | 16 | node | id of the node |
 //! | 32 | 8 | checkpoint | number of the checkpoint, from 1; its parity is the block's number |
-//! | 40 | 8 | checkpoint_lsn | the trees hold everything before it; replay starts here |
-//! | 48 | 8 | previous_incarnation | incarnation in force at `checkpoint_lsn` |
-//! | 56 | 4 | previous_batch_crc | checksum of the log batch before `checkpoint_lsn` |
-//! | 60 | 4 | reserved | zero |
+//! | 40 | 8 | log_start.lsn | the trees hold everything before it; replay starts here |
+//! | 48 | 8 | log_start.incarnation | least incarnation of the batch there |
+//! | 56 | 4 | log_start.previous_checksum | checksum of the batch that ends there |
+//! | 60 | 4 | log.segments | segments of the log |
 //! | 64 | 8 | durable_lsn | highest lsn known durable when it was written |
-//! | 72 | 8 | segment_bytes | log geometry |
-//! | 80 | 4 | segments | log geometry |
+//! | 72 | 8 | log.segment_bytes | bytes of a segment |
+//! | 80 | 4 | log.record_bytes_max | longest record payload |
 //! | 84 | 4 | reserved | zero |
 //! | 88 | 48 | catalog | the catalog tree's root (a child reference, zeros if empty) |
 //! | 136 | 8 | file_blocks | length of the pages file |
 //! | 144 | 16 | space_digest | over region, checkpoint and crc of every bitmap slot |
-//! | 160 | 3936 | reserved | zero |
+//! | 160 | 8 | log.log_id | drawn when the log was created |
+//! | 168 | 8 | log.reserve_bytes | the log's reserve for checkpoints |
+//! | 176 | 3920 | reserved | zero |
 
 use forebay_core::ids::{Lsn, ShardId};
 
 use crate::block::BLOCK_BYTES;
+use crate::log::{LogConfig, LogPoint};
 use crate::tree::TreeRef;
 use crate::tree::page::{CHILD_BYTES, put, u16_at, u32_at, u64_at, u128_at};
 
@@ -51,9 +54,40 @@ pub const VERSION: u16 = 1;
 const CATALOG: usize = 88;
 const FILE_BLOCKS: usize = 136;
 const SPACE_DIGEST: usize = 144;
-const END: usize = 160;
+const LOG_ID: usize = 160;
+const END: usize = 176;
 const _: () = assert!(CATALOG + CHILD_BYTES == FILE_BLOCKS);
-const _: () = assert!(SPACE_DIGEST + 16 == END && END <= BLOCK_BYTES);
+const _: () = assert!(SPACE_DIGEST + 16 == LOG_ID && LOG_ID + 16 == END && END <= BLOCK_BYTES);
+
+/// What is fixed for the life of a log's file (the other fields of [`crate::log::LogConfig`] may
+/// change from start to start).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogGeometry {
+    /// Drawn when the log was created.
+    pub log_id: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Segments in the ring.
+    pub segments: u32,
+    /// Longest record payload.
+    pub record_bytes_max: u32,
+    /// The log's reserve for checkpoints.
+    pub reserve_bytes: u64,
+}
+
+impl LogGeometry {
+    /// The geometry that a configuration asks for.
+    #[must_use]
+    pub fn of(config: &LogConfig) -> LogGeometry {
+        LogGeometry {
+            log_id: config.log_id,
+            segment_bytes: config.segment_bytes,
+            segments: config.segments,
+            record_bytes_max: config.record_bytes_max,
+            reserve_bytes: config.reserve_bytes,
+        }
+    }
+}
 
 /// Everything that recovery needs to know before it reads the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,17 +99,11 @@ pub struct Superblock {
     /// Number of the checkpoint, from 1.
     pub checkpoint: u64,
     /// The trees hold everything before it; replay starts here.
-    pub checkpoint_lsn: Lsn,
-    /// Incarnation in force at `checkpoint_lsn`.
-    pub previous_incarnation: u64,
-    /// Checksum of the log batch before `checkpoint_lsn`.
-    pub previous_batch_crc: u32,
+    pub log_start: LogPoint,
     /// Highest lsn known durable when this was written: a bad batch below it is damage.
     pub durable_lsn: Lsn,
-    /// Bytes of a log segment.
-    pub segment_bytes: u64,
-    /// Segments of the log.
-    pub segments: u32,
+    /// The log's file.
+    pub log: LogGeometry,
     /// Root of the catalog tree.
     pub catalog: TreeRef,
     /// Length of the pages file in blocks.
@@ -141,7 +169,7 @@ impl Superblock {
     /// Fills a block.
     pub fn encode(&self, block: &mut [u8]) {
         assert_eq!(block.len(), BLOCK_BYTES);
-        assert!(self.checkpoint > 0 && self.checkpoint_lsn <= self.durable_lsn);
+        assert!(self.checkpoint > 0 && self.log_start.lsn <= self.durable_lsn);
         block.fill(0);
         put(block, 4, &MAGIC.to_le_bytes());
         put(block, 8, &VERSION.to_le_bytes());
@@ -149,15 +177,18 @@ impl Superblock {
         put(block, 12, &(BLOCK_BYTES as u32).to_le_bytes());
         put(block, 16, &self.node.to_le_bytes());
         put(block, 32, &self.checkpoint.to_le_bytes());
-        put(block, 40, &self.checkpoint_lsn.0.to_le_bytes());
-        put(block, 48, &self.previous_incarnation.to_le_bytes());
-        put(block, 56, &self.previous_batch_crc.to_le_bytes());
+        put(block, 40, &self.log_start.lsn.0.to_le_bytes());
+        put(block, 48, &self.log_start.incarnation.to_le_bytes());
+        put(block, 56, &self.log_start.previous_checksum.to_le_bytes());
+        put(block, 60, &self.log.segments.to_le_bytes());
         put(block, 64, &self.durable_lsn.0.to_le_bytes());
-        put(block, 72, &self.segment_bytes.to_le_bytes());
-        put(block, 80, &self.segments.to_le_bytes());
+        put(block, 72, &self.log.segment_bytes.to_le_bytes());
+        put(block, 80, &self.log.record_bytes_max.to_le_bytes());
         put(block, CATALOG, &self.catalog.encode());
         put(block, FILE_BLOCKS, &self.file_blocks.to_le_bytes());
         put(block, SPACE_DIGEST, &self.space_digest.to_le_bytes());
+        put(block, LOG_ID, &self.log.log_id.to_le_bytes());
+        put(block, LOG_ID + 8, &self.log.reserve_bytes.to_le_bytes());
         let crc = crc32fast::hash(&block[4..]);
         put(block, 0, &crc.to_le_bytes());
     }
@@ -205,21 +236,28 @@ impl Superblock {
             node: u128_at(block, 16),
             shard,
             checkpoint: u64_at(block, 32),
-            checkpoint_lsn: Lsn(u64_at(block, 40)),
-            previous_incarnation: u64_at(block, 48),
-            previous_batch_crc: u32_at(block, 56),
+            log_start: LogPoint {
+                lsn: Lsn(u64_at(block, 40)),
+                incarnation: u64_at(block, 48),
+                previous_checksum: u32_at(block, 56),
+            },
             durable_lsn: Lsn(u64_at(block, 64)),
-            segment_bytes: u64_at(block, 72),
-            segments: u32_at(block, 80),
+            log: LogGeometry {
+                log_id: u64_at(block, LOG_ID),
+                segment_bytes: u64_at(block, 72),
+                segments: u32_at(block, 60),
+                record_bytes_max: u32_at(block, 80),
+                reserve_bytes: u64_at(block, LOG_ID + 8),
+            },
             catalog,
             file_blocks: u64_at(block, FILE_BLOCKS),
             space_digest: u128_at(block, SPACE_DIGEST),
         };
         check(superblock.checkpoint > 0 && superblock.block() == number, 32)?;
-        check(superblock.checkpoint_lsn <= superblock.durable_lsn, 40)?;
-        check(u32_at(block, 60) == 0, 60)?;
+        check(superblock.log_start.lsn <= superblock.durable_lsn, 40)?;
         check(u32_at(block, 84) == 0, 84)?;
-        let end = catalog.root.map_or(0, |root| root.page.id + u64::from(root.page.blocks));
+        let end =
+            catalog.root.map_or(0, |root| root.page.id.saturating_add(root.page.blocks.into()));
         check(end <= superblock.file_blocks, FILE_BLOCKS as u32)?;
         check(block[END..].iter().all(|&byte| byte == 0), END as u32)?;
         Ok(superblock)
@@ -275,12 +313,19 @@ mod tests {
             node: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
             shard: ShardId(7),
             checkpoint,
-            checkpoint_lsn: Lsn(0x11_2000),
-            previous_incarnation: 3,
-            previous_batch_crc: 0xdead_beef,
+            log_start: LogPoint {
+                lsn: Lsn(0x11_2000),
+                incarnation: 3,
+                previous_checksum: 0xdead_beef,
+            },
             durable_lsn: Lsn(0x12_3000),
-            segment_bytes: 64 << 20,
-            segments: 16,
+            log: LogGeometry {
+                log_id: 0x1111_2222_3333_4444,
+                segment_bytes: 64 << 20,
+                segments: 16,
+                record_bytes_max: 0x40_0c00,
+                reserve_bytes: 0x60_0000,
+            },
             catalog: TreeRef {
                 root: Some(ChildRef {
                     page: PageRef { id: 77, crc: 0x1234_5678, blocks: 1, level: 2 },
@@ -304,7 +349,10 @@ mod tests {
     fn golden_bytes() {
         let block = block_of(&superblock(6));
         let hex: String = block[..END].iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "GOLDEN");
+        assert_eq!(
+            hex,
+            "647e4164464273620100070000100000100f0e0d0c0b0a090807060504030201060000000000000000201100000000000300000000000000efbeadde1000000000301200000000000000000400000000000c4000000000004d0000000000000005000000000000005802000000000000cdab000000000000000000000000000078563412010002000020000000000000aa55000000000000000000000000000044443333222211110000600000000000"
+        );
         assert!(block[END..].iter().all(|&b| b == 0));
         assert_eq!(Superblock::decode(&block, 0, ShardId(7)), Ok(superblock(6)));
     }

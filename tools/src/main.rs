@@ -4,6 +4,7 @@
 //!   dev, node ──► run ──► serve (the node in forebay-net)
 //!   probe-disk ─► disk.toml ─► read by dev and node
 //!   status ─────► a running node's operator HTTP
+//!   inspect ────► a data directory's files, read-only
 //! ```
 //!
 //! Standard output carries results only; progress and messages go to standard error. The exit code
@@ -30,6 +31,7 @@ mod config;
 mod dev;
 mod disk_profile;
 mod exit;
+mod inspect;
 mod node;
 mod preflight;
 mod probe_disk;
@@ -59,6 +61,7 @@ enum Command {
     Node(node::Args),
     ProbeDisk(probe_disk::Args),
     Status(status::Args),
+    Inspect(inspect::Args),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -91,6 +94,7 @@ fn run(command: Command) -> Result<(), Failure> {
         },
         Command::ProbeDisk(args) => probe_disk::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     }
 }
 

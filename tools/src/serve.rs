@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use forebay_core::ids::ShardId;
 use forebay_net::metrics::ShardMetrics;
 use forebay_net::node::config::NodeConfig;
 use forebay_net::node::{Node, NodeError};
+use forebay_storage::block::DiskError;
 use forebay_storage::directory::DataDirectory;
 use forebay_storage::log::ScanError;
+use forebay_storage::space::SpaceError;
 use forebay_storage::store::OpenError;
 use forebay_storage::superblock::SuperblockError;
 
@@ -20,7 +21,8 @@ pub(crate) fn start(
     config: NodeConfig,
     directory: DataDirectory,
 ) -> Result<Box<dyn Running>, Failure> {
-    Ok(Box::new(Node::start(&config, directory)?))
+    let node = Node::start(&config, directory)?;
+    Ok(Box::new(node))
 }
 
 impl Running for Node {
@@ -47,43 +49,37 @@ impl Running for Node {
 
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
-        match error {
-            NodeError::Ring(error) => error.into(),
-            NodeError::Directory(error) => error.into(),
-            NodeError::Control(error) => error.into(),
-            NodeError::Open { shard, source } => open_failed(shard, &source),
-            NodeError::ShardFailed { .. } => Failure::new(Exit::ShardFailed, error.to_string()),
-            NodeError::Thread(_) | NodeError::Stuck => {
-                Failure::new(Exit::Other, error.to_string())
-            }
-        }
+        let exit = match error {
+            NodeError::Ring(error) => return error.into(),
+            NodeError::Directory(error) => return error.into(),
+            NodeError::Control(error) => return error.into(),
+            NodeError::Open { ref source, .. } => exit_of_open(source),
+            NodeError::Thread(_) | NodeError::Stuck | NodeError::Maintenance(_) => Exit::Other,
+            NodeError::ShardFailed { .. } => Exit::ShardFailed,
+        };
+        Failure::new(exit, error.to_string())
     }
 }
 
-/// What recovery found, with what to do about it.
-fn open_failed(shard: ShardId, error: &OpenError) -> Failure {
-    let (exit, advice) = match error {
+fn exit_of_open(error: &OpenError) -> Exit {
+    match error {
         OpenError::Superblock(SuperblockError::NewerVersion { .. })
-        | OpenError::Log(ScanError::Newer { .. }) => {
-            (Exit::Newer, "run the newer program; nothing was changed")
-        }
-        OpenError::Geometry { .. } => (Exit::Usage, "set log_segment_bytes and log_segments so"),
-        OpenError::Memory { .. } => (Exit::Usage, "raise --memory to what it was before"),
-        OpenError::Cache(_) => (Exit::Other, "lower --memory"),
-        OpenError::Disk(_)
-        | OpenError::Log(ScanError::Read { .. } | ScanError::Flush { .. })
-        | OpenError::Catalog(_) => (Exit::Damage, "look at the device; nothing was changed"),
+        | OpenError::Log(ScanError::Newer { .. }) => Exit::Newer,
         OpenError::Superblock(_)
         | OpenError::SuperblocksLost { .. }
         | OpenError::Foreign { .. }
-        | OpenError::Space(_)
         | OpenError::CatalogEntry
-        | OpenError::Log(ScanError::Damage(_))
-        | OpenError::Gap { .. } => (
-            Exit::Damage,
-            "nothing was changed; `forebay inspect` shows what is readable, and a copy of the \
-             directory from before is the way back",
-        ),
-    };
-    Failure::new(exit, format!("shard {shard}: {error}; {advice}"))
+        | OpenError::Catalog(_)
+        | OpenError::Gap { .. }
+        | OpenError::Log(ScanError::Damage(_)) => Exit::Damage,
+        OpenError::Space(error) => match error {
+            SpaceError::DiskFull { .. } => Exit::DiskFull,
+            _ => Exit::Damage,
+        },
+        OpenError::Geometry { .. } | OpenError::Memory { .. } => Exit::Usage,
+        OpenError::Disk(DiskError { errno: libc::ENOSPC | libc::EDQUOT }) => Exit::DiskFull,
+        OpenError::Disk(_)
+        | OpenError::Cache(_)
+        | OpenError::Log(ScanError::Read { .. } | ScanError::Flush { .. }) => Exit::Other,
+    }
 }

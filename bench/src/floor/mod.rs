@@ -26,7 +26,7 @@ use forebay_storage::block::{BLOCK_BYTES, BlockBuf, ShardFile};
 
 /// Which floor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Reply at once.
     Echo,
     /// Reply when the frame is durable in a log.
@@ -35,7 +35,7 @@ pub enum Mode {
 
 /// How the log's writes are made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Durable {
+pub(crate) enum Durable {
     /// RWF_DSYNC.
     Dsync,
     /// A linked fdatasync.
@@ -44,7 +44,7 @@ pub enum Durable {
 
 /// Arguments of `forebay-bench floor`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct FloorArgs {
+pub(crate) struct FloorArgs {
     /// Echo, or echo after a durable log write.
     #[arg(long, value_enum)]
     pub mode: Mode,
@@ -76,7 +76,7 @@ pub struct FloorArgs {
 
 /// Why a floor server could not run.
 #[derive(Debug, thiserror::Error)]
-pub enum FloorError {
+pub(crate) enum FloorError {
     /// See the ring's error.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -100,7 +100,7 @@ pub enum FloorError {
 
 /// What a floor server has served.
 #[derive(Debug, Default)]
-pub struct FloorCounters {
+pub(crate) struct FloorCounters {
     /// Requests replied to.
     pub requests: AtomicU64,
     /// Log batches made durable.
@@ -112,7 +112,7 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 /// Runs a floor server until it is killed; prints `ready native=ADDR` when it serves.
-pub fn run_floor(args: &FloorArgs) -> Result<(), FloorError> {
+pub(crate) fn run_floor(args: &FloorArgs) -> Result<(), FloorError> {
     let report_every = args.report_every.map(Duration::from_secs);
     serve(args, |addr, _, ring, floor| {
         println!("ready native={addr}");

@@ -1,3 +1,5 @@
+//! Why bytes are not an item, or a value cannot become one.
+
 use super::number::NumberError;
 
 /// Why bytes are not an item, or a value cannot become one. Offsets count from the start of the

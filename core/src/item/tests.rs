@@ -1,3 +1,5 @@
+//! Items: encoding, validation, sizes.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

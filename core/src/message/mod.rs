@@ -28,9 +28,10 @@ pub use request::{
     ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
     ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
     ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedReturnValues,
-    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest, CreateTableRequest,
-    DeleteRequest, DeleteTableRequest, DescribeNodeRequest, DescribeTableRequest, GetRequest,
-    ListTablesRequest, PutRequest, QueryRequest, ReturnValues, ScanRequest, UpdateRequest,
+    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest,
+    CreateTableRequest, DeleteRequest, DeleteTableRequest, DescribeNodeRequest,
+    DescribeTableRequest, GetRequest, ListTablesRequest, PutRequest, QueryRequest, ReturnValues,
+    ScanRequest, UpdateRequest,
 };
 
 /// What a frame carries. The numbers are the wire's; they are never reused.

@@ -1,3 +1,5 @@
+//! Tables: schemas and their limits.
+
 use super::*;
 use crate::item::NumberError;
 use crate::limits::PARTITION_KEY_BYTES_MAX;

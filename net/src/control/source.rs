@@ -51,12 +51,7 @@ impl ControlSource for NodeSource {
 }
 
 /// CLOCK_BOOTTIME, the clock of the shards, in nanoseconds.
-#[allow(unsafe_code)]
 #[must_use]
 pub fn boottime_nanos() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime writes one timespec through a valid pointer to one.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
-    assert_eq!(rc, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    crate::ring::now().0
 }

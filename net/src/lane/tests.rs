@@ -1,3 +1,5 @@
+//! Lanes: order, fullness, wake-ups.
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};

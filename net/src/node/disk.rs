@@ -37,10 +37,12 @@ impl BlockingDisk for FileDisk {
             DiskOp::Write { op, file, offset_bytes, buf, bytes, durability } => {
                 let file = self.file(file);
                 let result =
-                    file.write_all_at(&buf[..bytes], offset_bytes).and_then(|()| match durability {
-                        Durability::Durable => file.sync_data(),
-                        Durability::Volatile => Ok(()),
-                    });
+                    file.write_all_at(&buf[..bytes], offset_bytes).and_then(
+                        |()| match durability {
+                            Durability::Durable => file.sync_data(),
+                            Durability::Volatile => Ok(()),
+                        },
+                    );
                 DiskDone { op, buf: Some(buf), result: result.map_err(|e| failed(&e)) }
             }
             DiskOp::Flush { op, file } => {

@@ -14,6 +14,7 @@
 
 pub mod config;
 mod disk;
+mod maintenance;
 mod shard_thread;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use forebay_core::ids::ShardId;
 use forebay_storage::directory::{DataDirectory, DirectoryError};
+use forebay_storage::maintenance::VerifierError;
 use forebay_storage::store::OpenError;
 
 use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
@@ -60,6 +62,9 @@ pub enum NodeError {
     /// The operator's HTTP could not start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The maintenance lane could not open the log.
+    #[error(transparent)]
+    Maintenance(#[from] VerifierError),
     /// A thread could not be made: look at the limits on processes and memory.
     #[error("starting a thread: {0}")]
     Thread(std::io::Error),
@@ -90,7 +95,7 @@ pub struct Node {
     shards: Vec<ShardHandle>,
     stop: Arc<AtomicBool>,
     control: Option<ControlServer>,
-    _directory: DataDirectory,
+    directory: DataDirectory,
 }
 
 impl Node {
@@ -110,7 +115,7 @@ impl Node {
         let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
         let (mut outgoing, mut incoming) = mail_routes(count);
         let (hello, hellos) = channel();
-        let mut node = Node { shards: Vec::new(), stop, control: None, _directory: directory };
+        let mut node = Node { shards: Vec::new(), stop, control: None, directory };
         let mut go = Vec::new();
         for (index, wakeup) in wakeups.into_iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -121,10 +126,11 @@ impl Node {
                 shard,
                 config: config.clone(),
                 shards: count,
-                files: node._directory.open_shard(shard)?,
-                node_id: node._directory.node_id(),
-                log_id: node._directory.log_id(),
-                geometry: node._directory.geometry(),
+                log_path: node.directory.shard_path(shard).join("log"),
+                files: node.directory.open_shard(shard)?,
+                node_id: node.directory.node_id(),
+                log_id: node.directory.log_id(),
+                geometry: node.directory.geometry(),
                 core: cores.as_ref().map(|cores| cores[index]),
                 listen: shard_address(config.native, shard),
                 outgoing: std::mem::take(&mut outgoing[index]),
@@ -152,7 +158,11 @@ impl Node {
             let left = deadline.saturating_duration_since(Instant::now());
             match hellos.recv_timeout(left) {
                 Ok(Hello { shard, native }) => node.shards[usize::from(shard.0)].native = native,
-                Err(RecvTimeoutError::Timeout) => return Err(NodeError::Stuck),
+                // Nobody can be joined who may never end; those that can end do so by themselves.
+                Err(RecvTimeoutError::Timeout) => {
+                    node.stop.store(true, Ordering::Release);
+                    return Err(NodeError::Stuck);
+                }
                 // A thread ended before it said where it listens: its result says why.
                 Err(RecvTimeoutError::Disconnected) => {
                     drop(go);
@@ -181,8 +191,8 @@ impl Node {
 
     fn source(&self, config: &NodeConfig) -> Arc<NodeSource> {
         Arc::new(NodeSource {
-            node_id: format!("{:032x}", self._directory.node_id()),
-            data_dir: self._directory.path().display().to_string(),
+            node_id: format!("{:032x}", self.directory.node_id()),
+            data_dir: self.directory.path().display().to_string(),
             durable_mode: config.durable_mode.name().to_owned(),
             pinned: plan_cores(config.pin_cores, self.shards.len()).is_some(),
             started: Instant::now(),
@@ -276,17 +286,17 @@ type Incoming = Vec<Receiver<ShardMail>>;
 
 /// A queue from every shard to every other.
 fn mail_routes(count: usize) -> (Vec<Outgoing>, Vec<Incoming>) {
-    let mut outgoing: Vec<Outgoing> =
-        (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
     let mut incoming: Vec<Incoming> = (0..count).map(|_| Vec::new()).collect();
-    for from in 0..count {
-        for to in 0..count {
-            if from != to {
+    let routes_from = |from: usize, incoming: &mut [Incoming]| {
+        let route = |(to, queue): (usize, &mut Incoming)| {
+            (from != to).then(|| {
                 let (sender, receiver) = lane(MAIL_QUEUE);
-                outgoing[from][to] = Some(sender);
-                incoming[to].push(receiver);
-            }
-        }
-    }
+                queue.push(receiver);
+                sender
+            })
+        };
+        incoming.iter_mut().enumerate().map(route).collect()
+    };
+    let outgoing = (0..count).map(|from| routes_from(from, &mut incoming)).collect();
     (outgoing, incoming)
 }

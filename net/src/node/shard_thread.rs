@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -13,10 +14,12 @@ use forebay_core::time::Nanos;
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, ShardFile};
 use forebay_storage::directory::{Geometry, ShardFiles};
 use forebay_storage::log::LogConfig;
+use forebay_storage::maintenance::{Verifier, VerifierConfig};
 use forebay_storage::store::{self, StoreConfig};
 
 use super::config::{DurableMode, NodeConfig};
 use super::disk::FileDisk;
+use super::maintenance::{Maintenance, VERIFY_BYTES_PER_SECOND, VERIFY_JOBS};
 use super::{Incoming, NodeError, Outgoing};
 use crate::control::boottime_nanos;
 use crate::lane::{Waker, Wakeup};
@@ -33,6 +36,7 @@ pub(super) struct ShardPlan {
     pub(super) shard: ShardId,
     pub(super) config: NodeConfig,
     pub(super) shards: usize,
+    pub(super) log_path: PathBuf,
     pub(super) files: ShardFiles,
     pub(super) node_id: u128,
     pub(super) log_id: u64,
@@ -69,6 +73,18 @@ impl Drop for AbortOnPanic {
 pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let _abort = AbortOnPanic;
     let config = &plan.config;
+    let store_config = store_config(config, &plan.geometry, plan.shard, plan.shards, plan.log_id);
+    // Before the ring pins this thread: the lane's own must not inherit that.
+    let waker = plan.wakers[usize::from(plan.shard.0)].clone();
+    let verifier = Verifier::start(
+        VerifierConfig {
+            path: plan.log_path,
+            log: store_config.log,
+            bytes_per_second: VERIFY_BYTES_PER_SECOND,
+            queue_jobs: VERIFY_JOBS,
+        },
+        move || waker.wake(),
+    )?;
     let log_again = plan.files.log.try_clone().map_err(NodeError::Thread)?;
     let pages_again = plan.files.pages.try_clone().map_err(NodeError::Thread)?;
     let mut ring = Ring::new(RingConfig {
@@ -90,7 +106,6 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let Ok(ports) = plan.ports_known.recv() else { return Ok(()) };
 
     plan.metrics.set_phase(ShardPhase::Recovering);
-    let store_config = store_config(config, &plan.geometry, plan.shard, plan.shards, plan.log_id);
     let mut buffers: Vec<BlockBuf> = (0..store_config.log.buffers_wanted())
         .map(|_| BlockBuf::zeroed(store_config.log.batch_bytes_max as usize / BLOCK_BYTES))
         .collect();
@@ -139,6 +154,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         stop: plan.stop,
         counters: ring.counters(),
         metrics: plan.metrics,
+        maintenance: Maintenance::new(verifier),
     };
     ring.run(&mut machine)?;
     match machine.shard.store().failure() {
@@ -203,6 +219,7 @@ struct Hosted {
     stop: Arc<AtomicBool>,
     counters: Arc<ring::RingCounters>,
     metrics: Arc<ShardMetrics>,
+    maintenance: Maintenance,
 }
 
 impl Hosted {
@@ -271,6 +288,7 @@ impl Machine for Hosted {
         self.send_mail(fx);
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);
+            self.maintenance.step(self.shard.store(), &self.metrics);
         }
     }
 }

@@ -62,8 +62,7 @@ impl Connections {
         }
         let connection = &mut self.slots[slot];
         assert!(!connection.open, "the shell reuses a slot only after it was closed");
-        let (mut outbox, spare) =
-            (std::mem::take(&mut connection.outbox), connection.spare.take());
+        let (mut outbox, spare) = (std::mem::take(&mut connection.outbox), connection.spare.take());
         outbox.clear();
         *connection = Connection {
             generation: conn.generation,
@@ -174,8 +173,8 @@ impl Connections {
             }
             let full = connection.outbox.len() > OUTBOX_PAUSE_BYTES
                 || connection.unanswered > UNANSWERED_PAUSE;
-            let drained = connection.outbox.is_empty()
-                && connection.unanswered <= UNANSWERED_PAUSE / 2;
+            let drained =
+                connection.outbox.is_empty() && connection.unanswered <= UNANSWERED_PAUSE / 2;
             if full && !connection.paused {
                 connection.paused = true;
                 self.paused += 1;

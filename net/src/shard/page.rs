@@ -139,8 +139,7 @@ impl Shard {
         let resume = request.resume.as_ref().map(|key| key.get());
         if let Some(resume) = resume {
             let inside = KeyRef::validate(resume).is_ok_and(|key| {
-                key.partition_key() == &request.partition_key[..]
-                    && key.hash() == hash
+                key.partition_key() == &request.partition_key[..] && key.hash() == hash
             });
             if !inside {
                 return Err(Refusal::constant(

@@ -549,10 +549,9 @@ fn schema_of(request: &ArchivedCreateTableRequest<'_>) -> Result<KeySchema, Refu
     };
     let sort = match request.sort_key.get() {
         "" => None,
-        name => Some(KeyAttribute {
-            name: name.to_owned(),
-            key_type: key_type(request.sort_key_type)?,
-        }),
+        name => {
+            Some(KeyAttribute { name: name.to_owned(), key_type: key_type(request.sort_key_type)? })
+        }
     };
     let schema = KeySchema { partition, sort };
     schema.validate()?;

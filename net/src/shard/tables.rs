@@ -88,10 +88,10 @@ impl Tables {
         epoch: u64,
         group: GroupOrdinal,
     ) {
-        let table = self.by_id.entry(description.id).or_insert_with(|| Table {
-            description: description.clone(),
-            partitions: Vec::new(),
-        });
+        let table = self
+            .by_id
+            .entry(description.id)
+            .or_insert_with(|| Table { description: description.clone(), partitions: Vec::new() });
         let at = table.partitions.partition_point(|partition| partition.hash_first < hash_first);
         table.partitions.insert(at, LocalPartition { hash_first, hash_last, epoch, group });
     }

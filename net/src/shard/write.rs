@@ -142,15 +142,11 @@ impl Shard {
         let names = [Some(&schema.partition), schema.sort.as_ref()];
         let names = names.map(|key| key.map_or("", |key| key.name.as_str()));
         request.update.check(&names[..schema.attributes()])?;
-        let current = match self.evaluate(
-            asker,
-            group,
-            &request.condition,
-            request.return_old_on_failure,
-        )? {
-            Evaluated::Holds(current) => current,
-            Evaluated::Stop(outcome) => return Ok(outcome),
-        };
+        let current =
+            match self.evaluate(asker, group, &request.condition, request.return_old_on_failure)? {
+                Evaluated::Holds(current) => current,
+                Evaluated::Stop(outcome) => return Ok(outcome),
+            };
         let old = current.exists.then(|| ItemRef::trusted(&self.old));
         let mut new = std::mem::take(&mut self.scratch);
         new.clear();

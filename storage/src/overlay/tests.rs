@@ -1,3 +1,5 @@
+//! The overlay against a model.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 

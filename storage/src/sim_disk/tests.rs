@@ -1,3 +1,5 @@
+//! The simulated device's crash states and faults.
+
 use super::*;
 
 fn filled(blocks: usize, byte: u8) -> BlockBuf {

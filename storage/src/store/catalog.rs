@@ -30,9 +30,9 @@ const _: () = assert!(PAYLOAD_AT == 80);
 pub struct CatalogEntry {
     /// Replicas of the group.
     pub members: u8,
-    /// That the group's leader won with, and the highest promised.
+    /// Ballot that the group's leader won with, and the highest promised.
     pub ballot: Ballot,
-    /// The newest chosen slot.
+    /// Last chosen slot.
     pub chosen_slot: Slot,
     /// The tree is exactly the state at this slot.
     pub applied_slot: Slot,
@@ -55,7 +55,7 @@ pub fn catalog_group(key: &[u8]) -> Option<GroupId> {
 }
 
 impl CatalogEntry {
-    /// The bytes of the entry.
+    /// The catalog's value.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(PAYLOAD_AT + self.payload.len());

@@ -32,7 +32,7 @@ use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, Sh
 use crate::log::LogPoint;
 use crate::overlay::{EntryRef, FrozenCursor, Overlay};
 use crate::space::SpaceRoot;
-use crate::superblock::Superblock;
+use crate::superblock::{LogGeometry, Superblock};
 use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
 use crate::tree::page::PageView;
 use crate::tree::{PageRef, TreeRef, Value};
@@ -191,8 +191,7 @@ impl MergeInput for FrozenInput<'_> {
         if current.key >= bound {
             return Some(current.key);
         }
-        let mut cursor =
-            self.overlay.frozen_cursor(self.group, std::ops::Bound::Included(bound));
+        let mut cursor = self.overlay.frozen_cursor(self.group, std::ops::Bound::Included(bound));
         self.overlay.frozen_peek(&mut cursor).map(|entry| entry.key)
     }
 }
@@ -244,10 +243,9 @@ impl Store {
     fn begin_if_due(&mut self, now: Nanos, work: &mut Work) -> bool {
         let config = &self.config;
         let changed = self.overlay.active_entries() > 0 || self.groups.any_changed();
-        let log_used = self.log.end_lsn().0 - self.superblock.checkpoint_lsn.0;
+        let log_used = self.log.end_lsn().0 - self.superblock.log_start.lsn.0;
         let full = self.overlay.fill().active * 100.0 >= f64::from(config.overlay_fill_percent)
-            || log_used * 100
-                >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
+            || log_used * 100 >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
         let due_at = self.checkpoint.finished_at + config.checkpoint_interval_nanos;
         let due = self.checkpoint.format
             || (changed && (self.closing || (!config.checkpoints_off && (full || now >= due_at))));
@@ -296,8 +294,7 @@ impl Store {
         let left = checkpoint.frozen_entries.saturating_sub(checkpoint.merged_entries) * per_entry;
         let generation = self.config.overlay_generation_bytes as f64;
         let room = generation * MERGE_DONE_FILL - self.overlay.active_bytes() as f64;
-        let entry_bytes =
-            self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
+        let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
         let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
         let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
         (writes * per_write).max(SLICE_UNITS_MIN)
@@ -553,17 +550,13 @@ impl Store {
     }
 
     fn write_superblock(&mut self, root: SpaceRoot) {
-        let point = self.checkpoint.point;
         let superblock = Superblock {
             node: self.node_id,
             shard: self.shard(),
             checkpoint: root.checkpoint,
-            checkpoint_lsn: point.lsn,
-            previous_incarnation: point.incarnation,
-            previous_batch_crc: point.previous_checksum,
+            log_start: self.checkpoint.point,
             durable_lsn: self.log.durable_lsn(),
-            segment_bytes: self.config.log.segment_bytes,
-            segments: self.config.log.segments,
+            log: LogGeometry::of(&self.config.log),
             catalog: self.catalog,
             file_blocks: root.file_blocks,
             space_digest: root.digest,
@@ -586,7 +579,7 @@ impl Store {
         let older = std::mem::replace(&mut self.superblock, superblock);
         assert!(superblock.checkpoint > older.checkpoint, "checkpoints are numbered upwards");
         self.space.superblock_durable(superblock.checkpoint);
-        self.log.trim_to(older.checkpoint_lsn);
+        self.log.trim_to(older.log_start.lsn);
         for part in &self.checkpoint.parts {
             let state = self.groups.get_mut(part.group);
             if part.drop {

@@ -24,6 +24,7 @@ mod checkpoint;
 mod groups;
 mod read;
 mod recovery;
+mod sealed;
 mod stats;
 
 #[cfg(test)]
@@ -194,12 +195,7 @@ impl Store {
     ///
     /// # Errors
     /// Nothing was begun; see [`Refused`].
-    pub fn put(
-        &mut self,
-        group: GroupOrdinal,
-        key: &[u8],
-        item: &[u8],
-    ) -> Result<Ticket, Refused> {
+    pub fn put(&mut self, group: GroupOrdinal, key: &[u8], item: &[u8]) -> Result<Ticket, Refused> {
         self.write(group, key, Some(item))
     }
 
@@ -262,10 +258,8 @@ impl Store {
             slot,
             ballot: state.progress.ballot(),
         };
-        let staged = self
-            .overlay
-            .stage(group.0, slot, key, item)
-            .map_err(|_full| Refused::Overloaded)?;
+        let staged =
+            self.overlay.stage(group.0, slot, key, item).map_err(|_full| Refused::Overloaded)?;
         let prefix = PutPayload::prefix(key);
         let appended = match item {
             Some(item) => self.log.append(&header, &[&prefix, key, item]),

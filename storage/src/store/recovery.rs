@@ -33,7 +33,7 @@ use crate::log::{
 };
 use crate::overlay::{InFlight, Overlay, OverlayConfig};
 use crate::space::{SpaceError, SpaceMap, SpaceRoot};
-use crate::superblock::{self, Chosen, Superblock, SuperblockError};
+use crate::superblock::{self, Chosen, LogGeometry, Superblock, SuperblockError};
 use crate::tree::TreeRef;
 use crate::tree::walk::{self, Cursor, Direction, Step};
 
@@ -149,6 +149,9 @@ pub fn open(
         Err(SuperblockError::Blank { .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    // What was read may be the bytes of unfinished writes in a volatile cache of the device (the
+    // process was killed, the power stayed on). They will be built upon, so they must stay.
+    disk.carry_out(DiskOp::Flush { op: OpId(0), file: ShardFile::Pages }).result?;
     let mut opening = Opening::new(config, node_id, chosen.as_ref(), disk)?;
     let recovered = opening.replay(disk, progress)?;
     if chosen.is_none() && recovered.chain_bytes > 0 {
@@ -230,11 +233,10 @@ impl Opening {
         };
         check(&config, node_id, superblock)?;
         let older_root = older.as_ref().map(root_of);
-        let space =
-            SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
-                read_block(disk, block).ok()
-            })?;
-        let trim_lsn = older.map_or(superblock.checkpoint_lsn, |older| older.checkpoint_lsn);
+        let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
+            read_block(disk, block).ok()
+        })?;
+        let trim_lsn = older.map_or(superblock.log_start.lsn, |older| older.log_start.lsn);
         let mut opening = Opening {
             config,
             node_id,
@@ -290,11 +292,7 @@ impl Opening {
         progress: &mut dyn FnMut(RecoveryProgress),
     ) -> Result<RecoveredLog, OpenError> {
         let start = ScanStart {
-            point: LogPoint {
-                lsn: self.superblock.checkpoint_lsn,
-                previous_checksum: self.superblock.previous_batch_crc,
-                incarnation: self.superblock.previous_incarnation,
-            },
+            point: self.superblock.log_start,
             durable_lsn: self.superblock.durable_lsn,
         };
         let config = self.config.log;
@@ -379,9 +377,12 @@ impl Opening {
                 } else {
                     (record.payload, None)
                 };
-                let staged = self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
-                    OpenError::Memory { bytes: 8 * (full.active_bytes + full.needed_bytes) as u64 }
-                })?;
+                let staged =
+                    self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
+                        OpenError::Memory {
+                            bytes: 8 * (full.active_bytes + full.needed_bytes) as u64,
+                        }
+                    })?;
                 self.overlay.apply(staged);
             }
             _ => return Ok(false),
@@ -390,8 +391,7 @@ impl Opening {
     }
 
     fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
-        let log =
-            LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
+        let log = LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
         Store {
             config: self.config,
             node_id: self.node_id,
@@ -422,17 +422,13 @@ impl Opening {
 
 /// What a shard that never had a checkpoint goes by.
 fn blank(config: &StoreConfig, node_id: u128) -> Superblock {
-    let log = RecoveredLog::brand_new().point;
     Superblock {
         node: node_id,
         shard: config.log.shard,
         checkpoint: 0,
-        checkpoint_lsn: log.lsn,
-        previous_incarnation: 0,
-        previous_batch_crc: log.previous_checksum,
-        durable_lsn: log.lsn,
-        segment_bytes: config.log.segment_bytes,
-        segments: config.log.segments,
+        log_start: LogPoint::default(),
+        durable_lsn: Lsn(0),
+        log: LogGeometry::of(&config.log),
         catalog: TreeRef::EMPTY,
         file_blocks: 0,
         space_digest: 0,
@@ -443,9 +439,12 @@ fn check(config: &StoreConfig, node_id: u128, superblock: &Superblock) -> Result
     if superblock.node != node_id {
         return Err(OpenError::Foreign { expected: node_id, found: superblock.node });
     }
-    let (segments, segment_bytes) = (superblock.segments, superblock.segment_bytes);
-    if (segments, segment_bytes) != (config.log.segments, config.log.segment_bytes) {
-        return Err(OpenError::Geometry { segments, segment_bytes });
+    let made = superblock.log;
+    if made != LogGeometry::of(&config.log) {
+        return Err(OpenError::Geometry {
+            segments: made.segments,
+            segment_bytes: made.segment_bytes,
+        });
     }
     Ok(())
 }

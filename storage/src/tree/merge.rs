@@ -401,7 +401,8 @@ impl Merge {
     fn find_missing<I: MergeInput>(&mut self, input: &I, cache: &PageCache, depth: usize) {
         let open = &self.open[depth];
         let view = PageView::new(cache.pinned(open.frame));
-        let max = READ_AHEAD_MAX.min(cache.blocks() / 8).max(1);
+        // No more than will surely still be here when the merge comes to them.
+        let max = READ_AHEAD_MAX.min(cache.room_blocks() / 8).max(1);
         let mut i = open.index;
         self.missing.clear();
         self.missing.push(view.child_page(i));
@@ -542,13 +543,16 @@ impl Merge {
         }
         let at_right_edge = open.upper.is_none();
         let nothing_above = self.builders[level + 1..].iter().all(Builder::is_empty);
-        if at_right_edge && nothing_above {
-            // What is left of the tree is in this builder: the pages above are gone.
+        if depth == 0 || at_right_edge && nothing_above {
+            // What is left of the tree is in this builder (and, below a root that outgrew its page,
+            // in those above): the old pages above are gone.
             while let Some(open) = self.open.pop() {
                 self.freed.push((open.child.page.id, open.child.page.blocks));
                 cache.unpin(open.frame);
             }
-            self.builders[level].make_leftmost();
+            if nothing_above {
+                self.builders[level].make_leftmost();
+            }
             self.state = State::Finish(level);
             return Ok(1);
         }
@@ -639,6 +643,9 @@ fn new_page(
     cache: &mut PageCache,
     space: &mut SpaceMap,
 ) -> Result<(crate::block::BlockBuf, Place), Blocked> {
+    if cache.is_half_dirty() {
+        return Err(Blocked::CacheFull);
+    }
     let buf = cache.take_frame(blocks).ok_or(Blocked::CacheFull)?;
     match space.allocate(blocks as u16) {
         Some(id) => Ok((buf, Place { shard: cache.shard(), id, birth: space.building() })),

@@ -86,8 +86,9 @@ impl Totals {
 
     /// Adds another part of the same tree.
     pub fn add(&mut self, other: &Totals) {
-        self.items += other.items;
-        self.bytes += other.bytes;
+        // Sums of damaged references may wrap; they then differ from what the parent says.
+        self.items = self.items.wrapping_add(other.items);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
         self.digest = self.digest.wrapping_add(other.digest);
     }
 }

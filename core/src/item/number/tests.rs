@@ -1,3 +1,5 @@
+//! Numbers: parsing, order, exact arithmetic.
+
 use core::cmp::Ordering;
 
 use proptest::prelude::*;

@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::floor::FloorArgs;
+use crate::target::TargetUrl;
+use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
+
+const EXAMPLES: &str = "\
+Examples:
+  forebay dev --native 127.0.0.1:7000 &
+  forebay-bench load --target forebay://127.0.0.1:7000 --records 100000
+  forebay-bench run  --target forebay://127.0.0.1:7000 --workload a --records 100000 \\
+      --connections 64 --depth 16 --duration 30 --report reports/a
+
+  The same against redis, for comparison:
+  redis-server --port 6379 --appendonly yes --appendfsync always &
+  forebay-bench load --target redis://127.0.0.1:6379 --records 100000
+  forebay-bench run  --target redis://127.0.0.1:6379 --workload a --records 100000
+
+  An open loop, which is what to publish: latency from the intended start of each operation
+  forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
+
+/// Load generators and latency reports for Forebay and for what it is compared with
+#[derive(Debug, Parser)]
+#[command(name = "forebay-bench", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write records 0..N once each; loading again overwrites them
+    Load(LoadArgs),
+    /// Run a workload and report latencies
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// Serve bare echoes, with or without a log: what the ring can do before a store does anything
+    Floor(FloorArgs),
+    /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
+    VerifyLedger(VerifyArgs),
+}
+
+/// What every command says about the data.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataArgs {
+    /// The store: forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: TargetUrl,
+    /// Table for the records (created if absent; redis has none)
+    #[arg(long, default_value = "usertable")]
+    pub(crate) table: String,
+    /// Length of keys, `user` and zero-padded digits
+    #[arg(long, value_name = "BYTES", default_value_t = 24,
+          value_parser = clap::value_parser!(u64).range(KEY_BYTES_MIN as u64..=KEY_BYTES_MAX as u64))]
+    pub(crate) key_bytes: u64,
+    /// Give an operation up after so many milliseconds; it counts as an error
+    #[arg(long = "timeout", value_name = "MILLISECONDS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub(crate) timeout_millis: u64,
+}
+
+/// What load and run share.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TrafficArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Records in the table
+    #[arg(long, default_value_t = 100_000,
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub(crate) records: u64,
+    /// Length of values
+    #[arg(long, value_name = "BYTES", default_value_t = 100,
+          value_parser = clap::value_parser!(u64).range(1..=390_000))]
+    pub(crate) value_bytes: u64,
+    /// Generator threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: u32,
+    /// Pin generator threads to these cores, in turn
+    #[arg(long, value_name = "CORE", num_args = 1.., value_delimiter = ',')]
+    pub(crate) core: Vec<usize>,
+    /// Seed of keys, values and mix: equal seeds repeat a run
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// `load`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+    /// Connections over all threads
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) connections: u32,
+    /// Operations outstanding on each connection
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Which mix of operations
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workload: WorkloadName,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+    /// Connections over all threads
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) connections: u32,
+    /// Operations outstanding on each connection
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
+    /// Seconds to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=864_000))]
+    pub(crate) duration: u64,
+    /// Seconds of load before the measurement
+    #[arg(long, value_name = "SECONDS", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) warmup: u64,
+    /// Open loop with so many operations a second, latency from the intended start; without it a
+    /// closed loop
+    #[arg(long, value_name = "OPS_PER_SECOND",
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) rate: Option<u64>,
+    /// Choose records otherwise than the workload does
+    #[arg(long)]
+    pub(crate) distribution: Option<Distribution>,
+    /// Write DIR/report.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+    /// Note acknowledged puts in FILE (with --workload ledger)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
+}
+
+/// `verify-ledger`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The store: forebay://HOST:PORT or redis://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: TargetUrl,
+    /// The file that `run --workload ledger --ledger FILE` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: PathBuf,
+    /// Give up after so many milliseconds without an answer
+    #[arg(long = "timeout", value_name = "MILLISECONDS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub(crate) timeout_millis: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_issues_examples_parse() {
+        for line in [
+            "load --target forebay://h:1 --records 5 --value-bytes 10",
+            "run --target redis://h:1 --workload a --records 5 --value-bytes 10 --connections 4 \
+             --depth 2 --duration 3 --rate 100 --seed 7 --report d --core 0,1 --threads 2",
+            "run --target forebay://h:1 --workload ledger --ledger f",
+            "verify-ledger --target forebay://h:1 --ledger f",
+        ] {
+            let words = std::iter::once("forebay-bench").chain(line.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+        let bad = ["forebay-bench", "run", "--target", "x", "--workload", "a"];
+        assert!(Cli::try_parse_from(bad).is_err());
+    }
+}

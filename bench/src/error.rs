@@ -1,0 +1,159 @@
+//! What can stop the tool, and its exit codes.
+//!
+//! | code | meaning |
+//! |-----:|---|
+//! | 0 | done |
+//! | 1 | the run, or what it found, is bad: no operation succeeded, or the ledger is violated |
+//! | 2 | the command line is wrong (clap's code) |
+//! | 3 | the target cannot be reached or does not speak its protocol |
+//! | 4 | this machine is in the way: a file, a ring, a core |
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use forebay_net::ring::RingError;
+
+use crate::floor::FloorError;
+use crate::target::{ProtocolError, TargetUrl};
+
+/// Why the tool stops.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    /// The host has no address. Correct the name.
+    #[error("cannot resolve {authority}: {source}")]
+    Resolve {
+        /// HOST:PORT as given.
+        authority: String,
+        /// The resolver's words.
+        source: std::io::Error,
+    },
+    /// Nothing serves there. Start the store.
+    #[error("nothing answers at {address} ({url}): {source}\n{hint}", hint = url.scheme.start_hint())]
+    Unreachable {
+        /// The target as given.
+        url: TargetUrl,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A connection failed after the store had been reached.
+    #[error("connection to {address} failed: {source}")]
+    Connection {
+        /// To where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something else answers there. Check the port.
+    #[error("the target does not speak its protocol: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The store refused what the run needs first.
+    #[error("the target refused {what}: {words}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// The store's words.
+        words: String,
+    },
+    /// The workload and the target do not fit together. Choose another of either.
+    #[error("workload {workload} cannot run on this target: {reason}")]
+    Unsupported {
+        /// The workload.
+        workload: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Flags that contradict each other.
+    #[error("{0}")]
+    Usage(String),
+    /// A file of the tool cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A ledger file that this tool did not write.
+    #[error("{}:{line}: {reason}", path.display())]
+    Ledger {
+        /// Which.
+        path: PathBuf,
+        /// Where in it.
+        line: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A system facility failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// Doing what.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The generator's own event loop.
+    #[error("the load generator's ring: {0}")]
+    Ring(#[from] RingError),
+    /// A floor server.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
+    /// The run ended without a single success.
+    #[error("no operation succeeded ({errors} failed; first: {first})")]
+    NothingSucceeded {
+        /// How many failed.
+        errors: u64,
+        /// The first failure.
+        first: String,
+    },
+    /// Records could not be loaded. Look at the store, then load again: loading twice is harmless.
+    #[error("{failed} of {records} records were not loaded (first failure: {first})")]
+    LoadIncomplete {
+        /// Not loaded.
+        failed: u64,
+        /// Wanted.
+        records: u64,
+        /// The first failure.
+        first: String,
+    },
+    /// An acknowledged write is gone or damaged.
+    #[error("{violations} of {keys} acknowledged keys are lost or damaged")]
+    LedgerViolated {
+        /// Bad keys.
+        violations: u64,
+        /// Checked keys.
+        keys: u64,
+    },
+}
+
+impl BenchError {
+    /// Nothing serves at `address`.
+    pub(crate) fn unreachable(
+        url: &TargetUrl,
+        address: SocketAddr,
+        source: std::io::Error,
+    ) -> BenchError {
+        BenchError::Unreachable { url: url.clone(), address, source }
+    }
+
+    /// The process's exit code; see the module's table.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            BenchError::NothingSucceeded { .. }
+            | BenchError::LoadIncomplete { .. }
+            | BenchError::LedgerViolated { .. } => 1,
+            BenchError::Unsupported { .. } | BenchError::Usage(_) => 2,
+            BenchError::Resolve { .. }
+            | BenchError::Unreachable { .. }
+            | BenchError::Connection { .. }
+            | BenchError::Protocol(_)
+            | BenchError::Refused { .. } => 3,
+            BenchError::File { .. }
+            | BenchError::Ledger { .. }
+            | BenchError::Io { .. }
+            | BenchError::Ring(_)
+            | BenchError::Floor(_) => 4,
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! One thread's load generator, as a [`Machine`]: the ring drives it against real stores, and the
+//! tests drive it with a simulated clock.
+//!
+//! ```text
+//!   Connecting ──all connected, all threads ready──► Running ──time is up──► drained ──► Done
+//!                                                    │   ▲
+//!                        one turn:                   ▼   │
+//!     intervals → reconnects → time limits → continuations → new operations → sends
+//! ```
+//!
+//! **Time stamps.** One clock reading serves a whole batch of events. The shell takes it after the
+//! events of the batch have happened, and a turn's requests leave after the reading that they are
+//! stamped with. So every latency is at least the true one, and too long by at most the time that
+//! this thread needs for one batch; it is never too short.
+//!
+//! **What is counted.** An operation belongs to the measurement if its intended start (closed loop:
+//! its start) lies in the measured time. It is waited for after the end, up to the limit for one
+//! operation, and counted whatever its end is.
+
+use std::sync::Arc;
+
+use forebay_core::time::Nanos;
+use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use forebay_storage::block::DiskDone;
+
+use super::record::{Cause, Shared};
+use super::schedule::Pacing;
+use super::slots::{Slots, Taken};
+use super::{Settings, ThreadReport};
+use crate::ledger::LedgerWriter;
+use crate::sys;
+use crate::target::{Codec, Request, Target};
+use crate::workload::{KeySpelling, Next, OpKind, Planned, Source};
+
+/// How often the other threads' readiness is looked at before the start.
+const READY_POLL_NANOS: u64 = Nanos::PER_MILLI;
+/// Between two attempts to open a connection again.
+const RECONNECT_NANOS: u64 = 100 * Nanos::PER_MILLI;
+/// How often time limits are checked.
+const EXPIRE_NANOS: u64 = 50 * Nanos::PER_MILLI;
+
+#[derive(Debug)]
+struct Socket<C> {
+    lane: u32,
+    conn: Option<ConnId>,
+    codec: C,
+    /// Requests of this turn, or of more turns while an earlier buffer is under way.
+    out: SendBuf,
+    spare: Option<SendBuf>,
+    sending: bool,
+    dirty: bool,
+    connect_at: Option<Nanos>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting { announced: bool },
+    Running,
+    Done,
+}
+
+/// The moments of a run.
+#[derive(Clone, Copy, Debug)]
+struct Timeline {
+    measure_from: Nanos,
+    /// The end, unless the source's exhaustion is.
+    end: Nanos,
+    interval_end: Nanos,
+    expire_at: Nanos,
+}
+
+/// CPU time and wall time of the measured part.
+#[derive(Clone, Copy, Debug, Default)]
+struct CpuWatch {
+    began: Option<(u64, Nanos)>,
+    ended: Option<(u64, Nanos)>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Generator<T: Target> {
+    target: Arc<T>,
+    settings: Settings,
+    shared: Arc<Shared>,
+    ledger: Option<LedgerWriter>,
+    keys: KeySpelling,
+    pacing: Pacing,
+    slots: Slots,
+    sockets: Vec<Socket<T::Codec>>,
+    /// The socket of each connection slot of the shell.
+    by_conn: Vec<u32>,
+    dirty: Vec<u32>,
+    /// Connections whose bytes were not the protocol, to be closed at the turn's end.
+    broken: Vec<ConnId>,
+    down: usize,
+    phase: Phase,
+    timeline: Timeline,
+    exhausted: bool,
+    /// Open loop: arrivals up to here have waited for a free slot.
+    starved_until: Nanos,
+    cpu: CpuWatch,
+    fatal: Option<String>,
+}
+
+impl<T: Target> Generator<T> {
+    /// A generator for one thread.
+    pub(crate) fn new(
+        target: Arc<T>,
+        settings: Settings,
+        shared: Arc<Shared>,
+        recorder: super::record::Recorder,
+        source: Source,
+        ledger: Option<LedgerWriter>,
+    ) -> Generator<T> {
+        let addresses = target.addresses().len() as u32;
+        let sockets: Vec<_> = (0..settings.lanes * addresses)
+            .map(|index| Socket {
+                lane: index / addresses,
+                conn: None,
+                codec: target.codec(),
+                out: SendBuf::new(),
+                spare: Some(SendBuf::new()),
+                sending: false,
+                dirty: false,
+                connect_at: Some(Nanos(0)),
+            })
+            .collect();
+        let never = Nanos(u64::MAX);
+        Generator {
+            keys: KeySpelling::new(settings.key_bytes),
+            pacing: settings.pacing.clone(),
+            slots: Slots::new(settings.lanes, settings.depth, recorder, source),
+            by_conn: Vec::with_capacity(sockets.len()),
+            dirty: Vec::with_capacity(sockets.len()),
+            broken: Vec::new(),
+            down: sockets.len(),
+            sockets,
+            phase: Phase::Connecting { announced: false },
+            timeline: Timeline {
+                measure_from: never,
+                end: never,
+                interval_end: never,
+                expire_at: never,
+            },
+            exhausted: false,
+            starved_until: Nanos(0),
+            cpu: CpuWatch::default(),
+            fatal: None,
+            target,
+            settings,
+            shared,
+            ledger,
+        }
+    }
+
+    /// What the thread has to say at the end, beyond its intervals.
+    pub(crate) fn into_report(mut self) -> ThreadReport {
+        let (cpu_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
+            (Some((cpu, from)), Some((cpu_end, to))) => (cpu_end - cpu, to.since(from)),
+            _ => (0, 0),
+        };
+        ThreadReport {
+            cpu_nanos,
+            wall_nanos,
+            first_error: self.slots.first_error().take(),
+            fatal: self.fatal,
+            ledger_written: self.ledger.map_or(0, |ledger| ledger.written()),
+        }
+    }
+
+    fn address_count(&self) -> u32 {
+        self.target.addresses().len() as u32
+    }
+
+    fn socket_of(&self, conn: ConnId) -> Option<u32> {
+        let index = *self.by_conn.get(conn.slot as usize)?;
+        (self.sockets.get(index as usize)?.conn == Some(conn)).then_some(index)
+    }
+
+    fn give_up(&mut self, words: String) {
+        self.fatal.get_or_insert(words);
+        self.shared.stop();
+    }
+
+    fn turn_connecting(&mut self, announced: bool, now: Nanos, fx: &mut Effects) {
+        self.reconnect_due(now, fx);
+        if self.down > 0 {
+            return;
+        }
+        if !announced {
+            self.shared.thread_ready();
+            self.phase = Phase::Connecting { announced: true };
+        }
+        match self.shared.start(now) {
+            Some(start) if now >= start => {
+                self.begin(start);
+                self.turn_running(now, fx);
+            }
+            Some(start) => fx.wake_at = Some(start),
+            None => fx.wake_at = Some(now + READY_POLL_NANOS),
+        }
+    }
+
+    fn begin(&mut self, start: Nanos) {
+        self.phase = Phase::Running;
+        let measure_from = start + self.settings.warmup_nanos;
+        let end = match self.settings.duration_nanos {
+            Some(duration) => measure_from + duration,
+            None => Nanos(u64::MAX),
+        };
+        self.timeline = Timeline {
+            measure_from,
+            end,
+            interval_end: measure_from + self.settings.interval_nanos,
+            expire_at: start + EXPIRE_NANOS,
+        };
+        self.slots.measure(measure_from, end);
+        if let Pacing::Open(schedule) = &mut self.pacing {
+            schedule.begin(start);
+        }
+    }
+
+    fn turn_running(&mut self, now: Nanos, fx: &mut Effects) {
+        self.watch(now);
+        if self.settings.reconnect {
+            self.reconnect_due(now, fx);
+        }
+        if now >= self.timeline.expire_at {
+            self.slots.expire(now - self.settings.timeout_nanos);
+            self.timeline.expire_at = now + EXPIRE_NANOS;
+        }
+        self.start_continuations();
+        match self.pacing {
+            Pacing::Closed => self.start_closed(now),
+            Pacing::Open(_) => self.start_open(now),
+        }
+        self.note_ledger();
+        if self.is_over(now) {
+            self.finish(now, fx);
+            return;
+        }
+        self.flush(fx);
+        fx.wake_at = Some(self.wake_at());
+    }
+
+    /// Measurement begins and ends, intervals roll, successes are noted.
+    fn watch(&mut self, now: Nanos) {
+        let line = self.timeline;
+        if now >= line.measure_from && self.cpu.began.is_none() {
+            self.cpu.began = Some((sys::thread_cpu_nanos(), now));
+            self.shared.measure_from(line.measure_from);
+        }
+        if self.slots.take_successes() > 0 && now >= line.measure_from && now <= line.end {
+            self.shared.success_at(now);
+        }
+        while now >= self.timeline.interval_end && self.timeline.interval_end <= line.end {
+            self.slots.recorder.roll();
+            self.timeline.interval_end = self.timeline.interval_end + self.settings.interval_nanos;
+        }
+        if now >= line.end && self.cpu.ended.is_none() {
+            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            // The time from the last success to the end is a gap too.
+            self.shared.success_at(line.end);
+        }
+    }
+
+    fn start_closed(&mut self, now: Nanos) {
+        if now >= self.timeline.end {
+            return;
+        }
+        while !self.exhausted {
+            let Some(taken) = self.slots.take() else { return };
+            self.start_one(taken, now, now, false);
+        }
+    }
+
+    fn start_open(&mut self, now: Nanos) {
+        while !self.exhausted {
+            let Pacing::Open(schedule) = &mut self.pacing else { unreachable!() };
+            let intended = schedule.next();
+            if intended > now || intended >= self.timeline.end {
+                return;
+            }
+            let Some(taken) = self.slots.take() else {
+                self.starved_until = now;
+                return;
+            };
+            schedule.advance();
+            self.start_one(taken, intended, now, intended <= self.starved_until);
+        }
+    }
+
+    fn start_one(&mut self, taken: Taken, intended: Nanos, now: Nanos, waited_for_depth: bool) {
+        let planned = match self.slots.source.next(taken.lane) {
+            Next::Op(planned) => planned,
+            // The slot is retired.
+            Next::LaneIdle => return,
+            Next::Exhausted => {
+                self.slots.put_back(taken);
+                self.exhausted = true;
+                return;
+            }
+        };
+        let addresses = self.address_count();
+        let key = self.keys.spell(planned.record);
+        let socket = taken.lane * addresses + self.target.route(key) as u32;
+        let correlation = self.slots.start(taken, planned, socket, intended, now, waited_for_depth);
+        let request = match planned.kind {
+            OpKind::Get | OpKind::ReadModifyWrite => Request::Get { key },
+            OpKind::Put | OpKind::Insert => {
+                Request::Put { key, value: self.slots.source.value(planned) }
+            }
+            OpKind::Scan => Request::Scan { key, items: planned.argument as u32 },
+        };
+        encode(&mut self.sockets, &mut self.dirty, socket, request, correlation);
+    }
+
+    fn start_continuations(&mut self) {
+        while let Some((correlation, planned, socket)) = self.slots.continuation() {
+            let Planned { record, .. } = planned;
+            let key = self.keys.spell(record);
+            let request = Request::Put { key, value: self.slots.source.value(planned) };
+            encode(&mut self.sockets, &mut self.dirty, socket, request, correlation);
+        }
+    }
+
+    fn note_ledger(&mut self) {
+        let (Some(writer), Source::Ledger(keys)) = (&mut self.ledger, &mut self.slots.source)
+        else {
+            return;
+        };
+        if let Err(error) = writer.append(keys.take_acknowledged()) {
+            let words = error.to_string();
+            self.give_up(words);
+        }
+    }
+
+    fn is_over(&mut self, now: Nanos) -> bool {
+        if self.shared.stopped() {
+            return true;
+        }
+        if !self.settings.reconnect && !self.slots.any_lane_up() {
+            return true;
+        }
+        let nothing_to_start = match &self.pacing {
+            Pacing::Closed => self.exhausted || now >= self.timeline.end,
+            Pacing::Open(schedule) => self.exhausted || schedule.next() >= self.timeline.end,
+        };
+        if nothing_to_start && self.slots.outstanding() == 0 {
+            return true;
+        }
+        now >= self.timeline.end && now.since(self.timeline.end) > self.settings.timeout_nanos
+    }
+
+    fn finish(&mut self, now: Nanos, fx: &mut Effects) {
+        if self.cpu.began.is_some() && self.cpu.ended.is_none() {
+            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.shared.success_at(now);
+        }
+        self.slots.expire(Nanos(u64::MAX));
+        if let Pacing::Open(schedule) = &self.pacing
+            && self.timeline.end != Nanos(u64::MAX)
+            && !self.shared.stopped()
+        {
+            let left = schedule.left_before(self.timeline.end);
+            self.slots.recorder.counters().errors[Cause::NotStarted as usize] += left;
+        }
+        self.note_ledger();
+        self.slots.recorder.roll();
+        self.phase = Phase::Done;
+        fx.stop = true;
+    }
+
+    fn reconnect_due(&mut self, now: Nanos, fx: &mut Effects) {
+        if self.down == 0 {
+            return;
+        }
+        let addresses = self.target.addresses();
+        for (index, socket) in self.sockets.iter_mut().enumerate() {
+            if socket.connect_at.is_some_and(|at| at <= now) {
+                socket.connect_at = None;
+                fx.connect.push((index as u64, addresses[index % addresses.len()]));
+            }
+        }
+    }
+
+    /// Hands every socket's requests to the shell, one buffer at a time for each.
+    fn flush(&mut self, fx: &mut Effects) {
+        for index in self.dirty.drain(..) {
+            let socket = &mut self.sockets[index as usize];
+            socket.dirty = false;
+            let Some(conn) = socket.conn else { continue };
+            if socket.sending || socket.out.is_empty() {
+                continue;
+            }
+            let next = socket.spare.take().unwrap_or_default();
+            fx.send.push((conn, std::mem::replace(&mut socket.out, next)));
+            socket.sending = true;
+        }
+        fx.close.append(&mut self.broken);
+    }
+
+    /// When the next turn must be at the latest. Every moment named here is still to come: one that
+    /// has passed without being acted upon would keep the loop awake for nothing.
+    fn wake_at(&self) -> Nanos {
+        let line = self.timeline;
+        let mut at = line.expire_at;
+        if line.interval_end <= line.end {
+            at = at.min(line.interval_end);
+        }
+        if let Pacing::Open(schedule) = &self.pacing
+            && schedule.next() > self.starved_until
+            && schedule.next() < line.end
+        {
+            at = at.min(schedule.next());
+        }
+        if self.down > 0 && self.settings.reconnect {
+            let due = self.sockets.iter().filter_map(|socket| socket.connect_at).min();
+            at = at.min(due.unwrap_or(at));
+        }
+        if self.cpu.began.is_none() {
+            at = at.min(line.measure_from);
+        }
+        at
+    }
+
+    fn socket_gone(&mut self, index: u32, now: Nanos) {
+        let socket = &mut self.sockets[index as usize];
+        if socket.conn.take().is_some() {
+            self.down += 1;
+        }
+        socket.codec = self.target.codec();
+        socket.out.clear();
+        socket.sending = false;
+        socket.connect_at = Some(now + RECONNECT_NANOS);
+        let lane = socket.lane;
+        self.slots.lane_down(lane, index);
+    }
+}
+
+fn encode<C: Codec>(
+    sockets: &mut [Socket<C>],
+    dirty: &mut Vec<u32>,
+    index: u32,
+    request: Request<'_>,
+    correlation: u64,
+) {
+    let socket = &mut sockets[index as usize];
+    socket.codec.encode(request, correlation, &mut socket.out);
+    if !socket.dirty {
+        socket.dirty = true;
+        dirty.push(index);
+    }
+}
+
+impl<T: Target> Machine for Generator<T> {
+    fn connected(&mut self, conn: ConnId, _listener: usize, token: Option<u64>, _now: Nanos) {
+        let index = token.expect("a generator has no listener") as u32;
+        let slot = conn.slot as usize;
+        if self.by_conn.len() <= slot {
+            self.by_conn.resize(slot + 1, u32::MAX);
+        }
+        self.by_conn[slot] = index;
+        let socket = &mut self.sockets[index as usize];
+        socket.conn = Some(conn);
+        socket.connect_at = None;
+        let lane = socket.lane;
+        self.down -= 1;
+        if self.phase == Phase::Running {
+            self.slots.recorder.counters().reconnects += 1;
+        }
+        let addresses = self.address_count();
+        let first = (lane * addresses) as usize;
+        let sockets = &self.sockets[first..first + addresses as usize];
+        if sockets.iter().all(|socket| socket.conn.is_some()) {
+            self.slots.lane_up(lane);
+        }
+    }
+
+    fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos) {
+        if let Phase::Connecting { .. } = self.phase {
+            let address = self.target.addresses()[token as usize % self.target.addresses().len()];
+            let error = std::io::Error::from_raw_os_error(errno);
+            self.give_up(format!("cannot open a connection to {address}: {error}"));
+        }
+        self.sockets[token as usize].connect_at = Some(now + RECONNECT_NANOS);
+    }
+
+    fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
+        let Some(index) = self.socket_of(conn) else { return };
+        let slots = &mut self.slots;
+        let decoded =
+            self.sockets[index as usize].codec.decode(bytes, &mut |correlation, outcome| {
+                slots.complete(correlation, outcome, now);
+            });
+        if let Err(error) = decoded {
+            // Set before the operations fail, so that the report names the cause, not the effect.
+            self.slots
+                .first_error()
+                .get_or_insert_with(|| format!("the target does not speak its protocol: {error}"));
+            self.broken.push(conn);
+            self.socket_gone(index, now);
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, mut buf: SendBuf, _now: Nanos) {
+        let Some(index) = self.socket_of(conn) else { return };
+        let socket = &mut self.sockets[index as usize];
+        buf.clear();
+        socket.spare = Some(buf);
+        socket.sending = false;
+        if !socket.out.is_empty() && !socket.dirty {
+            socket.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn closed(&mut self, conn: ConnId, _reason: CloseReason, now: Nanos) {
+        if let Some(index) = self.socket_of(conn) {
+            self.socket_gone(index, now);
+            if let Phase::Connecting { .. } = self.phase {
+                self.give_up("the target closed a connection before the run began".to_owned());
+            }
+        }
+    }
+
+    fn disk_done(&mut self, _done: DiskDone, _now: Nanos) {
+        unreachable!("a generator asks for no disk operation");
+    }
+
+    fn woken(&mut self, _now: Nanos) {}
+
+    fn turn(&mut self, now: Nanos, fx: &mut Effects) {
+        match self.phase {
+            Phase::Connecting { .. } if self.shared.stopped() => {
+                self.phase = Phase::Done;
+                fx.stop = true;
+            }
+            Phase::Connecting { announced } => self.turn_connecting(announced, now, fx),
+            Phase::Running => self.turn_running(now, fx),
+            Phase::Done => fx.stop = true,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The load generator: a thread for each core, each one machine on one ring.
+//!
+//! ```text
+//!   thread 0: Ring ◄──► Generator { lanes, slots, schedule, source } ──samples──┐
+//!   thread 1: Ring ◄──► Generator …                                  ──samples──┴► collector
+//!                          └── Shared: common start, longest gap, stop ──┘         (main thread)
+//! ```
+//!
+//! The threads share nothing per operation; the main thread does all that is not load: merging,
+//! printing, writing.
+
+mod machine;
+mod record;
+mod schedule;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use forebay_core::time::Nanos;
+use forebay_net::ring::{Ring, RingConfig};
+
+use crate::error::BenchError;
+use crate::ledger::LedgerWriter;
+use crate::report::collect::{Collected, Progress, collect};
+use crate::sys;
+use crate::target::Target;
+use crate::workload::{Part, Source};
+use machine::Generator;
+use record::{Recorder, Shared};
+use schedule::{Pacing, Schedule};
+
+pub(crate) use record::{Cause, Interval, Sample, latency_histogram};
+
+/// What one thread is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Its lanes.
+    lanes: u32,
+    /// Operations outstanding on each.
+    depth: u32,
+    pacing: Pacing,
+    warmup_nanos: u64,
+    /// None: until the source is exhausted.
+    duration_nanos: Option<u64>,
+    interval_nanos: u64,
+    timeout_nanos: u64,
+    /// Open lost connections again; otherwise the run ends when all are lost.
+    reconnect: bool,
+    key_bytes: usize,
+}
+
+/// What one thread has to say at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct ThreadReport {
+    /// CPU time within the measured time.
+    pub(crate) cpu_nanos: u64,
+    /// The measured time.
+    pub(crate) wall_nanos: u64,
+    /// The words of the first failure.
+    pub(crate) first_error: Option<String>,
+    /// Why the run could not go on.
+    pub(crate) fatal: Option<String>,
+    /// Lines in the ledger.
+    pub(crate) ledger_written: u64,
+}
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Generator threads.
+    pub(crate) threads: u32,
+    /// Cores to pin them to, in turn; empty for none.
+    pub(crate) cores: Vec<usize>,
+    /// Lanes of all threads together.
+    pub(crate) connections: u32,
+    /// Operations outstanding on each lane.
+    pub(crate) depth: u32,
+    /// Open loop with so many operations a second; None for a closed loop.
+    pub(crate) rate_per_second: Option<u64>,
+    /// Load before the measurement.
+    pub(crate) warmup_seconds: u64,
+    /// The measurement; None runs until the source is exhausted.
+    pub(crate) duration_seconds: Option<u64>,
+    /// Length of an interval.
+    pub(crate) interval_millis: u64,
+    /// Limit for one operation.
+    pub(crate) timeout_millis: u64,
+    /// Open lost connections again.
+    pub(crate) reconnect: bool,
+    /// Length of keys.
+    pub(crate) key_bytes: usize,
+    /// Where acknowledged puts are noted.
+    pub(crate) ledger: Option<LedgerWriter>,
+}
+
+impl Plan {
+    /// The first lane and the number of lanes of `thread`.
+    fn lanes(&self, thread: u32) -> (u32, u32) {
+        let (each, over) = (self.connections / self.threads, self.connections % self.threads);
+        (thread * each + thread.min(over), each + u32::from(thread < over))
+    }
+
+    fn settings(&self, part: Part, lanes: u32) -> Settings {
+        Settings {
+            lanes,
+            depth: self.depth,
+            pacing: match self.rate_per_second {
+                Some(rate) => Pacing::Open(Schedule::new(rate, part)),
+                None => Pacing::Closed,
+            },
+            warmup_nanos: self.warmup_seconds * Nanos::PER_SECOND,
+            duration_nanos: self.duration_seconds.map(|seconds| seconds * Nanos::PER_SECOND),
+            interval_nanos: self.interval_millis * Nanos::PER_MILLI,
+            timeout_nanos: self.timeout_millis * Nanos::PER_MILLI,
+            reconnect: self.reconnect,
+            key_bytes: self.key_bytes,
+        }
+    }
+}
+
+/// What a run brought.
+#[derive(Debug)]
+pub(crate) struct RunOutcome {
+    /// Rows and totals.
+    pub(crate) collected: Collected,
+    /// By thread.
+    pub(crate) threads: Vec<ThreadReport>,
+    /// The longest time without any success.
+    pub(crate) gap_longest_nanos: u64,
+}
+
+/// Which lanes a source serves: the first of them, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneRange {
+    /// The first, counted over all threads.
+    pub(crate) first: u32,
+    /// How many.
+    pub(crate) count: u32,
+}
+
+/// Carries out `plan` against `target`; each thread's operations come from `source`.
+pub(crate) fn run<T: Target>(
+    target: &Arc<T>,
+    plan: &Plan,
+    source: impl Fn(Part, LaneRange) -> Source + Sync,
+    progress: &Progress,
+) -> Result<RunOutcome, BenchError> {
+    let shared = Arc::new(Shared::new(plan.threads));
+    let (samples, collected) = channel();
+    let (recycle, recycled): (Vec<_>, Vec<_>) = (0..plan.threads).map(|_| channel()).unzip();
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (thread, recycled) in (0u32..).zip(recycled) {
+            let (samples, shared, source) = (samples.clone(), Arc::clone(&shared), &source);
+            let body = move || {
+                let part = Part { thread: u64::from(thread), threads: u64::from(plan.threads) };
+                let (first, count) = plan.lanes(thread);
+                let source = source(part, LaneRange { first, count });
+                let empty = Interval::new(|kind| source.has(kind));
+                let recorder = Recorder::new(thread, empty, samples, recycled);
+                let ended = drive(target, plan, part, count, &shared, recorder, source);
+                if ended.is_err() {
+                    shared.stop();
+                }
+                ended
+            };
+            let spawned = thread::Builder::new()
+                .name(format!("generator-{thread}"))
+                .spawn_scoped(scope, body);
+            threads.push(
+                spawned.map_err(|source| BenchError::Io { what: "starting a thread", source })?,
+            );
+        }
+        drop(samples);
+        let interval_seconds = plan.interval_millis as f64 / 1000.0;
+        let intervals = plan.duration_seconds.map(|seconds| seconds * 1000 / plan.interval_millis);
+        let collected = collect(&collected, &recycle, interval_seconds, intervals, progress);
+        let mut reports = Vec::new();
+        for handle in threads {
+            let ended = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            reports.push(ended?);
+        }
+        if let Some(words) = reports.iter_mut().find_map(|report| report.fatal.take()) {
+            return Err(BenchError::Io {
+                what: "the run stopped",
+                source: std::io::Error::other(words),
+            });
+        }
+        Ok(RunOutcome { collected, threads: reports, gap_longest_nanos: shared.gap_longest() })
+    })
+}
+
+/// One thread, from its ring's creation to its last word.
+fn drive<T: Target>(
+    target: &Arc<T>,
+    plan: &Plan,
+    part: Part,
+    lanes: u32,
+    shared: &Arc<Shared>,
+    recorder: Recorder,
+    source: Source,
+) -> Result<ThreadReport, BenchError> {
+    sys::tighten_timers();
+    let core = match plan.cores.len() as u64 {
+        0 => None,
+        cores => Some(plan.cores[(part.thread % cores) as usize]),
+    };
+    let sockets = lanes * target.addresses().len() as u32;
+    let mut ring = Ring::new(RingConfig {
+        core,
+        // Twice: a lost connection's place is free only after its teardown.
+        connections_max: sockets * 2 + 16,
+        ..RingConfig::default()
+    })?;
+    let mut generator = Generator::new(
+        Arc::clone(target),
+        plan.settings(part, lanes),
+        Arc::clone(shared),
+        recorder,
+        source,
+        plan.ledger.clone(),
+    );
+    ring.run(&mut generator)?;
+    Ok(generator.into_report())
+}

@@ -1,0 +1,334 @@
+//! What a generator thread writes down.
+//!
+//! A latency is recorded once, into the current interval's histogram of its kind; the interval goes
+//! to the collector on another thread every second, which adds it to the totals and sends the empty
+//! histograms back. So the hot path has one histogram, no lock and no allocation.
+//!
+//! Unit: nanoseconds, three significant digits, up to an hour.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
+use forebay_core::time::Nanos;
+use hdrhistogram::Histogram;
+
+use crate::workload::OpKind;
+
+/// Longest latency that is told from longer ones.
+const LATENCY_NANOS_MAX: u64 = 3600 * Nanos::PER_SECOND;
+/// 0.1 % relative error.
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// An empty histogram of latencies in nanoseconds.
+pub(crate) fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, SIGNIFICANT_DIGITS)
+        .expect("the bounds are constants that the type accepts")
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The store answered with an error.
+    Refused,
+    /// No answer within the limit for one operation.
+    Timeout,
+    /// The connection ended before the answer.
+    ConnectionLost,
+    /// Open loop: intended within the run, but no connection was free until its end.
+    NotStarted,
+}
+
+impl Cause {
+    /// All of them.
+    pub(crate) const ALL: [Cause; 4] =
+        [Cause::Refused, Cause::Timeout, Cause::ConnectionLost, Cause::NotStarted];
+    /// How many there are.
+    pub(crate) const COUNT: usize = Cause::ALL.len();
+
+    /// Its name in reports.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Cause::Refused => "refused",
+            Cause::Timeout => "timeout",
+            Cause::ConnectionLost => "connection_lost",
+            Cause::NotStarted => "not_started",
+        }
+    }
+}
+
+/// Counts of one interval, or of a whole run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Failed operations, by [`Cause`].
+    pub(crate) errors: [u64; Cause::COUNT],
+    /// Successful operations that ended within the measured time.
+    pub(crate) in_time: u64,
+    /// Reads that found no record. They are successes.
+    pub(crate) missing: u64,
+    /// Open loop: operations started more than [`LATE_NANOS`] after their intended start.
+    pub(crate) late_starts: u64,
+    /// Those of them that waited because every connection's depth was used up.
+    pub(crate) late_for_depth: u64,
+    /// Replies to operations given up before.
+    pub(crate) stale_replies: u64,
+    /// Connections opened again.
+    pub(crate) reconnects: u64,
+}
+
+/// A start this much after the intended one is late: more than a timer's own error by far.
+pub(crate) const LATE_NANOS: u64 = Nanos::PER_MILLI;
+
+impl Counters {
+    /// Failed operations.
+    pub(crate) fn errors_all(&self) -> u64 {
+        self.errors.iter().sum()
+    }
+
+    /// Adds `other`.
+    pub(crate) fn add(&mut self, other: &Counters) {
+        for (sum, more) in self.errors.iter_mut().zip(other.errors) {
+            *sum += more;
+        }
+        self.in_time += other.in_time;
+        self.missing += other.missing;
+        self.late_starts += other.late_starts;
+        self.late_for_depth += other.late_for_depth;
+        self.stale_replies += other.stale_replies;
+        self.reconnects += other.reconnects;
+    }
+}
+
+/// What happened in one interval on one thread, or in more of both.
+#[derive(Clone, Debug)]
+pub(crate) struct Interval {
+    /// Latencies of successes, for the kinds that occur.
+    pub(crate) latencies: [Option<Histogram<u64>>; OpKind::COUNT],
+    /// Everything else.
+    pub(crate) counters: Counters,
+}
+
+impl Interval {
+    /// An empty interval for the kinds that `occurs` names.
+    pub(crate) fn new(occurs: impl Fn(OpKind) -> bool) -> Interval {
+        Interval {
+            latencies: OpKind::ALL.map(|kind| occurs(kind).then(latency_histogram)),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Empty again, keeping its memory.
+    pub(crate) fn clear(&mut self) {
+        for histogram in self.latencies.iter_mut().flatten() {
+            histogram.reset();
+        }
+        self.counters = Counters::default();
+    }
+
+    /// Adds `other`.
+    pub(crate) fn add(&mut self, other: &Interval) {
+        for (sum, more) in self.latencies.iter_mut().zip(&other.latencies) {
+            match (sum, more) {
+                (Some(sum), Some(more)) => sum.add(more).expect("all histograms are alike"),
+                (sum @ None, Some(more)) => *sum = Some(more.clone()),
+                (_, None) => {}
+            }
+        }
+        self.counters.add(&other.counters);
+    }
+
+    /// Successes.
+    pub(crate) fn successes(&self) -> u64 {
+        self.latencies.iter().flatten().map(Histogram::len).sum()
+    }
+
+    /// Whether nothing was noted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.successes() == 0 && self.counters == Counters::default()
+    }
+}
+
+/// An interval on its way to the collector.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    /// From this thread.
+    pub(crate) thread: u32,
+    /// Which interval, from 0; the one after the last holds what ended after the run.
+    pub(crate) index: u64,
+    /// Its content.
+    pub(crate) interval: Interval,
+}
+
+/// One thread's notebook.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    thread: u32,
+    current: Interval,
+    index: u64,
+    samples: Sender<Sample>,
+    recycled: Receiver<Interval>,
+}
+
+impl Recorder {
+    /// Sends to `samples`; takes used intervals back from `recycled`.
+    pub(crate) fn new(
+        thread: u32,
+        empty: Interval,
+        samples: Sender<Sample>,
+        recycled: Receiver<Interval>,
+    ) -> Recorder {
+        Recorder { thread, current: empty, index: 0, samples, recycled }
+    }
+
+    /// Notes a success.
+    pub(crate) fn success(&mut self, kind: OpKind, nanos: u64) {
+        if let Some(histogram) = &mut self.current.latencies[kind as usize] {
+            histogram.saturating_record(nanos.max(1));
+        }
+    }
+
+    /// Counts of the current interval.
+    pub(crate) fn counters(&mut self) -> &mut Counters {
+        &mut self.current.counters
+    }
+
+    /// Ends the current interval.
+    pub(crate) fn roll(&mut self) {
+        let empty = match self.recycled.try_recv() {
+            Ok(mut used) => {
+                used.clear();
+                used
+            }
+            Err(_) => {
+                let mut fresh = self.current.clone();
+                fresh.clear();
+                fresh
+            }
+        };
+        let interval = std::mem::replace(&mut self.current, empty);
+        // A collector that is gone has an error of its own to report.
+        let _ = self.samples.send(Sample { thread: self.thread, index: self.index, interval });
+        self.index += 1;
+    }
+}
+
+/// What the threads of a run agree on.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    threads: u32,
+    ready: AtomicU32,
+    /// 0 until every thread is ready.
+    start: AtomicU64,
+    last_success: AtomicU64,
+    gap_longest: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Between everyone being ready and the start: long enough for every thread to notice.
+const START_GRACE_NANOS: u64 = 5 * Nanos::PER_MILLI;
+
+impl Shared {
+    /// For a run of `threads`.
+    pub(crate) fn new(threads: u32) -> Shared {
+        Shared {
+            threads,
+            ready: AtomicU32::new(0),
+            start: AtomicU64::new(0),
+            last_success: AtomicU64::new(0),
+            gap_longest: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// One more thread has all its connections.
+    pub(super) fn thread_ready(&self) {
+        self.ready.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The common start, once every thread is ready.
+    pub(super) fn start(&self, now: Nanos) -> Option<Nanos> {
+        if self.ready.load(Ordering::Acquire) < self.threads {
+            return None;
+        }
+        let proposed = (now + START_GRACE_NANOS).0;
+        match self.start.compare_exchange(0, proposed, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(Nanos(proposed)),
+            Err(agreed) => Some(Nanos(agreed)),
+        }
+    }
+
+    /// Time without a success counts from `at`.
+    pub(super) fn measure_from(&self, at: Nanos) {
+        self.last_success.fetch_max(at.0, Ordering::AcqRel);
+    }
+
+    /// Some thread saw successes at `now`. Once a turn, not once an operation.
+    pub(super) fn success_at(&self, now: Nanos) {
+        let before = self.last_success.fetch_max(now.0, Ordering::AcqRel);
+        if before != 0 && now.0 > before {
+            self.gap_longest.fetch_max(now.0 - before, Ordering::AcqRel);
+        }
+    }
+
+    /// The longest time without any success on any thread, in nanoseconds.
+    pub(crate) fn gap_longest(&self) -> u64 {
+        self.gap_longest.load(Ordering::Acquire)
+    }
+
+    /// Ends the run on every thread.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Whether the run shall end.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn intervals_reach_the_collector_and_come_back_empty() {
+        let (samples, collected) = channel();
+        let (give_back, recycled) = channel();
+        let empty = Interval::new(|kind| kind == OpKind::Get);
+        let mut recorder = Recorder::new(3, empty, samples, recycled);
+        recorder.success(OpKind::Get, 5_000);
+        recorder.counters().missing += 1;
+        recorder.roll();
+        let sample = collected.recv().unwrap();
+        assert_eq!((sample.thread, sample.index, sample.interval.successes()), (3, 0, 1));
+        give_back.send(sample.interval).unwrap();
+        recorder.roll();
+        recorder.success(OpKind::Get, 1);
+        recorder.roll();
+        assert!(collected.recv().unwrap().interval.is_empty());
+        let third = collected.recv().unwrap();
+        assert_eq!((third.index, third.interval.successes()), (2, 1));
+        assert_eq!(third.interval.counters.missing, 0);
+    }
+
+    #[test]
+    fn the_longest_gap_spans_threads_and_begins_with_the_measurement() {
+        let shared = Shared::new(2);
+        shared.measure_from(Nanos(100));
+        shared.success_at(Nanos(150));
+        shared.success_at(Nanos(140));
+        shared.success_at(Nanos(220));
+        assert_eq!(shared.gap_longest(), 70);
+    }
+
+    #[test]
+    fn nobody_starts_before_everybody_is_ready() {
+        let shared = Shared::new(2);
+        shared.thread_ready();
+        assert_eq!(shared.start(Nanos(5)), None);
+        shared.thread_ready();
+        let start = shared.start(Nanos(10)).unwrap();
+        assert_eq!(shared.start(Nanos(12)), Some(start), "everyone gets the same");
+    }
+}

@@ -1,0 +1,300 @@
+//! Operations in flight, and what becomes of them.
+//!
+//! ```text
+//!              start                    complete / fail
+//!   ready ───────────────► busy ───────────────────────────► ready   (lane up)
+//!     ▲                     │ read of a read-modify-write      │
+//!     │                     └──► continuations ──► busy        ▼
+//!     └──────────────── lane up again ◄──────────────────── parked   (lane down)
+//! ```
+//!
+//! A slot is one of a lane's `depth` places. Its correlation on the wire is its index and its
+//! generation; the generation changes when the operation ends, so the late answer to an operation
+//! given up is told from the answer to its successor. `ready` is a queue, so the slots, and with
+//! them the connections, take turns.
+//!
+//! Invariants: a slot is in exactly one of ready, parked, busy (or retired, when its lane has
+//! nothing left to do); `outstanding` counts the busy ones.
+
+use std::collections::VecDeque;
+
+use forebay_core::time::Nanos;
+
+use super::record::{Cause, LATE_NANOS, Recorder};
+use crate::target::Outcome;
+use crate::workload::{OpKind, Planned, Source};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Waiting for the only or the last answer.
+    Busy,
+    /// A read-modify-write waiting for its read.
+    Reading,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    lane: u32,
+    /// The socket that carries it while busy.
+    socket: u32,
+    generation: u32,
+    state: State,
+    planned: Planned,
+    /// Where its latency counts from.
+    intended: Nanos,
+    /// Where its time limit counts from.
+    started: Nanos,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    up: bool,
+    parked: Vec<u32>,
+}
+
+/// All slots of one thread.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    lanes: Vec<Lane>,
+    ready: VecDeque<u32>,
+    continuations: Vec<u64>,
+    outstanding: usize,
+    /// Operations intended earlier are not recorded.
+    measure_from: Nanos,
+    /// Successes that end later are recorded but do not count as achieved in time.
+    measure_until: Nanos,
+    successes_in_turn: u64,
+    first_error: Option<String>,
+    pub(super) recorder: Recorder,
+    pub(super) source: Source,
+}
+
+/// A slot taken for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// The slot's index.
+    pub(super) index: u32,
+    /// Its lane.
+    pub(super) lane: u32,
+}
+
+impl Slots {
+    /// `lanes` lanes of `depth` slots; all lanes are down.
+    pub(super) fn new(lanes: u32, depth: u32, recorder: Recorder, source: Source) -> Slots {
+        let planned = Planned { kind: OpKind::Get, record: 0, argument: 0 };
+        let slots: Vec<Slot> = (0..lanes * depth)
+            .map(|index| Slot {
+                // Consecutive slots lie on different lanes, so the first operations spread.
+                lane: index % lanes,
+                socket: 0,
+                generation: 0,
+                state: State::Free,
+                planned,
+                intended: Nanos(0),
+                started: Nanos(0),
+            })
+            .collect();
+        let lanes = (0..lanes)
+            .map(|lane| Lane {
+                up: false,
+                parked: (0..slots.len() as u32).filter(|i| i % lanes == lane).collect(),
+            })
+            .collect();
+        Slots {
+            ready: VecDeque::with_capacity(slots.len()),
+            continuations: Vec::with_capacity(slots.len()),
+            slots,
+            lanes,
+            outstanding: 0,
+            measure_from: Nanos(0),
+            measure_until: Nanos(u64::MAX),
+            successes_in_turn: 0,
+            first_error: None,
+            recorder,
+            source,
+        }
+    }
+
+    /// What is recorded: operations intended within this time.
+    pub(super) fn measure(&mut self, from: Nanos, until: Nanos) {
+        self.measure_from = from;
+        self.measure_until = until;
+    }
+
+    /// Operations in flight.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Successes since the last call, recorded or not.
+    pub(super) fn take_successes(&mut self) -> u64 {
+        std::mem::take(&mut self.successes_in_turn)
+    }
+
+    /// The words of the first failure.
+    pub(super) fn first_error(&mut self) -> &mut Option<String> {
+        &mut self.first_error
+    }
+
+    /// The next free slot of a lane that is up.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        while let Some(index) = self.ready.pop_front() {
+            let lane = self.slots[index as usize].lane;
+            if self.lanes[lane as usize].up {
+                return Some(Taken { index, lane });
+            }
+            self.lanes[lane as usize].parked.push(index);
+        }
+        None
+    }
+
+    /// Gives back a slot that was taken for nothing.
+    pub(super) fn put_back(&mut self, taken: Taken) {
+        self.ready.push_front(taken.index);
+    }
+
+    /// The slot now carries `planned`; returns the correlation of its request.
+    pub(super) fn start(
+        &mut self,
+        taken: Taken,
+        planned: Planned,
+        socket: u32,
+        intended: Nanos,
+        now: Nanos,
+        waited_for_depth: bool,
+    ) -> u64 {
+        let slot = &mut self.slots[taken.index as usize];
+        debug_assert_eq!(slot.state, State::Free);
+        slot.state = match planned.kind {
+            OpKind::ReadModifyWrite => State::Reading,
+            _ => State::Busy,
+        };
+        slot.socket = socket;
+        slot.planned = planned;
+        slot.intended = intended;
+        slot.started = now;
+        self.outstanding += 1;
+        if now.since(intended) > LATE_NANOS && intended >= self.measure_from {
+            let counters = self.recorder.counters();
+            counters.late_starts += 1;
+            counters.late_for_depth += u64::from(waited_for_depth);
+        }
+        correlation(taken.index, slot.generation)
+    }
+
+    /// A reply arrived.
+    pub(super) fn complete(&mut self, correlation: u64, outcome: Outcome<'_>, now: Nanos) {
+        let Some(index) = self.find(correlation) else {
+            self.recorder.counters().stale_replies += 1;
+            return;
+        };
+        let slot = &mut self.slots[index as usize];
+        match outcome {
+            Outcome::Refused(words) => {
+                if self.first_error.is_none() {
+                    self.first_error = Some(format!("the target refused: {words}"));
+                }
+                self.fail(index, Cause::Refused);
+            }
+            _ if slot.state == State::Reading => {
+                slot.state = State::Busy;
+                self.continuations.push(correlation);
+            }
+            _ => {
+                if slot.intended >= self.measure_from {
+                    self.recorder.success(slot.planned.kind, now.since(slot.intended));
+                    let counters = self.recorder.counters();
+                    counters.in_time += u64::from(now < self.measure_until);
+                    counters.missing += u64::from(outcome == Outcome::Missing);
+                }
+                self.successes_in_turn += 1;
+                self.end(index, true);
+            }
+        }
+    }
+
+    /// The next read-modify-write whose read is answered: its correlation, record and socket.
+    pub(super) fn continuation(&mut self) -> Option<(u64, Planned, u32)> {
+        while let Some(correlation) = self.continuations.pop() {
+            if let Some(index) = self.find(correlation) {
+                let slot = &self.slots[index as usize];
+                return Some((correlation, slot.planned, slot.socket));
+            }
+        }
+        None
+    }
+
+    /// Every slot of `lane` may be used.
+    pub(super) fn lane_up(&mut self, lane: u32) {
+        let lane = &mut self.lanes[lane as usize];
+        lane.up = true;
+        self.ready.extend(lane.parked.drain(..));
+    }
+
+    /// A socket of `lane` is gone: what it carried has failed, and the lane rests.
+    pub(super) fn lane_down(&mut self, lane: u32, socket: u32) {
+        self.lanes[lane as usize].up = false;
+        for index in 0..self.slots.len() as u32 {
+            let slot = &self.slots[index as usize];
+            if slot.lane == lane && slot.socket == socket && slot.state != State::Free {
+                self.fail(index, Cause::ConnectionLost);
+            }
+        }
+    }
+
+    /// Whether any lane is up.
+    pub(super) fn any_lane_up(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.up)
+    }
+
+    /// Gives up everything started before `started_before`.
+    pub(super) fn expire(&mut self, started_before: Nanos) {
+        for index in 0..self.slots.len() as u32 {
+            let slot = &self.slots[index as usize];
+            if slot.state != State::Free && slot.started < started_before {
+                self.fail(index, Cause::Timeout);
+            }
+        }
+    }
+
+    fn fail(&mut self, index: u32, cause: Cause) {
+        let slot = &self.slots[index as usize];
+        if slot.intended >= self.measure_from {
+            self.recorder.counters().errors[cause as usize] += 1;
+        }
+        if self.first_error.is_none() {
+            self.first_error = Some(match cause {
+                Cause::Timeout => "no answer within the time limit (--timeout)".to_owned(),
+                _ => "the connection ended before the answer".to_owned(),
+            });
+        }
+        self.end(index, false);
+    }
+
+    fn end(&mut self, index: u32, ok: bool) {
+        let slot = &mut self.slots[index as usize];
+        slot.state = State::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.outstanding -= 1;
+        self.source.finished(slot.lane, slot.planned, ok);
+        let lane = &mut self.lanes[slot.lane as usize];
+        if lane.up {
+            self.ready.push_back(index);
+        } else {
+            lane.parked.push(index);
+        }
+    }
+
+    fn find(&self, correlation: u64) -> Option<u32> {
+        let index = correlation as u32;
+        let slot = self.slots.get(index as usize)?;
+        (slot.state != State::Free && slot.generation == (correlation >> 32) as u32)
+            .then_some(index)
+    }
+}
+
+fn correlation(index: u32, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(index)
+}

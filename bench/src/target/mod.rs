@@ -1,0 +1,344 @@
+//! The stores that can be measured, each as a protocol codec.
+//!
+//! ```text
+//!   generator ── Request, correlation ──► Codec::encode ──► bytes ──► socket
+//!             ◄─ correlation, Outcome ─── Codec::decode ◄── bytes ◄──
+//! ```
+//!
+//! A [`Target`] is what the threads share: addresses, routing, the facts about the store that a
+//! report must state. A [`Codec`] is one connection's protocol state. Neither opens a socket, so the
+//! generator drives every target alike, and [`session`] drives the same codecs over blocking sockets
+//! for setup and verification.
+//!
+//! A lane is what the command line calls a connection: up to `depth` operations outstanding. It has
+//! one socket to every address of its target, because a sharded store serves each key from its own
+//! port; with one address a lane is one socket.
+
+pub(crate) mod floor;
+pub(crate) mod forebay;
+pub(crate) mod redis;
+pub(crate) mod session;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use forebay_net::machine::SendBuf;
+
+use crate::error::BenchError;
+use crate::workload::OpKind;
+
+/// One request on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Request<'a> {
+    /// Read one record.
+    Get {
+        /// Its key.
+        key: &'a [u8],
+    },
+    /// Write one record.
+    Put {
+        /// Its key.
+        key: &'a [u8],
+        /// Its bytes.
+        value: &'a [u8],
+    },
+    /// Read records from `key` on.
+    Scan {
+        /// Where to start.
+        key: &'a [u8],
+        /// At most so many.
+        items: u32,
+    },
+}
+
+impl<'a> Request<'a> {
+    /// The key that decides where it goes.
+    pub(crate) fn key(&self) -> &'a [u8] {
+        match self {
+            Request::Get { key } | Request::Put { key, .. } | Request::Scan { key, .. } => key,
+        }
+    }
+}
+
+/// What a store answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome<'a> {
+    /// A write was acknowledged, or records were scanned.
+    Done,
+    /// A record's bytes.
+    Value(&'a [u8]),
+    /// There is no such record.
+    Missing,
+    /// An error, in the store's words.
+    Refused(&'a str),
+}
+
+/// Bytes that are not the protocol. The connection is of no further use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProtocolError {
+    /// A reply of a kind that no request asks for, or no reply at all.
+    #[error("byte 0x{found:02x} where a reply should begin; is this address really that store?")]
+    ReplyKind {
+        /// The byte.
+        found: u8,
+    },
+    /// A length that is no number or beyond any reply.
+    #[error("a reply's length is malformed or too large")]
+    Length,
+    /// More replies than requests.
+    #[error("a reply without a request")]
+    Unasked,
+    /// A frame that fails its checks.
+    #[error("a reply frame is damaged: {what}")]
+    Damaged {
+        /// Which check.
+        what: &'static str,
+    },
+}
+
+/// One connection's protocol.
+pub(crate) trait Codec {
+    /// Appends `request` to `out`. Its reply will carry `correlation`.
+    fn encode(&mut self, request: Request<'_>, correlation: u64, out: &mut SendBuf);
+
+    /// Takes what arrived, in pieces of any size, and hands over every whole reply.
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        reply: &mut impl FnMut(u64, Outcome<'_>),
+    ) -> Result<(), ProtocolError>;
+}
+
+/// A store to measure.
+pub(crate) trait Target: Send + Sync + 'static {
+    /// Its protocol.
+    type Codec: Codec;
+
+    /// The state of a new connection.
+    fn codec(&self) -> Self::Codec;
+    /// Where each lane connects.
+    fn addresses(&self) -> &[SocketAddr];
+    /// Which of the addresses serves `key`.
+    fn route(&self, _key: &[u8]) -> usize {
+        0
+    }
+    /// What a report must say about it: version, durability settings.
+    fn facts(&self) -> &[(String, String)];
+    /// Why `kind` cannot be asked of it.
+    fn refuses(&self, _kind: OpKind) -> Option<&'static str> {
+        None
+    }
+}
+
+/// Protocols by URL scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// This project's native protocol.
+    Forebay,
+    /// RESP2.
+    Redis,
+    /// The bare echo servers of `forebay-bench floor`.
+    Floor,
+}
+
+impl Scheme {
+    /// Each with its name and how to start one, for messages.
+    pub(crate) fn start_hint(self) -> &'static str {
+        match self {
+            Scheme::Forebay => "start a node with `forebay dev --native HOST:PORT`",
+            Scheme::Redis => {
+                "start one with `redis-server --port PORT --appendonly yes --appendfsync always`"
+            }
+            Scheme::Floor => {
+                "start one with `forebay-bench floor` (see `forebay-bench floor --help`)"
+            }
+        }
+    }
+}
+
+/// The value of `--target`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetUrl {
+    /// Which protocol.
+    pub(crate) scheme: Scheme,
+    /// `HOST:PORT`.
+    pub(crate) authority: String,
+}
+
+impl FromStr for TargetUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TargetUrl, String> {
+        let expected = "expected forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT";
+        let (scheme, authority) = text.split_once("://").ok_or(expected)?;
+        let scheme = match scheme {
+            "forebay" => Scheme::Forebay,
+            "redis" => Scheme::Redis,
+            "floor" => Scheme::Floor,
+            other => return Err(format!("unknown store `{other}`: {expected}")),
+        };
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        match authority.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(TargetUrl { scheme, authority: authority.to_owned() })
+            }
+            _ => Err(format!("`{authority}` is no HOST:PORT: {expected}")),
+        }
+    }
+}
+
+impl std::fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Forebay => "forebay",
+            Scheme::Redis => "redis",
+            Scheme::Floor => "floor",
+        };
+        write!(f, "{scheme}://{}", self.authority)
+    }
+}
+
+impl TargetUrl {
+    /// Its address, IPv4 first: servers here often listen on 127.0.0.1 alone.
+    pub(crate) fn resolve(&self) -> Result<SocketAddr, BenchError> {
+        let found = self
+            .authority
+            .to_socket_addrs()
+            .map_err(|source| BenchError::Resolve { authority: self.authority.clone(), source })?
+            .min_by_key(|address| !address.is_ipv4());
+        found.ok_or_else(|| BenchError::Resolve {
+            authority: self.authority.clone(),
+            source: std::io::Error::other("the name has no address"),
+        })
+    }
+}
+
+/// Bytes of a reply that has not arrived whole.
+///
+/// Most reads bring whole replies, which are then decoded where they lie; only a torn one's bytes
+/// are copied here.
+#[derive(Debug, Default)]
+pub(crate) struct Carry {
+    bytes: Vec<u8>,
+}
+
+impl Carry {
+    /// Calls `one` on what is there until it wants more. `one` returns the bytes that it used, or
+    /// None if the reply is not whole yet.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &[u8],
+        mut one: impl FnMut(&[u8]) -> Result<Option<usize>, ProtocolError>,
+    ) -> Result<(), ProtocolError> {
+        if self.bytes.is_empty() {
+            let used = consume(bytes, &mut one)?;
+            self.bytes.extend_from_slice(&bytes[used..]);
+        } else {
+            self.bytes.extend_from_slice(bytes);
+            let used = consume(&self.bytes, &mut one)?;
+            self.bytes.drain(..used);
+        }
+        Ok(())
+    }
+}
+
+fn consume(
+    bytes: &[u8],
+    one: &mut impl FnMut(&[u8]) -> Result<Option<usize>, ProtocolError>,
+) -> Result<usize, ProtocolError> {
+    let mut used = 0;
+    while used < bytes.len() {
+        match one(&bytes[used..])? {
+            Some(more) => used += more,
+            None => break,
+        }
+    }
+    Ok(used)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::allocations::allocations_in;
+
+    /// An outcome that outlives the bytes it was read from.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) enum Owned {
+        Done,
+        Value(Vec<u8>),
+        Missing,
+        Refused(String),
+    }
+
+    impl From<Outcome<'_>> for Owned {
+        fn from(outcome: Outcome<'_>) -> Owned {
+            match outcome {
+                Outcome::Done => Owned::Done,
+                Outcome::Value(bytes) => Owned::Value(bytes.to_vec()),
+                Outcome::Missing => Owned::Missing,
+                Outcome::Refused(words) => Owned::Refused(words.to_owned()),
+            }
+        }
+    }
+
+    /// Feeds `stream` in pieces of every size to codecs from `codec`, and demands `expected` always.
+    pub(crate) fn every_split_decodes_alike<C: Codec>(
+        mut codec: impl FnMut() -> C,
+        stream: &[u8],
+        expected: &[(u64, Owned)],
+    ) {
+        for piece in 1..=stream.len() {
+            let mut codec = codec();
+            let mut got = Vec::new();
+            for bytes in stream.chunks(piece) {
+                codec
+                    .decode(bytes, &mut |correlation, outcome| {
+                        got.push((correlation, Owned::from(outcome)));
+                    })
+                    .unwrap();
+            }
+            assert_eq!(got, expected, "in pieces of {piece}");
+        }
+    }
+
+    /// Asks and answers many times; only the first rounds may allocate.
+    pub(crate) fn a_warm_codec_allocates_nothing<C: Codec>(
+        mut codec: C,
+        answers: impl Fn(&mut SendBuf),
+        correlations: u64,
+    ) {
+        let mut out = SendBuf::new();
+        let mut stream = SendBuf::new();
+        answers(&mut stream);
+        let mut round = || {
+            out.clear();
+            for correlation in 0..correlations {
+                let request = match correlation % 2 {
+                    0 => Request::Put { key: &[b'k'; 24], value: &[7; 100] },
+                    _ => Request::Get { key: &[b'k'; 24] },
+                };
+                codec.encode(request, correlation, &mut out);
+            }
+            let mut replies = 0;
+            // A torn reply each time.
+            for piece in [&stream[..stream.len() - 5], &stream[stream.len() - 5..]] {
+                codec.decode(piece, &mut |_, _| replies += 1).unwrap();
+            }
+            assert_eq!(replies, correlations);
+        };
+        (0..10).for_each(|_| round());
+        assert_eq!(allocations_in(|| (0..100).for_each(|_| round())), 0);
+    }
+
+    #[test]
+    fn target_urls_are_read_and_bad_ones_say_what_is_expected() {
+        let url: TargetUrl = "redis://localhost:6379".parse().unwrap();
+        assert_eq!(url.scheme, Scheme::Redis);
+        assert_eq!(url.to_string(), "redis://localhost:6379");
+        assert!("forebay://[::1]:7000/".parse::<TargetUrl>().is_ok());
+        for bad in ["localhost:1", "mysql://x:1", "redis://x", "redis://x:99999", "redis://:1"] {
+            let error = bad.parse::<TargetUrl>().unwrap_err();
+            assert!(error.contains("HOST:PORT"), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A target over blocking sockets, for what happens before and after a measured run.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use forebay_net::machine::SendBuf;
+
+use super::{Codec, Outcome, Request, Target};
+use crate::error::BenchError;
+
+/// Connections to every address of a target.
+#[derive(Debug)]
+pub(crate) struct Session<T: Target> {
+    links: Vec<Link<T::Codec>>,
+}
+
+#[derive(Debug)]
+struct Link<C> {
+    codec: C,
+    stream: TcpStream,
+    out: SendBuf,
+    outstanding: usize,
+}
+
+impl<T: Target> Session<T> {
+    /// Connects to every address of `target`.
+    pub(crate) fn connect(target: &T, timeout: Duration) -> Result<Session<T>, BenchError> {
+        let mut links = Vec::new();
+        for &address in target.addresses() {
+            let stream = TcpStream::connect_timeout(&address, timeout)
+                .map_err(|source| BenchError::Connection { address, source })?;
+            stream
+                .set_read_timeout(Some(timeout))
+                .and_then(|()| stream.set_nodelay(true))
+                .map_err(|source| BenchError::Connection { address, source })?;
+            links.push(Link { codec: target.codec(), stream, out: SendBuf::new(), outstanding: 0 });
+        }
+        Ok(Session { links })
+    }
+
+    /// Encodes `request`; nothing leaves before [`Session::exchange`].
+    pub(crate) fn ask(&mut self, target: &T, request: Request<'_>, correlation: u64) {
+        let link = &mut self.links[target.route(request.key())];
+        link.codec.encode(request, correlation, &mut link.out);
+        link.outstanding += 1;
+    }
+
+    /// Sends all that was asked and waits for every reply.
+    pub(crate) fn exchange(
+        &mut self,
+        mut reply: impl FnMut(u64, Outcome<'_>),
+    ) -> Result<(), BenchError> {
+        for link in &mut self.links {
+            link.stream.write_all(&link.out).map_err(|source| link.failed(source))?;
+            link.out.clear();
+        }
+        let mut piece = vec![0; 64 * 1024];
+        for link in &mut self.links {
+            while link.outstanding > 0 {
+                let read = match link.stream.read(&mut piece) {
+                    Ok(0) => return Err(link.failed(std::io::ErrorKind::UnexpectedEof.into())),
+                    Ok(read) => read,
+                    Err(source) => return Err(link.failed(source)),
+                };
+                let outstanding = &mut link.outstanding;
+                link.codec.decode(&piece[..read], &mut |correlation, outcome| {
+                    *outstanding -= 1;
+                    reply(correlation, outcome);
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<C> Link<C> {
+    fn failed(&self, source: std::io::Error) -> BenchError {
+        match self.stream.peer_addr() {
+            Ok(address) => BenchError::Connection { address, source },
+            Err(_) => BenchError::Io { what: "talking to the target", source },
+        }
+    }
+}
