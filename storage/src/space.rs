@@ -430,18 +430,30 @@ impl SpaceMap {
                 .min_by_key(|(_, slot)| (slot.checkpoint, !slot.stale))
                 .expect("three slots");
             assert!(slot.checkpoint + 1 < checkpoint || slot.checkpoint == 0);
-            let mut buf = buffer();
-            let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
-            *slot = Slot { checkpoint, crc, stale: false };
-            region.dirty = region.slots.iter().any(|slot| slot.stale);
-            writes.push(DiskOp::Write {
-                op: next_op(),
-                file: ShardFile::Pages,
-                offset_bytes: slot_block(index as u64, number as u64) * BLOCK_BYTES as u64,
-                buf,
-                bytes: BLOCK_BYTES,
-                durability: Durability::Volatile,
-            });
+            *slot = Slot::default();
+            // Every leftover becomes a copy, so that no number stands for two bitmaps; a copy counts
+            // as blank from then on.
+            for (copy, slot) in region.slots.iter_mut().enumerate() {
+                if copy != number && !slot.stale {
+                    continue;
+                }
+                let mut buf = buffer();
+                let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
+                *slot = if copy == number {
+                    Slot { checkpoint, crc, stale: false }
+                } else {
+                    Slot::default()
+                };
+                writes.push(DiskOp::Write {
+                    op: next_op(),
+                    file: ShardFile::Pages,
+                    offset_bytes: slot_block(index as u64, copy as u64) * BLOCK_BYTES as u64,
+                    buf,
+                    bytes: BLOCK_BYTES,
+                    durability: Durability::Volatile,
+                });
+            }
+            region.dirty = false;
         }
         let slots = self.regions.iter().enumerate();
         let digest = digest_of(slots.map(|(i, region)| (i as u64, region.newest_slot())));
@@ -497,11 +509,15 @@ impl SpaceMap {
             }
             let region = &mut map.regions[index as usize];
             region.dirty = false;
-            for (place, found) in region.slots.iter_mut().zip(&found) {
+            for (place, found) in found.iter().enumerate() {
                 match found {
-                    Some((slot, _)) if slot.checkpoint <= newest.checkpoint => *place = *slot,
+                    // A copy counts as blank, see `seal`.
+                    Some((slot, _)) if region.slots.contains(slot) => {}
+                    Some((slot, _)) if slot.checkpoint <= newest.checkpoint => {
+                        region.slots[place] = *slot;
+                    }
                     Some(_) => {
-                        place.stale = true;
+                        region.slots[place].stale = true;
                         region.dirty = true;
                     }
                     None => {}
@@ -509,7 +525,10 @@ impl SpaceMap {
             }
             region.live.copy_from_slice(&live[..]);
             for word in 0..WORDS {
-                if region.live[word] & region.busy[word] != 0 {
+                // Metadata and blocks beyond the file's end are nobody's.
+                let nobodys = region.busy[word];
+                let in_both = held.map_or(0, |(_, held)| held[word]) | live[word];
+                if in_both & nobodys != 0 {
                     let checkpoint = newest.checkpoint;
                     return Err(SpaceError::BitmapLost { region: index, checkpoint });
                 }

@@ -4,9 +4,11 @@
 //! The files hold two checkpoints and entries after them, and end with a marker, so everything in
 //! them is known to be durable.
 
+use std::collections::BTreeMap;
+
 use forebay_core::ids::{GroupId, Lsn};
 use forebay_core::time::Nanos;
-use forebay_storage::block::{BLOCK_BYTES, OpId, ShardFile};
+use forebay_storage::block::{BLOCK_BYTES, ShardFile};
 use forebay_storage::sim_disk::SimDisk;
 use forebay_storage::store::{GroupDescriptor, Read, Store};
 
@@ -126,22 +128,20 @@ fn image() -> Image {
     let (group, _) = store.create_group(descriptor).expect("a new shard has room");
     let mut image = Image { files: [vec![], vec![]], items: vec![], history: vec![] };
     let mut now = Nanos(0);
+    let mut items = BTreeMap::new();
     for round in 0..3u8 {
         for key in 0..20u8 {
             let name = [b"key 0123", &[key][..]].concat();
-            // Small items, two that need extents of their own, and some deletes.
-            let item = vec![key ^ round; if key % 9 == 5 { 3000 } else { 20 + usize::from(key) }];
-            image.items.retain(|(other, _)| *other != name);
             if round > 0 && key % 7 == round {
                 store.delete(group, &name).expect("room");
-                image.items.push((name, None));
+                items.insert(name, None);
             } else if round == 0 || key % 2 == 0 {
+                // Small items, and two that need extents of their own.
+                let bytes = if key % 9 == 5 { 3000 } else { 20 + usize::from(key) };
+                let item = vec![key ^ round; bytes];
                 store.put(group, &name, &item).expect("room");
                 image.history.push((name.clone(), item.clone()));
-                image.items.push((name, Some(item)));
-            } else {
-                let last = image.history.iter().rfind(|(other, _)| *other == name);
-                image.items.push((name, last.map(|(_, item)| item.clone())));
+                items.insert(name, Some(item));
             }
             drive(&mut store, &mut disk, now);
         }
@@ -149,11 +149,10 @@ fn image() -> Image {
         now = now + if round < 2 { 2 * sim::CHECKPOINT_NANOS } else { 10 * Nanos::PER_MILLI };
         drive(&mut store, &mut disk, now);
     }
+    image.items = items.into_iter().collect();
     let stats = store.stats();
     assert!(stats.durable_lsn > Lsn(0) && stats.checkpoint_number >= 2);
     image.files = [ShardFile::Log, ShardFile::Pages].map(|file| disk.0.image(file));
-    let unsent = disk.0.complete(OpId(0));
-    assert!(unsent.is_none());
     image
 }
 
