@@ -159,7 +159,10 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<(), BenchError> 
     if args.ledger.is_some() {
         // A store that dies is what this workload is for.
         let noted: u64 = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
-        println!("\nledger: {noted} acknowledged puts noted, {} unanswered", report.errors);
+        println!(
+            "\nledger: {noted} acknowledged puts noted, {} refused or unanswered",
+            report.errors
+        );
         return Ok(());
     }
     match outcome.collected.total.successes() {
@@ -241,7 +244,9 @@ fn report<T: Target>(
     began: SystemTime,
 ) -> Report {
     let Interval { latencies, counters } = &outcome.collected.total;
-    let duration = args.duration as f64;
+    // A run may end before its time: a ledger's, with its store.
+    let wall_nanos = outcome.threads.iter().map(|thread| thread.wall_nanos).max().unwrap_or(0);
+    let duration = (args.duration as f64).min((wall_nanos as f64 / 1e9).max(1e-3));
     let ops = OpKind::ALL
         .iter()
         .zip(latencies)

@@ -366,7 +366,8 @@ pub fn create_shard(
     let pages_path = shard_path.join("pages");
     let mut options = OpenOptions::new();
     let pages = direct(options.write(true).create(true).truncate(true), &pages_path)?;
-    preallocate(&pages, &pages_path, PAGES_BYTES_INITIAL)?;
+    preallocate(&pages, PAGES_BYTES_INITIAL)
+        .map_err(|source| full_or_io(&pages_path, PAGES_BYTES_INITIAL, source))?;
     pages.sync_all().map_err(|source| full_or_io(&pages_path, PAGES_BYTES_INITIAL, source))?;
     sync_directory(shard_path)
 }
@@ -381,7 +382,7 @@ pub fn create_prewritten(
     assert!(bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES as u64));
     let mut options = OpenOptions::new();
     let file = direct(options.read(true).write(true).create(true).truncate(true), path)?;
-    preallocate(&file, path, bytes)?;
+    preallocate(&file, bytes).map_err(|source| full_or_io(path, bytes, source))?;
     let zeros = BlockBuf::zeroed(PREWRITE_BYTES / BLOCK_BYTES);
     let mut written_bytes = 0;
     while written_bytes < bytes {
@@ -501,8 +502,9 @@ fn refuse_foreign_files(path: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
-fn preallocate(file: &File, path: &Path, bytes: u64) -> Result<(), DirectoryError> {
-    sys::fallocate(file, bytes).map_err(|source| full_or_io(path, bytes, source))
+/// Reserves the file's first `bytes` bytes on the device, and makes it that long.
+pub fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
+    sys::fallocate(file, bytes)
 }
 
 fn direct(options: &mut OpenOptions, path: &Path) -> Result<File, DirectoryError> {

@@ -12,7 +12,8 @@ use forebay_storage::block::BLOCK_BYTES;
 use forebay_storage::directory::{DataDirectory, Geometry, Request, check_direct_io};
 use forebay_storage::log::BatchKind;
 use forebay_storage::log::format::{BATCH_HEADER_BYTES, BatchHeader};
-use forebay_storage::superblock::Superblock;
+use forebay_storage::log::{LogConfig, LogPoint};
+use forebay_storage::superblock::{LogGeometry, Superblock};
 use forebay_storage::tree::TreeRef;
 use tempfile::TempDir;
 
@@ -291,12 +292,9 @@ fn inspect_shows_superblocks_and_reports_a_torn_one() {
             node: 1,
             shard: ShardId(0),
             checkpoint,
-            checkpoint_lsn: Lsn(4096),
-            previous_incarnation: 1,
-            previous_batch_crc: 0,
+            log_start: LogPoint { lsn: Lsn(4096), previous_checksum: 0, incarnation: 1 },
             durable_lsn: Lsn(8192),
-            segment_bytes: 64 << 10,
-            segments: 4,
+            log: LogGeometry::of(&LogConfig::standard(ShardId(0), 1)),
             catalog: TreeRef::EMPTY,
             file_blocks: 256,
             space_digest: 0,

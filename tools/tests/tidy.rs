@@ -28,13 +28,12 @@ const RANKS: [(&str, u8); 5] =
     [("core", 0), ("storage", 1), ("net", 2), ("bench", 3), ("tools", 3)];
 
 /// The only files with unsafe code, and what for.
-const UNSAFE: [(&str, &str); 17] = [
+const UNSAFE: [(&str, &str); 16] = [
+    ("bench/src/allocations.rs", "counting allocator"),
     ("bench/src/sys.rs", "system calls of the load generator"),
     ("net/src/lane/queue.rs", "single-producer queue"),
     ("net/src/lane/tests.rs", "its tests"),
     ("net/src/lane/wakeup.rs", "eventfd"),
-    ("net/src/node/disk.rs", "blocking direct reads during recovery"),
-    ("net/src/node/shard_thread.rs", "getrandom"),
     ("net/src/ring/buffers.rs", "provided buffers that the kernel fills"),
     ("net/src/ring/clock.rs", "CLOCK_BOOTTIME"),
     ("net/src/ring/file.rs", "disk operations in flight"),

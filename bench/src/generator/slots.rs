@@ -22,7 +22,7 @@ use forebay_core::time::Nanos;
 
 use super::record::{Cause, LATE_NANOS, Recorder};
 use crate::target::Outcome;
-use crate::workload::{OpKind, Planned, Source};
+use crate::workload::{End, OpKind, Planned, Source};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -210,7 +210,7 @@ impl Slots {
                     counters.missing += u64::from(outcome == Outcome::Missing);
                 }
                 self.successes_in_turn += 1;
-                self.end(index, true);
+                self.end(index, End::Done);
             }
         }
     }
@@ -270,15 +270,19 @@ impl Slots {
                 _ => "the connection ended before the answer".to_owned(),
             });
         }
-        self.end(index, false);
+        let end = match cause {
+            Cause::Refused => End::Refused,
+            _ => End::Unanswered,
+        };
+        self.end(index, end);
     }
 
-    fn end(&mut self, index: u32, ok: bool) {
+    fn end(&mut self, index: u32, end: End) {
         let slot = &mut self.slots[index as usize];
         slot.state = State::Free;
         slot.generation = slot.generation.wrapping_add(1);
         self.outstanding -= 1;
-        self.source.finished(slot.lane, slot.planned, ok);
+        self.source.finished(slot.lane, slot.planned, end);
         let lane = &mut self.lanes[slot.lane as usize];
         if lane.up {
             self.ready.push_back(index);

@@ -4,9 +4,10 @@
 //! number below the acknowledged one is a lost write. Sequence numbers start above every number of
 //! an earlier run on the same data (the caller passes a first number that grows with time), so an
 //! old stored value can never stand in for a lost new one. A put that got no answer leaves its key
-//! unused for the rest of the run: it may still take effect.
+//! unused for the rest of the run: it may still take effect. A refused one does not: the store is
+//! done with it, and a later put has a higher number.
 
-use super::{Next, OpKind, Planned, value};
+use super::{End, Next, OpKind, Planned, value};
 
 /// An acknowledged put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,11 +80,13 @@ impl LedgerKeys {
         Next::LaneIdle
     }
 
-    pub(super) fn finished(&mut self, lane: u32, planned: Planned, ok: bool) {
-        if ok {
+    pub(super) fn finished(&mut self, lane: u32, planned: Planned, end: End) {
+        if end != End::Unanswered {
             let (keys, _) = &mut self.lanes[lane as usize];
             let at = (planned.record - keys[0].record) as usize;
             keys[at].busy = false;
+        }
+        if end == End::Done {
             self.acknowledged.push(LedgerPut { record: planned.record, seq: planned.argument });
         }
     }
@@ -117,7 +120,7 @@ mod tests {
                 flying.push(planned);
             }
             let done = flying.remove(round % flying.len());
-            keys.finished(0, done, true);
+            keys.finished(0, done, End::Done);
             assert_eq!(
                 keys.take_acknowledged().collect::<Vec<_>>(),
                 [LedgerPut { record: done.record, seq: done.argument }]
@@ -129,12 +132,12 @@ mod tests {
     fn a_put_without_an_answer_retires_its_key() {
         let mut keys = LedgerKeys::new(2, 1, 0, 1, 1, 32, 1);
         let Next::Op(lost) = keys.next(0) else { panic!("two keys are free") };
-        keys.finished(0, lost, false);
-        for _ in 0..10 {
+        keys.finished(0, lost, End::Unanswered);
+        for round in 0..10 {
             let Next::Op(other) = keys.next(0) else { panic!("one key is free") };
             assert_ne!(other.record, lost.record);
-            keys.finished(0, other, true);
+            keys.finished(0, other, [End::Done, End::Refused][round % 2]);
         }
-        assert_eq!(keys.take_acknowledged().count(), 10);
+        assert_eq!(keys.take_acknowledged().count(), 5, "refused puts are not acknowledged");
     }
 }

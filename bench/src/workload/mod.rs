@@ -193,6 +193,17 @@ pub(crate) enum Next {
     Exhausted,
 }
 
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The store did it.
+    Done,
+    /// The store answered with an error.
+    Refused,
+    /// No answer: whether and when it takes effect is not known.
+    Unanswered,
+}
+
 /// One thread's operations.
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -214,12 +225,12 @@ impl Source {
         }
     }
 
-    /// `planned` ended, well or not.
-    pub(crate) fn finished(&mut self, lane: u32, planned: Planned, ok: bool) {
+    /// `planned` ended.
+    pub(crate) fn finished(&mut self, lane: u32, planned: Planned, end: End) {
         match self {
             Source::Mixed(mixed) => mixed.finished(planned),
             Source::Load(_) => {}
-            Source::Ledger(ledger) => ledger.finished(lane, planned, ok),
+            Source::Ledger(ledger) => ledger.finished(lane, planned, end),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use forebay_storage::block::{DiskDone, DiskError, DiskOp, Durability, ShardFile};
+use forebay_storage::directory::preallocate;
 use forebay_storage::store::BlockingDisk;
 
 /// A shard's two files, opened with O_DIRECT.
@@ -50,21 +51,9 @@ impl BlockingDisk for FileDisk {
                 DiskDone { op, buf: None, result }
             }
             DiskOp::Grow { op, file, file_bytes } => {
-                let result = grow(self.file(file), file_bytes).map_err(|e| failed(&e));
+                let result = preallocate(self.file(file), file_bytes).map_err(|e| failed(&e));
                 DiskDone { op, buf: None, result }
             }
         }
-    }
-}
-
-#[allow(unsafe_code)]
-fn grow(file: &File, file_bytes: u64) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let length = libc::off_t::try_from(file_bytes)
-        .map_err(|_| std::io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: fallocate takes no pointers; the descriptor is open for the call.
-    match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
     }
 }

@@ -1,6 +1,7 @@
 //! One shard's thread: ring, recovery, service.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -139,7 +140,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         shard: plan.shard,
         node_id: plan.node_id.to_be_bytes(),
         ports,
-        random_seed: random_seed(plan.node_id),
+        random_seed: random_seed(),
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
     };
@@ -191,16 +192,10 @@ fn store_config(
     }
 }
 
-/// From the operating system, so that no two nodes draw the same ids.
-#[allow(unsafe_code)]
-fn random_seed(node_id: u128) -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: the kernel writes at most eight bytes into eight.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    // Never short for so few bytes on a kernel with io_uring; the node's own randomness and the
-    // time are left should it fail all the same.
-    let drawn = if got == 8 { u64::from_le_bytes(bytes) } else { boottime_nanos() };
-    drawn ^ node_id as u64
+/// Drawn from the operating system by way of std's hash keys, so that no two nodes draw the same
+/// ids.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn unix_millis() -> u64 {

@@ -61,7 +61,7 @@ pub(super) fn show(
     }
 
     // Positions below the checkpoint are trimmed: what is left of them was overwritten on purpose.
-    let trimmed_lsn = superblock.map_or(0, |superblock| superblock.checkpoint_lsn.0);
+    let trimmed_lsn = superblock.map_or(0, |superblock| superblock.log_start.lsn.0);
     let from_headers = found.iter().map(|batch| batch.header.durable_lsn.0);
     let durable_lsn = from_headers
         .chain(superblock.map(|superblock| superblock.durable_lsn.0))
@@ -75,7 +75,7 @@ pub(super) fn show(
     let size = ByteSize(capacity_bytes);
     writeln!(out, "\n{} batches in {size}; highest durable_lsn {durable_lsn}", found.len())?;
     if let Some(superblock) = superblock {
-        writeln!(out, "replay starts at lsn {}", superblock.checkpoint_lsn)?;
+        writeln!(out, "replay starts at lsn {}", superblock.log_start.lsn)?;
     }
     if damaged > 0 {
         writeln!(out, "{damaged} bad batches below it: damage")?;

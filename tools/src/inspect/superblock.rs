@@ -40,16 +40,16 @@ pub(super) fn show(shard: &ShardDir, out: &mut dyn Write) -> io::Result<Verdict>
 }
 
 fn one(s: &Superblock, out: &mut dyn Write) -> io::Result<()> {
-    let (totals, segment) = (s.catalog.totals(), ByteSize(s.segment_bytes));
+    let (totals, segment) = (s.catalog.totals(), ByteSize(s.log.segment_bytes));
     writeln!(out, "superblock {}", s.block())?;
     writeln!(out, "  checkpoint            {}", s.checkpoint)?;
     writeln!(out, "  node                  {:032x}", s.node)?;
     writeln!(out, "  shard                 {}", s.shard)?;
-    writeln!(out, "  checkpoint_lsn        {}", s.checkpoint_lsn)?;
-    writeln!(out, "  previous_incarnation  {}", s.previous_incarnation)?;
-    writeln!(out, "  previous_batch_crc    {:08x}", s.previous_batch_crc)?;
+    writeln!(out, "  log_start lsn         {}", s.log_start.lsn)?;
+    writeln!(out, "  log_start incarnation {}", s.log_start.incarnation)?;
+    writeln!(out, "  previous_checksum     {:08x}", s.log_start.previous_checksum)?;
     writeln!(out, "  durable_lsn           {}", s.durable_lsn)?;
-    writeln!(out, "  log                   {} segments of {segment}", s.segments)?;
+    writeln!(out, "  log                   {} segments of {segment}", s.log.segments)?;
     match s.catalog.root {
         Some(root) => {
             let (id, level, items) = (root.page.id, root.page.level, totals.items);

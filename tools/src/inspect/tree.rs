@@ -29,7 +29,7 @@ pub(super) fn show(
             return Ok(Verdict::Damaged);
         }
     };
-    writeln!(out, "checkpoint {}, lsn {}", superblock.checkpoint, superblock.checkpoint_lsn)?;
+    writeln!(out, "checkpoint {}, lsn {}", superblock.checkpoint, superblock.log_start.lsn)?;
     let mut verdict = report("catalog", shard, &superblock.catalog, out)?;
     let mut entries = Vec::new();
     for_each_item(shard, &superblock.catalog, &mut |key, item| {

@@ -322,7 +322,7 @@ impl Store {
                 }
             },
         );
-        assert_eq!(twice, [], "blocks used twice");
+        assert!(twice.is_empty(), "blocks used twice: {twice:?}");
         (report, blocks)
     }
 
