@@ -5,8 +5,9 @@ use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
 
 use super::{
     BLOCKS, CHILD_BYTES, COUNT, CRC, HEADER_BYTES, ID, KIND, LEAF_FIXED_BYTES, LEVEL, MAGIC,
-    MAGIC_AT, OVERFLOW_BIT, OVERFLOW_REF_BYTES, PAGE_ID_END, PAGE_ID_FIRST, PREFIX, PageKind, RESERVED, SHARD, SLOT_BYTES,
-    USED, VERSION, VERSION_AT, decode_child, hint_of, overflow_blocks, u16_at, u32_at, u64_at,
+    MAGIC_AT, OVERFLOW_BIT, OVERFLOW_REF_BYTES, PAGE_ID_END, PAGE_ID_FIRST, PREFIX, PageKind,
+    RESERVED, SHARD, SLOT_BYTES, USED, VERSION, VERSION_AT, decode_child, hint_of, overflow_blocks,
+    u16_at, u32_at, u64_at,
 };
 use crate::block::BLOCK_BYTES;
 use crate::tree::{LEVEL_OVERFLOW, LEVELS_MAX, PageRef};

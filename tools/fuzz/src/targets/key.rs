@@ -68,12 +68,17 @@ fn check_schema(schema: &KeySchema, key: KeyRef<'_>) {
 /// Keys with and without a sort key, of every type.
 pub fn seeds() -> Vec<Vec<u8>> {
     let number: forebay_core::item::Number = "-12.5".parse().expect("a number");
-    [(&b"user-1"[..], &b"2026-01-01"[..]), (b"x", b""), (number.as_bytes(), b"s"), (b"s", number.as_bytes())]
-        .into_iter()
-        .map(|(partition_key, sort_key)| {
-            let mut key = KeyBuf::new();
-            key.set(&SEED, partition_key, sort_key).expect("within the limits");
-            key.as_bytes().to_vec()
-        })
-        .collect()
+    [
+        (&b"user-1"[..], &b"2026-01-01"[..]),
+        (b"x", b""),
+        (number.as_bytes(), b"s"),
+        (b"s", number.as_bytes()),
+    ]
+    .into_iter()
+    .map(|(partition_key, sort_key)| {
+        let mut key = KeyBuf::new();
+        key.set(&SEED, partition_key, sort_key).expect("within the limits");
+        key.as_bytes().to_vec()
+    })
+    .collect()
 }

@@ -80,7 +80,10 @@ fn check(data: &[u8]) {
         at = end;
         count += 1;
     }
-    assert_eq!((at, count), (BATCH_HEADER_BYTES + header.payload_bytes as usize, header.record_count));
+    assert_eq!(
+        (at, count),
+        (BATCH_HEADER_BYTES + header.payload_bytes as usize, header.record_count)
+    );
     let written = header.written_bytes();
     assert!(data[at..written].iter().all(|byte| *byte == 0));
     assert!(Batch::parse(&data[..written]).is_ok(), "nothing behind a batch counts");

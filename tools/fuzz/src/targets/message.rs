@@ -2,8 +2,8 @@
 
 use forebay_core::expression::{
     ArchivedCondition, ArchivedProjection, ArchivedSortKeyCondition, ArchivedUpdate, Comparison,
-    Condition, ConditionExpression, Operand, Path, Projection, SetValue, SortKeyCondition,
-    Update, UpdateExpression, UpdateOperand, ValueType,
+    Condition, ConditionExpression, Operand, Path, Projection, SetValue, SortKeyCondition, Update,
+    UpdateExpression, UpdateOperand, ValueType,
 };
 use forebay_core::item::{Item, ItemRef, Value};
 use forebay_core::key::{KeyBuf, KeyRef};

@@ -90,7 +90,8 @@ fn check_view(view: &PageView<'_>) -> Vec<Vec<u8>> {
 /// The page as the root of a tree in a cache that has nothing else.
 fn check_walks(page: &PageRef, bytes: &[u8], view: &PageView<'_>, keys: &[Vec<u8>]) {
     let mut cache = PageCache::new(SHARD, BUDGET_BYTES_MIN).expect("a little address space");
-    let ReadStart::Started(DiskOp::Read { op, mut buf, .. }) = cache.begin_read(page, OpId(1)) else {
+    let ReadStart::Started(DiskOp::Read { op, mut buf, .. }) = cache.begin_read(page, OpId(1))
+    else {
         panic!("an empty cache reads");
     };
     buf.copy_from_slice(bytes);
@@ -216,8 +217,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut big = leaf_entry(b"", b"aaaab", b"");
     big.1[LEAF_FIXED_BYTES - 4..].copy_from_slice(&(5000u32 | 1 << 31).to_le_bytes());
     big.2 = [&9u64.to_le_bytes()[..], &7u32.to_le_bytes(), &2u16.to_le_bytes(), &[0; 2]].concat();
-    let with_big =
-        [leaf_entry(b"", b"aaaa", b"1"), big, leaf_entry(b"", b"aaaac\xff", b"2")];
+    let with_big = [leaf_entry(b"", b"aaaa", b"1"), big, leaf_entry(b"", b"aaaac\xff", b"2")];
     let child = |id| {
         let child = PageRef { id, crc: 3, blocks: 1, level: 0 };
         encode_child(&ChildRef { page: child, totals: Totals { items: 2, bytes: 60, digest: 8 } })

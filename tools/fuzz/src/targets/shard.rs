@@ -311,8 +311,13 @@ fn base() -> Base {
     }
     let mut question = SendBuf::new();
     frame::append(&mut question, 1, &DescribeNodeRequest { protocol_version: 1 });
-    let get =
-        GetRequest { table: tables[1].id.0, epoch: 0, key: &key, projection: None, consistent: true };
+    let get = GetRequest {
+        table: tables[1].id.0,
+        epoch: 0,
+        key: &key,
+        projection: None,
+        consistent: true,
+    };
     frame::append(&mut question, 2, &get);
     // The log's marker.
     host.now = host.now + 10 * Nanos::PER_MILLI;

@@ -38,7 +38,11 @@ pub fn run(data: &[u8]) {
     check(newest, older, file_blocks, &sealed);
 }
 
-fn load(newest: &SpaceRoot, older: Option<&SpaceRoot>, slots: &[Vec<u8>]) -> Result<SpaceMap, SpaceError> {
+fn load(
+    newest: &SpaceRoot,
+    older: Option<&SpaceRoot>,
+    slots: &[Vec<u8>],
+) -> Result<SpaceMap, SpaceError> {
     SpaceMap::load(SHARD, newest, older, |block| {
         let slot = (0..SLOTS).find(|slot| slot_block(0, *slot) == block)?;
         let mut buf = BlockBuf::zeroed(1);
@@ -58,7 +62,8 @@ fn root(checkpoint: u64, file_blocks: u64, slots: &[Vec<u8>]) -> Option<SpaceRoo
 
 fn check(newest: u64, older: u64, file_blocks: u64, slots: &[Vec<u8>]) {
     let Some(newest) = root(newest, file_blocks, slots) else { return };
-    let older = root(older, file_blocks, slots).filter(|older| older.checkpoint < newest.checkpoint);
+    let older =
+        root(older, file_blocks, slots).filter(|older| older.checkpoint < newest.checkpoint);
     let Ok(mut map) = load(&newest, older.as_ref(), slots) else { return };
     assert_eq!(map.file_blocks(), file_blocks);
     assert_eq!(map.building(), newest.checkpoint + 1);

@@ -1,16 +1,17 @@
-//! The two superblocks. Input: the first 168 bytes of each, then other bytes of the first; the rest
+//! The two superblocks. Input: the first 184 bytes of each, then other bytes of the first; the rest
 //! is zero.
 
 use forebay_core::ids::{Lsn, ShardId};
 use forebay_storage::block::BLOCK_BYTES;
-use forebay_storage::superblock::{Superblock, SuperblockError, choose};
+use forebay_storage::log::LogPoint;
+use forebay_storage::superblock::{LogGeometry, Superblock, SuperblockError, choose};
 use forebay_storage::tree::{ChildRef, PageRef, Totals, TreeRef};
 
 use super::{Input, blocks_of, put};
 
 const SHARD: ShardId = ShardId(3);
 /// Eight bytes more than a superblock has fields.
-const HEAD: usize = 168;
+const HEAD: usize = 184;
 
 /// Accepted blocks are what their fields encode to, and the newest valid one is chosen.
 pub fn run(data: &[u8]) {
@@ -39,7 +40,8 @@ fn check(blocks: &[Vec<u8>; 2]) {
         }
         decoded
     });
-    let newer = |decoded: &Result<_, _>| matches!(decoded, Err(SuperblockError::NewerVersion { .. }));
+    let newer =
+        |decoded: &Result<_, _>| matches!(decoded, Err(SuperblockError::NewerVersion { .. }));
     match choose([&blocks[0], &blocks[1]], SHARD) {
         Ok(chosen) => {
             let valid: Vec<&Superblock> = decoded.iter().flatten().collect();
@@ -61,12 +63,19 @@ fn superblock(checkpoint: u64, catalog: TreeRef) -> Vec<u8> {
         node: 0x0102_0304_0506_0708,
         shard: SHARD,
         checkpoint,
-        checkpoint_lsn: Lsn(0x2000 * checkpoint),
-        previous_incarnation: 1,
-        previous_batch_crc: 0x1234_5678,
+        log_start: LogPoint {
+            lsn: Lsn(0x2000 * checkpoint),
+            incarnation: 1,
+            previous_checksum: 0x1234_5678,
+        },
         durable_lsn: Lsn(0x3000 * checkpoint),
-        segment_bytes: 1 << 20,
-        segments: 4,
+        log: LogGeometry {
+            log_id: 0x1122_3344,
+            segment_bytes: 1 << 20,
+            segments: 4,
+            record_bytes_max: 1 << 14,
+            reserve_bytes: 1 << 14,
+        },
         catalog,
         file_blocks: 2048,
         space_digest: 0x55aa,
@@ -80,8 +89,7 @@ fn superblock(checkpoint: u64, catalog: TreeRef) -> Vec<u8> {
 pub fn seeds() -> Vec<Vec<u8>> {
     let page = PageRef { id: 77, crc: 9, blocks: 1, level: 2 };
     let root = ChildRef { page, totals: Totals { items: 5, bytes: 600, digest: 7 } };
-    let (even, odd) =
-        (superblock(6, TreeRef { root: Some(root) }), superblock(5, TreeRef::EMPTY));
+    let (even, odd) = (superblock(6, TreeRef { root: Some(root) }), superblock(5, TreeRef::EMPTY));
     let blank = vec![0; HEAD];
     let torn = [&even[..80], &blank[80..]].concat();
     let pairs = [[&even, &odd], [&blank, &odd], [&torn, &odd]];
