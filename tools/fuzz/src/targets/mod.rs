@@ -57,19 +57,19 @@ macro_rules! targets {
 }
 
 targets! {
-    frame: 20_000,
-    message: 20_000,
-    item: 50_000,
-    number: 50_000,
-    key: 50_000,
-    table: 10_000,
-    log: 10_000,
-    page: 5_000,
-    superblock: 20_000,
-    space: 10_000,
-    catalog: 50_000,
-    recovery: 500,
-    shard: 500,
+    frame: 300_000,
+    message: 200_000,
+    item: 400_000,
+    number: 400_000,
+    key: 400_000,
+    table: 400_000,
+    log: 200_000,
+    page: 150_000,
+    superblock: 100_000,
+    space: 40_000,
+    catalog: 1_000_000,
+    recovery: 4_000,
+    shard: 2_500,
 }
 
 /// The target of this name.

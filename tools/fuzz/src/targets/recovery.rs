@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 
 use forebay_core::ids::{GroupId, Lsn};
 use forebay_core::time::Nanos;
-use forebay_storage::block::{BLOCK_BYTES, ShardFile};
-use forebay_storage::sim_disk::SimDisk;
-use forebay_storage::store::{GroupDescriptor, Read, Store};
+use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskOp, Durability, OpId, ShardFile};
+use forebay_storage::store::{BlockingDisk, GroupDescriptor, Read, Store};
 
 use super::sim::{self, Disk};
 use super::{Input, put};
@@ -23,15 +22,14 @@ const SECTOR: usize = 512;
 /// every item is itself, or is reported damaged. With one damage only, none is missing either.
 pub fn run(data: &[u8]) {
     IMAGE.with(|image| {
-        let mut files = image.files.clone();
+        let mut disk = image.disk.copy();
         let mut input = Input(data);
-        let mut damages = 0;
-        while !input.0.is_empty() && damages < DAMAGES_MAX {
-            damages += 1;
-            damage(&mut files, &mut input);
+        let mut changed = 0;
+        for _ in 0..DAMAGES_MAX {
+            if !input.0.is_empty() {
+                changed += usize::from(damage(&mut disk, &mut input));
+            }
         }
-        let changed = usize::from(files != image.files) * damages;
-        let mut disk = Disk(SimDisk::from_image(&files[0], &files[1]));
         match sim::open(&mut disk) {
             Ok(opened) => check(opened.store, &mut disk, image, changed),
             Err(error) => assert!(changed > 0 && !error.to_string().is_empty(), "{error}"),
@@ -39,30 +37,39 @@ pub fn run(data: &[u8]) {
     });
 }
 
-fn damage(files: &mut [Vec<u8>; 2], input: &mut Input<'_>) {
+/// Damages a block; false if it is as before.
+fn damage(disk: &mut Disk, input: &mut Input<'_>) -> bool {
     let kind = input.byte();
     let (to, from) = (input.number(3) as usize, input.number(3) as usize);
-    let file = &mut files[usize::from(kind & 1)];
+    let file = if kind & 1 == 0 { ShardFile::Log } else { ShardFile::Pages };
     // Most of the pages file is free space.
-    let reach = file.len().min(64 * BLOCK_BYTES);
-    let (to, from) = (to % reach, from % reach);
+    let reach = (disk.0.file_bytes(file) as usize).min(64 * BLOCK_BYTES);
+    let (block, at) = (to % reach / BLOCK_BYTES, to % BLOCK_BYTES);
+    let before = read(disk, file, block);
+    let mut after = before.clone();
     match kind >> 1 & 3 {
-        0 => file[to] ^= 1 << (from % 8),
-        1 => {
-            let start = to / SECTOR * SECTOR;
-            file[start..start + SECTOR].fill(from as u8);
-        }
-        2 => {
-            let (to, from) = (to / BLOCK_BYTES * BLOCK_BYTES, from / BLOCK_BYTES * BLOCK_BYTES);
-            file.copy_within(from..from + BLOCK_BYTES, to);
-        }
+        0 => after[at] ^= 1 << (from % 8),
+        1 => after[at / SECTOR * SECTOR..][..SECTOR].fill(from as u8),
+        2 => after = read(disk, file, from % reach / BLOCK_BYTES),
         _ => {
-            let end = (to + 1 + from % 16).min(reach);
             let garbage = (from as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-            let bytes = end - to;
-            put(file, to, &[garbage, garbage].concat()[..bytes]);
+            let bytes = (1 + from % 8).min(BLOCK_BYTES - at);
+            put(&mut after, at, &garbage[..bytes]);
         }
     }
+    let mut buf = BlockBuf::zeroed(1);
+    buf.copy_from_slice(&after);
+    let offset_bytes = (block * BLOCK_BYTES) as u64;
+    let (op, durability) = (OpId(0), Durability::Durable);
+    let write = DiskOp::Write { op, file, offset_bytes, buf, bytes: BLOCK_BYTES, durability };
+    assert_eq!(disk.carry_out(write).result, Ok(()));
+    before != after
+}
+
+fn read(disk: &mut Disk, file: ShardFile, block: usize) -> Vec<u8> {
+    let (op, offset_bytes) = (OpId(0), (block * BLOCK_BYTES) as u64);
+    let done = disk.carry_out(DiskOp::Read { op, file, offset_bytes, buf: BlockBuf::zeroed(1) });
+    done.buf.expect("a read brings its buffer back").to_vec()
 }
 
 fn check(mut store: Store, disk: &mut Disk, image: &Image, changed: usize) {
@@ -110,7 +117,7 @@ fn drive(store: &mut Store, disk: &mut Disk, now: Nanos) {
 }
 
 struct Image {
-    files: [Vec<u8>; 2],
+    disk: Disk,
     /// The item under each key in the end.
     items: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Everything that was ever stored.
@@ -126,7 +133,7 @@ fn image() -> Image {
     let mut store = sim::open(&mut disk).expect("a new shard").store;
     let descriptor = GroupDescriptor { id: GROUP, payload: b"a group" };
     let (group, _) = store.create_group(descriptor).expect("a new shard has room");
-    let mut image = Image { files: [vec![], vec![]], items: vec![], history: vec![] };
+    let mut history = Vec::new();
     let mut now = Nanos(0);
     let mut items = BTreeMap::new();
     for round in 0..3u8 {
@@ -140,7 +147,7 @@ fn image() -> Image {
                 let bytes = if key % 9 == 5 { 3000 } else { 20 + usize::from(key) };
                 let item = vec![key ^ round; bytes];
                 store.put(group, &name, &item).expect("room");
-                image.history.push((name.clone(), item.clone()));
+                history.push((name.clone(), item.clone()));
                 items.insert(name, Some(item));
             }
             drive(&mut store, &mut disk, now);
@@ -149,11 +156,9 @@ fn image() -> Image {
         now = now + if round < 2 { 2 * sim::CHECKPOINT_NANOS } else { 10 * Nanos::PER_MILLI };
         drive(&mut store, &mut disk, now);
     }
-    image.items = items.into_iter().collect();
     let stats = store.stats();
     assert!(stats.durable_lsn > Lsn(0) && stats.checkpoint_number >= 2);
-    image.files = [ShardFile::Log, ShardFile::Pages].map(|file| disk.0.image(file));
-    image
+    Image { disk, items: items.into_iter().collect(), history }
 }
 
 /// No damage, and one of each kind in each file.
