@@ -427,33 +427,22 @@ impl SpaceMap {
                 .slots
                 .iter_mut()
                 .enumerate()
-                .min_by_key(|(_, slot)| (slot.checkpoint, !slot.stale))
+                // Of leftovers, that with the number that comes now: no two slots may have it.
+                .min_by_key(|(_, s)| (s.checkpoint, s.stale != checkpoint, s.stale == 0))
                 .expect("three slots");
             assert!(slot.checkpoint + 1 < checkpoint || slot.checkpoint == 0);
-            *slot = Slot::default();
-            // Every leftover becomes a copy, so that no number stands for two bitmaps; a copy counts
-            // as blank from then on.
-            for (copy, slot) in region.slots.iter_mut().enumerate() {
-                if copy != number && !slot.stale {
-                    continue;
-                }
-                let mut buf = buffer();
-                let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
-                *slot = if copy == number {
-                    Slot { checkpoint, crc, stale: false }
-                } else {
-                    Slot::default()
-                };
-                writes.push(DiskOp::Write {
-                    op: next_op(),
-                    file: ShardFile::Pages,
-                    offset_bytes: slot_block(index as u64, copy as u64) * BLOCK_BYTES as u64,
-                    buf,
-                    bytes: BLOCK_BYTES,
-                    durability: Durability::Volatile,
-                });
-            }
-            region.dirty = false;
+            let mut buf = buffer();
+            let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
+            *slot = Slot { checkpoint, crc, stale: 0 };
+            region.dirty = region.slots.iter().any(|slot| slot.stale > 0);
+            writes.push(DiskOp::Write {
+                op: next_op(),
+                file: ShardFile::Pages,
+                offset_bytes: slot_block(index as u64, number as u64) * BLOCK_BYTES as u64,
+                buf,
+                bytes: BLOCK_BYTES,
+                durability: Durability::Volatile,
+            });
         }
         let slots = self.regions.iter().enumerate();
         let digest = digest_of(slots.map(|(i, region)| (i as u64, region.newest_slot())));
@@ -509,15 +498,11 @@ impl SpaceMap {
             }
             let region = &mut map.regions[index as usize];
             region.dirty = false;
-            for (place, found) in found.iter().enumerate() {
+            for (place, found) in region.slots.iter_mut().zip(&found) {
                 match found {
-                    // A copy counts as blank, see `seal`.
-                    Some((slot, _)) if region.slots.contains(slot) => {}
-                    Some((slot, _)) if slot.checkpoint <= newest.checkpoint => {
-                        region.slots[place] = *slot;
-                    }
-                    Some(_) => {
-                        region.slots[place].stale = true;
+                    Some((slot, _)) if slot.checkpoint <= newest.checkpoint => *place = *slot,
+                    Some((slot, _)) => {
+                        place.stale = slot.checkpoint;
                         region.dirty = true;
                     }
                     None => {}
@@ -526,9 +511,8 @@ impl SpaceMap {
             region.live.copy_from_slice(&live[..]);
             for word in 0..WORDS {
                 // Metadata and blocks beyond the file's end are nobody's.
-                let nobodys = region.busy[word];
-                let in_both = held.map_or(0, |(_, held)| held[word]) | live[word];
-                if in_both & nobodys != 0 {
+                let in_either = held.map_or(0, |(_, held)| held[word]) | live[word];
+                if in_either & region.busy[word] != 0 {
                     let checkpoint = newest.checkpoint;
                     return Err(SpaceError::BitmapLost { region: index, checkpoint });
                 }

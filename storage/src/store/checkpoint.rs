@@ -27,9 +27,9 @@
 use forebay_core::time::Nanos;
 
 use super::catalog::{CatalogEntry, catalog_key};
-use super::{GroupOrdinal, Refused, Store, StoreFailure, Work};
+use super::{GroupOrdinal, Refused, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
-use crate::log::LogPoint;
+use crate::log::{AppendError, LogPoint};
 use crate::overlay::{EntryRef, FrozenCursor, Overlay};
 use crate::space::SpaceRoot;
 use crate::superblock::{LogGeometry, Superblock};
@@ -49,10 +49,14 @@ const UNITS_PER_ENTRY_GUESS: usize = 12;
 const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
+/// A checkpoint follows at once while the log holds more than this part of its ring.
+const LOG_HELD_PERCENT_MAX: u64 = 75;
 /// After the file system refused to grow the pages file, it is asked again.
 const GROW_RETRY_NANOS: u64 = Nanos::PER_SECOND;
 /// Blocks beside what the entries need: catalog, bitmaps, the path of a small merge.
 const RESERVE_BLOCKS: u64 = 256;
+/// Blocks that only deletes may claim on a full disk, so that some always fit one checkpoint.
+const DELETE_BLOCKS: u64 = 256;
 /// Pages of a dropped tree freed in one turn.
 const DROP_PAGES: usize = 256;
 
@@ -94,6 +98,8 @@ pub(super) struct Checkpoint {
     /// The newest write when the last slice ran.
     paid_ticket: u64,
     waits_for_pages: bool,
+    /// A write was refused that a checkpoint makes room for.
+    hastened: bool,
     grow: Option<OpId>,
     grow_refused_at: Option<Nanos>,
     begun_at: Nanos,
@@ -124,6 +130,7 @@ impl Checkpoint {
             units_used: 0,
             paid_ticket: 0,
             waits_for_pages: false,
+            hastened: false,
             grow: None,
             grow_refused_at: None,
             begun_at: now,
@@ -136,8 +143,18 @@ impl Checkpoint {
         }
     }
 
+    /// Lets the next checkpoint begin as soon as it can.
+    pub(super) fn hasten(&mut self) {
+        self.hastened = true;
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
+    }
+
+    #[cfg(test)]
+    pub(super) fn phase_name(&self) -> String {
+        format!("{:?}", self.phase)
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -243,12 +260,12 @@ impl Store {
     fn begin_if_due(&mut self, now: Nanos, work: &mut Work) -> bool {
         let config = &self.config;
         let changed = self.overlay.active_entries() > 0 || self.groups.any_changed();
-        let log_used = self.log.end_lsn().0 - self.superblock.log_start.lsn.0;
-        let full = self.overlay.fill().active * 100.0 >= f64::from(config.overlay_fill_percent)
-            || log_used * 100 >= config.log.capacity_bytes() * u64::from(config.log_fill_percent);
         let due_at = self.checkpoint.finished_at + config.checkpoint_interval_nanos;
+        let paced = !config.checkpoints_off && (now >= due_at || self.is_filling());
         let due = self.checkpoint.format
-            || (changed && (self.closing || (!config.checkpoints_off && (full || now >= due_at))));
+            || (changed && (self.closing || paced || !self.overlay.has_room(TYPICAL_ENTRY_BYTES)))
+            || self.log_needs_checkpoint()
+            || self.disk_needs_checkpoint(changed);
         if !due {
             if changed && !config.checkpoints_off {
                 work.wake_by(due_at);
@@ -261,6 +278,7 @@ impl Store {
         let entries = self.overlay.freeze().map_or(0, |frozen| frozen.entries);
         let checkpoint = &mut self.checkpoint;
         checkpoint.format = false;
+        checkpoint.hastened = false;
         checkpoint.point = point;
         checkpoint.begun_at = now;
         checkpoint.frozen_entries = entries;
@@ -278,6 +296,38 @@ impl Store {
         }
         checkpoint.phase = Phase::Merging;
         true
+    }
+
+    /// Whether memory or log are as full as they should be when a checkpoint begins.
+    fn is_filling(&self) -> bool {
+        let (config, end) = (&self.config, self.log.end_lsn().0);
+        let percent = u64::from(config.log_fill_percent) * config.log.capacity_bytes();
+        // The log is trimmed to the older superblock: what is in use is of two checkpoints.
+        let log_filling = (end - self.log.trim_lsn().0) * 100 >= percent
+            && (end - self.superblock.log_start.lsn.0) * 200 >= percent;
+        let overlay = self.overlay.fill().active * 100.0;
+        overlay >= f64::from(config.overlay_fill_percent) || log_filling
+    }
+
+    /// Whether the log needs a checkpoint to be trimmed, be there changes or not: it is trimmed to
+    /// the older superblock, so a second checkpoint may have to follow the first even if no write
+    /// got in between, or none ever would.
+    fn log_needs_checkpoint(&self) -> bool {
+        let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
+        let held = self.log.end_lsn().0 - trim.0;
+        let nearly_full = held * 100 >= self.config.log.capacity_bytes() * LOG_HELD_PERCENT_MAX;
+        let full = || {
+            let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
+            self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
+        };
+        trim < start && (nearly_full || full()) || start < self.log.durable_lsn() && full()
+    }
+
+    /// Whether the disk is full, and a checkpoint would give blocks back.
+    fn disk_needs_checkpoint(&self, changed: bool) -> bool {
+        self.checkpoint.grow_refused_at.is_some()
+            && (changed || self.space.deferred_blocks() > 0)
+            && self.admit_to_disk(TYPICAL_ENTRY_BYTES, false).is_err()
     }
 
     /// How much merge work this turn's writes must pay for.
@@ -372,6 +422,11 @@ impl Store {
             MergeStep::Missing => {
                 let missing: Vec<PageRef> = self.checkpoint.merge.missing().to_vec();
                 if let Some((first, ahead)) = missing.split_first() {
+                    // A page that cannot be had stops the checkpoint, not the shard: it is tried
+                    // again and again, at a bounded rate.
+                    if let Some(until) = self.damaged_until(*first) {
+                        return work.wake_by(until);
+                    }
                     self.fetch(*first);
                     for page in ahead {
                         self.fetch_if_room(*page);
@@ -521,6 +576,13 @@ impl Store {
 
     /// One of the checkpoint's own operations ended.
     pub(super) fn checkpoint_done(&mut self, done: DiskDone, now: Nanos) {
+        if self.failure.is_some() {
+            // What was under way when the store failed; nothing follows from it.
+            if self.cache.owns_write(done.op) {
+                let _ = self.cache.finish_write(done);
+            }
+            return;
+        }
         if self.checkpoint.grow == Some(done.op) {
             self.checkpoint.grow = None;
             self.checkpoint.grow_refused_at = self.space.grown(done.result).err().map(|_| now);
@@ -545,7 +607,7 @@ impl Store {
             Phase::Superblock { op, superblock } if op == done.op => {
                 self.superblock_durable(superblock, now);
             }
-            _ => unreachable!("no such operation in this phase"),
+            ref phase => unreachable!("{:?} ends in {phase:?}", done.op),
         }
     }
 
@@ -607,11 +669,13 @@ impl Store {
         rewritten + new + RESERVE_BLOCKS
     }
 
-    /// Lets the pages file grow before the next checkpoint needs it.
+    /// Lets the pages file grow before the next checkpoint needs it, and before [`Self::admit`] has
+    /// to refuse the largest entry.
     fn grow_ahead(&mut self, now: Nanos, work: &mut Work) {
-        let needed = self.reserve_blocks();
-        if self.space.free_blocks() < needed {
-            self.grow(needed - self.space.free_blocks(), now, work);
+        let largest = entry_blocks(self.entry_bytes_max);
+        let wanted = self.reserve_blocks() + DELETE_BLOCKS + largest;
+        if self.space.free_blocks() < wanted {
+            self.grow(wanted - self.space.free_blocks(), now, work);
         }
     }
 
@@ -631,16 +695,28 @@ impl Store {
         }
     }
 
-    /// Refuses what could not be merged on a full disk.
-    pub(super) fn admit_to_disk(&self, bytes: usize) -> Result<(), Refused> {
-        if self.checkpoint.grow_refused_at.is_none() {
-            return Ok(());
+    /// Refuses what could not be merged on a full disk. Deletes are accepted further than Puts, and
+    /// beyond that wait for a checkpoint, which gives back what earlier ones freed. While the file
+    /// can still grow, growth may lag behind: half of the reserve is enough.
+    pub(super) fn admit_to_disk(&self, bytes: usize, frees_space: bool) -> Result<(), Refused> {
+        let (free, reserve) = (self.space.free_blocks(), self.reserve_blocks());
+        let full = self.checkpoint.grow_refused_at.is_some();
+        let needed = match (full, frees_space) {
+            (false, _) => reserve / 2,
+            (true, true) => reserve,
+            (true, false) => reserve + DELETE_BLOCKS,
+        };
+        if free >= needed + entry_blocks(bytes) {
+            Ok(())
+        } else if full && !frees_space {
+            Err(Refused::DiskFull { free_bytes: free * BLOCK_BYTES as u64 })
+        } else {
+            Err(Refused::Overloaded)
         }
-        let new = 2 * (bytes as u64).div_ceil(BLOCK_BYTES as u64) + 3;
-        let free = self.space.free_blocks();
-        if free < self.reserve_blocks() + new {
-            return Err(Refused::DiskFull { free_bytes: free * BLOCK_BYTES as u64 });
-        }
-        Ok(())
     }
+}
+
+/// Blocks that merging one more entry of this size may take.
+fn entry_blocks(bytes: usize) -> u64 {
+    2 * (bytes as u64).div_ceil(BLOCK_BYTES as u64) + 3
 }
