@@ -66,7 +66,7 @@ targets! {
     log: 200_000,
     page: 150_000,
     superblock: 100_000,
-    space: 40_000,
+    space: 20_000,
     catalog: 1_000_000,
     recovery: 4_000,
     shard: 2_500,

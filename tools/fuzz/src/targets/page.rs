@@ -227,6 +227,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let children: Vec<(&[u8], Vec<u8>, Vec<u8>)> =
         vec![(b"", child(9), vec![]), (b"m", child(10), vec![]), (b"mn", child(11), vec![])];
     // An extent has no entries; its item stands where the prefix would.
+    // Children whose totals, and whose place, are more than can be; only the first is accepted.
+    let mut huge = page(1, 1, b"", &children);
+    for i in 0..children.len() {
+        let at = HEADER_BYTES + children.len() * SLOT_BYTES + i * CHILD_BYTES + i.saturating_sub(1);
+        put(&mut huge, at + 8, &[0xff; 16]);
+    }
+    let mut beyond = huge.clone();
+    put(&mut beyond, HEADER_BYTES + children.len() * SLOT_BYTES, &[0xff; 8]);
     let mut overflow = page(LEVEL_OVERFLOW, 1, &[], &[]);
     overflow.resize(HEADER_BYTES, 0);
     put(&mut overflow, 32, &(HEADER_BYTES as u32 + 7).to_le_bytes());
@@ -237,5 +245,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         page(1, 1, b"", &children),
         page(1, 2, b"zz", &children),
         overflow,
+        huge,
+        beyond,
     ]
 }

@@ -120,7 +120,7 @@ fn slot(checkpoint: u64, at: u8, bits: &[u8; 16]) -> Vec<u8> {
     [&bytes[..], &[at], bits].concat()
 }
 
-/// Three slots in use, one of them stale, one blank.
+/// Three slots in use, one of them stale, one blank, one of them wrong.
 pub fn seeds() -> Vec<Vec<u8>> {
     let bits = |first: u8| {
         let mut bits = [0; 16];
@@ -133,6 +133,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     vec![
         [head(2, 1), slot(1, 0, &bits(0x20)), slot(2, 0, &bits(0xe0)), blank.clone()].concat(),
         [head(3, 2), slot(3, 3, &bits(0)), slot(2, 7, &bits(1)), slot(4, 0, &bits(0))].concat(),
-        [head(1, 0), slot(1, 0, &bits(0x80)), blank.clone(), blank].concat(),
+        [head(1, 0), slot(1, 0, &bits(0x80)), blank.clone(), blank.clone()].concat(),
+        // The older one claims a superblock's place.
+        [head(2, 1), slot(1, 0, &bits(1)), slot(2, 0, &bits(0x20)), blank].concat(),
     ]
 }

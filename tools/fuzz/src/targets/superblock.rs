@@ -85,13 +85,16 @@ fn superblock(checkpoint: u64, catalog: TreeRef) -> Vec<u8> {
     block
 }
 
-/// Both valid, one of them blank, one of them torn.
+/// Both valid, one of them blank, one of them torn, one of them impossible.
 pub fn seeds() -> Vec<Vec<u8>> {
     let page = PageRef { id: 77, crc: 9, blocks: 1, level: 2 };
     let root = ChildRef { page, totals: Totals { items: 5, bytes: 600, digest: 7 } };
     let (even, odd) = (superblock(6, TreeRef { root: Some(root) }), superblock(5, TreeRef::EMPTY));
     let blank = vec![0; HEAD];
     let torn = [&even[..80], &blank[80..]].concat();
-    let pairs = [[&even, &odd], [&blank, &odd], [&torn, &odd]];
+    // A catalog root beyond every file.
+    let mut beyond = even.clone();
+    put(&mut beyond, 88, &u64::MAX.to_le_bytes());
+    let pairs = [[&even, &odd], [&blank, &odd], [&torn, &odd], [&beyond, &odd]];
     pairs.iter().map(|[a, b]| [a.as_slice(), b.as_slice()].concat()).collect()
 }
