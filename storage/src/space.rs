@@ -517,7 +517,9 @@ impl SpaceMap {
             }
             region.live.copy_from_slice(&live[..]);
             for word in 0..WORDS {
-                if region.live[word] & region.busy[word] != 0 {
+                // Metadata and blocks beyond the file's end are nobody's.
+                let in_either = held.map_or(0, |(_, held)| held[word]) | live[word];
+                if in_either & region.busy[word] != 0 {
                     let checkpoint = newest.checkpoint;
                     return Err(SpaceError::BitmapLost { region: index, checkpoint });
                 }

@@ -22,8 +22,10 @@
 pub mod catalog;
 mod checkpoint;
 mod groups;
+mod merging;
 mod read;
 mod recovery;
+mod room;
 mod sealed;
 mod stats;
 
@@ -68,6 +70,8 @@ pub struct StoreConfig {
     /// A checkpoint begins when this part of the log is in use. The log keeps what two checkpoints
     /// need, so each but the first adds half of it.
     pub log_fill_percent: u8,
+    /// Merge work of one slice on an idle shard, about.
+    pub merge_slice_micros: u32,
     /// Bench only: begin no checkpoint while memory and log have room. The control run for the
     /// cost of checkpoints.
     pub checkpoints_off: bool,

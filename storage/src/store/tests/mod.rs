@@ -60,6 +60,7 @@ fn tiny() -> StoreConfig {
         overlay_fill_percent: 50,
         log_fill_percent: 50,
         checkpoints_off: false,
+        merge_slice_micros: 200,
         marker_nanos: 5 * Nanos::PER_MILLI,
     }
 }

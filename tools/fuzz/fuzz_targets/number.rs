@@ -1,0 +1,2 @@
+#![no_main]
+forebay_fuzz::fuzz!(number);
