@@ -42,6 +42,7 @@ const UNSAFE: [(&str, &str); 16] = [
     ("net/src/ring/system.rs", "limits, eventfd, pinning"),
     ("net/tests/counting/mod.rs", "counting allocator"),
     ("net/tests/ring_allocations.rs", "counting allocator"),
+    ("net/tests/shard_allocations.rs", "counting allocator"),
     ("storage/src/block.rs", "aligned buffers"),
     ("storage/src/directory/sys.rs", "fallocate, statfs"),
     ("tools/src/probe_disk/ring.rs", "disk operations in flight"),
