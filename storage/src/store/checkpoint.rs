@@ -163,6 +163,8 @@ impl Store {
     pub(super) fn step_checkpoint(&mut self, now: Nanos, work: &mut Work) {
         self.grow_ahead(now, work);
         if self.checkpoint.is_idle() && !self.begin_if_due(now, work) {
+            // Writes pay for merging only while there is something to merge.
+            self.checkpoint.paid_ticket = self.last_ticket.0;
             return;
         }
         let budget = self.slice_units();

@@ -22,6 +22,8 @@ use crate::tree::{PageRef, TreeRef, Value};
 
 /// A unit of merge work is about 100 ns.
 const UNITS_PER_MICRO: usize = 10;
+/// Most work in a turn, in slices.
+const SLICES_PER_TURN_MAX: usize = 4;
 /// Least work in a turn while a merge is under way.
 const SLICE_UNITS_MIN: usize = 200;
 /// Work that one write pays for at most: a leaf read and written for each.
@@ -97,9 +99,10 @@ impl Store {
     /// How much merge work this turn's writes must pay for.
     pub(super) fn slice_units(&self) -> usize {
         let checkpoint = &self.checkpoint;
+        let slice = self.config.merge_slice_micros as usize * UNITS_PER_MICRO;
         let writes = (self.last_ticket.0 - checkpoint.paid_ticket) as usize;
         if writes == 0 && self.pending.is_empty() {
-            return self.config.merge_slice_micros as usize * UNITS_PER_MICRO;
+            return slice;
         }
         let per_entry = match checkpoint.merged_entries {
             0 => UNITS_PER_ENTRY_GUESS,
@@ -111,7 +114,9 @@ impl Store {
         let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
         let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
         let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
-        (writes * per_write).max(SLICE_UNITS_MIN)
+        // A turn of many writes may take a few slices' time, but not more: a merge that falls behind
+        // makes writes wait, which is smoother than one long turn.
+        (writes * per_write).clamp(SLICE_UNITS_MIN, SLICES_PER_TURN_MAX * slice)
     }
 
     pub(super) fn merge_groups(&mut self, budget: usize, now: Nanos, work: &mut Work) {
