@@ -102,6 +102,7 @@ impl Bench {
             overlay_fill_percent: 50,
             log_fill_percent: 50,
             checkpoints_off: false,
+            merge_slice_micros: 200,
             marker_nanos: 5 * Nanos::PER_MILLI,
         };
         let buffers = (0..log.buffers_wanted())

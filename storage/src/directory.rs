@@ -32,8 +32,16 @@
 //! unwritten extent changes file-system metadata, and then a flush waits for the journal. After
 //! this, the hot path only overwrites.
 //!
+//! # Locks end after the last write
+//! A killed process may leave writes on their way: io_uring does not wait for them when the process
+//! ends, and it can be reaped before they reach the disk. One that arrived after the next process
+//! had recovered could overwrite what that one has acknowledged. So the shards' files are locked,
+//! too: the kernel drops such a lock with the last reference to the open file, and the ring holds
+//! one until its last operation has ended. A start waits a moment for both kinds of locks, because
+//! after a kill they lag behind.
+//!
 //! *Invariants*: a [`DataDirectory`] holds the lock as long as it lives; a file that it opens was
-//! opened with O_DIRECT; nothing here overwrites a file of a `ready` directory.
+//! opened with O_DIRECT and is locked; nothing here overwrites a file of a `ready` directory.
 //!
 //! Left out: moving a shard's files to another device (mount it at the shard's directory).
 
@@ -46,6 +54,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use forebay_core::ids::ShardId;
 use serde::{Deserialize, Serialize};
@@ -59,6 +68,14 @@ pub const FORMAT: u32 = 1;
 const PREWRITE_BYTES: usize = 1 << 20;
 /// Length of a new pages file: room for the superblocks, so that they read as zeros.
 pub const PAGES_BYTES_INITIAL: u64 = 1 << 20;
+
+/// For a process that was just killed to let go of the directory.
+const OWNER_GONE: Duration = Duration::from_secs(2);
+/// For a killed process's last writes to end: no other process can hold these locks once the
+/// directory's own is ours, and a device may stall for a while.
+const WRITES_ENDED: Duration = Duration::from_secs(10);
+/// Between two tries to lock.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 const LOCK: &str = "forebay.lock";
 const NODE: &str = "node.toml";
@@ -330,19 +347,24 @@ impl DataDirectory {
         self.path.join(format!("shard-{shard}"))
     }
 
-    /// Opens a shard's files for its ring.
+    /// Opens and locks a shard's files for its ring.
     pub fn open_shard(&self, shard: ShardId) -> Result<ShardFiles, DirectoryError> {
         assert!(shard.0 < self.geometry.shards, "shard {shard} of {}", self.geometry.shards);
         let open = |name| {
             let path = self.shard_path(shard).join(name);
             let file = direct(OpenOptions::new().read(true).write(true), &path)?;
-            Ok::<_, DirectoryError>(file)
+            if lock_within(&file, WRITES_ENDED).map_err(at(&path))? {
+                Ok(file)
+            } else {
+                Err(DirectoryError::InUse { path: self.path.clone(), holder: None })
+            }
         };
         Ok(ShardFiles { log: open("log")?, pages: open("pages")? })
     }
 }
 
-/// One shard's files, opened with O_DIRECT.
+/// One shard's files, opened with O_DIRECT and locked. Clones share the lock, which ends with the
+/// last of them and the last operation on them.
 #[derive(Debug)]
 pub struct ShardFiles {
     /// The log.
@@ -429,22 +451,29 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
         .truncate(false)
         .open(&file)
         .map_err(at(&file))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let _ = (&lock).take(32).read_to_string(&mut text);
-            let holder = text.trim().parse().ok();
-            return Err(DirectoryError::InUse { path: path.to_owned(), holder });
-        }
-        Err(TryLockError::Error(source)) => {
-            return Err(DirectoryError::Io { path: file, source });
-        }
+    if !lock_within(&lock, OWNER_GONE).map_err(at(&file))? {
+        let mut text = String::new();
+        let _ = (&lock).take(32).read_to_string(&mut text);
+        let holder = text.trim().parse().ok();
+        return Err(DirectoryError::InUse { path: path.to_owned(), holder });
     }
     // Only for the other process's error message; a stale number harms nobody.
     lock.set_len(0).map_err(at(&file))?;
     write!(&lock, "{}", std::process::id()).map_err(at(&file))?;
     Ok(lock)
+}
+
+/// Whether the file could be locked in this time.
+fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY),
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+    }
 }
 
 fn read_node(path: &Path) -> Result<Option<NodeFile>, DirectoryError> {

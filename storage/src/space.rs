@@ -287,6 +287,13 @@ impl SpaceMap {
         None
     }
 
+    /// The next allocation takes the first free blocks of the file: pages are reused as eagerly as
+    /// the lifetime rule allows.
+    #[cfg(test)]
+    pub(crate) fn rewind(&mut self) {
+        self.next_fit = 0;
+    }
+
     /// Frees an extent that the checkpoint being built no longer holds, though older ones may.
     pub fn free(&mut self, id: u64, blocks: u16) {
         self.clear_live(id, blocks);

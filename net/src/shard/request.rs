@@ -305,7 +305,9 @@ impl Shard {
 
     /// Runs the writes that waited for room, as far as there is some.
     pub(super) fn resume_stalled(&mut self) {
-        while let Some(Held { asker, payload, progress }) = self.parking.next_stalled() {
+        while self.parking.stalled() > 0 && self.store.has_room() {
+            let stalled = self.parking.next_stalled().expect("counted");
+            let Held { asker, payload, progress } = stalled;
             match self.dispatch(asker, &payload, progress) {
                 Ok(Outcome::Stall(progress)) => {
                     return self.parking.stall_again(Held { asker, payload, progress });

@@ -289,6 +289,7 @@ impl SimConfig {
             overlay_fill_percent: 50,
             log_fill_percent: 50,
             checkpoints_off: false,
+            merge_slice_micros: 200,
             marker_nanos: 5 * Nanos::PER_MILLI,
         }
     }

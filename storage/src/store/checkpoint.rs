@@ -14,54 +14,30 @@
 //!     └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! **Pacing.** A slice of merge work runs in each turn. Its size follows from the rate at which
-//! writes arrive: what is left to merge, divided by the writes that still fit the active
-//! generation, is the work that each write must pay for. So the merge is done before the active
-//! generation is full, at any rate of writes that the device can follow, and an idle shard works
-//! in slices of [`SLICE_UNITS`].
-//!
 //! **Rule (superblock).** Pages and bitmaps are written and flushed before the superblock is
 //! written, and that write is durable when it completes. The log is trimmed to the *older* of the
 //! two superblocks.
 
 use forebay_core::time::Nanos;
 
-use super::catalog::{CatalogEntry, catalog_key};
-use super::{GroupOrdinal, Refused, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work};
+use super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
 use crate::log::{AppendError, LogPoint};
-use crate::overlay::{EntryRef, FrozenCursor, Overlay};
+use crate::overlay::FrozenCursor;
 use crate::space::SpaceRoot;
 use crate::superblock::{LogGeometry, Superblock};
-use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
-use crate::tree::page::PageView;
-use crate::tree::{PageRef, TreeRef, Value};
+use crate::tree::merge::Merge;
+use crate::tree::{PageRef, TreeRef};
 
-/// Merge work of one slice on an idle shard: 2,000 units of about 100 ns.
-const SLICE_UNITS: usize = 2_000;
-/// Least work in a turn while a merge is under way.
-const SLICE_UNITS_MIN: usize = 200;
-/// Work that one write pays for at most: a leaf read and written for each.
-const UNITS_PER_WRITE_MAX: usize = 60;
-/// First guess of the work for each entry, until the merge has shown it.
-const UNITS_PER_ENTRY_GUESS: usize = 12;
 /// The merge should be done when the active generation is this full.
-const MERGE_DONE_FILL: f64 = 0.8;
+pub(super) const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
 /// A checkpoint follows at once while the log holds more than this part of its ring.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
-/// After the file system refused to grow the pages file, it is asked again.
-const GROW_RETRY_NANOS: u64 = Nanos::PER_SECOND;
-/// Blocks beside what the entries need: catalog, bitmaps, the path of a small merge.
-const RESERVE_BLOCKS: u64 = 256;
-/// Blocks that only deletes may claim on a full disk, so that some always fit one checkpoint.
-const DELETE_BLOCKS: u64 = 256;
-/// Pages of a dropped tree freed in one turn.
-const DROP_PAGES: usize = 256;
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Idle,
     Merging,
     Catalog,
@@ -73,43 +49,45 @@ enum Phase {
 
 /// What a group's part of the checkpoint is.
 #[derive(Clone, Copy, Debug)]
-struct Part {
-    group: GroupOrdinal,
-    drop: bool,
+pub(super) struct Part {
+    pub(super) group: GroupOrdinal,
+    pub(super) drop: bool,
 }
 
 /// The checkpoint under way, and figures of the last one.
 pub(super) struct Checkpoint {
-    phase: Phase,
-    merge: Merge,
-    cursor: Option<FrozenCursor>,
-    parts: Vec<Part>,
-    next_part: usize,
+    pub(super) phase: Phase,
+    pub(super) merge: Merge,
+    pub(super) cursor: Option<FrozenCursor>,
+    pub(super) parts: Vec<Part>,
+    pub(super) next_part: usize,
     /// Pages of a dropped tree still to be freed.
-    drop_stack: Vec<PageRef>,
-    drop_begun: bool,
-    catalog_changes: Vec<([u8; 8], Option<Vec<u8>>)>,
-    next_change: usize,
-    point: LogPoint,
+    pub(super) drop_stack: Vec<PageRef>,
+    pub(super) drop_begun: bool,
+    pub(super) catalog_changes: Vec<([u8; 8], Option<Vec<u8>>)>,
+    pub(super) next_change: usize,
+    pub(super) point: LogPoint,
     /// Entries frozen and entries merged.
-    frozen_entries: usize,
-    merged_entries: usize,
-    units_used: usize,
+    pub(super) frozen_entries: usize,
+    pub(super) merged_entries: usize,
+    pub(super) units_used: usize,
     /// The newest write when the last slice ran.
-    paid_ticket: u64,
-    waits_for_pages: bool,
+    pub(super) paid_ticket: u64,
+    pub(super) waits_for_pages: bool,
+    /// It waits for something that may never come: a damaged page, or space on a full disk.
+    pub(super) blocked: bool,
     /// A write was refused that a checkpoint makes room for.
-    hastened: bool,
-    grow: Option<OpId>,
-    grow_refused_at: Option<Nanos>,
-    begun_at: Nanos,
-    finished_at: Nanos,
-    last_nanos: u64,
-    number: u64,
-    written_bytes: u64,
-    page_writes: usize,
+    pub(super) hastened: bool,
+    pub(super) grow: Option<OpId>,
+    pub(super) grow_refused_at: Option<Nanos>,
+    pub(super) begun_at: Nanos,
+    pub(super) finished_at: Nanos,
+    pub(super) last_nanos: u64,
+    pub(super) number: u64,
+    pub(super) written_bytes: u64,
+    pub(super) page_writes: usize,
     /// The first checkpoint of a new shard is due without any change.
-    format: bool,
+    pub(super) format: bool,
 }
 
 impl Checkpoint {
@@ -130,6 +108,7 @@ impl Checkpoint {
             units_used: 0,
             paid_ticket: 0,
             waits_for_pages: false,
+            blocked: false,
             hastened: false,
             grow: None,
             grow_refused_at: None,
@@ -146,6 +125,11 @@ impl Checkpoint {
     /// Lets the next checkpoint begin as soon as it can.
     pub(super) fn hasten(&mut self) {
         self.hastened = true;
+    }
+
+    /// Whether it waits for something that may never come.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -171,68 +155,6 @@ impl Checkpoint {
 
     pub(super) fn written_bytes(&self) -> u64 {
         self.written_bytes
-    }
-}
-
-/// The frozen entries of one group, as a merge reads them.
-struct FrozenInput<'a> {
-    overlay: &'a Overlay,
-    cursor: &'a mut FrozenCursor,
-    group: u32,
-    current: Option<EntryRef<'a>>,
-    taken: usize,
-}
-
-impl<'a> FrozenInput<'a> {
-    fn new(overlay: &'a Overlay, cursor: &'a mut FrozenCursor, group: u32) -> FrozenInput<'a> {
-        let current = overlay.frozen_peek(cursor);
-        FrozenInput { overlay, cursor, group, current, taken: 0 }
-    }
-}
-
-impl MergeInput for FrozenInput<'_> {
-    fn peek(&self) -> Option<(&[u8], Change<'_>)> {
-        let entry = self.current.as_ref()?;
-        Some((entry.key, entry.item.map_or(Change::Delete, Change::Put)))
-    }
-
-    fn advance(&mut self) {
-        let taken = self.overlay.frozen_next(self.cursor);
-        debug_assert!(taken.is_some(), "only what was seen is taken");
-        self.taken += 1;
-        self.current = self.overlay.frozen_peek(self.cursor);
-    }
-
-    fn first_key_from(&self, bound: &[u8]) -> Option<&[u8]> {
-        let current = self.current.as_ref()?;
-        if current.key >= bound {
-            return Some(current.key);
-        }
-        let mut cursor = self.overlay.frozen_cursor(self.group, std::ops::Bound::Included(bound));
-        self.overlay.frozen_peek(&mut cursor).map(|entry| entry.key)
-    }
-}
-
-/// The catalog's changes, sorted by key.
-struct CatalogInput<'a> {
-    changes: &'a [([u8; 8], Option<Vec<u8>>)],
-    next: &'a mut usize,
-}
-
-impl MergeInput for CatalogInput<'_> {
-    fn peek(&self) -> Option<(&[u8], Change<'_>)> {
-        let (key, entry) = self.changes.get(*self.next)?;
-        Some((key, entry.as_deref().map_or(Change::Delete, Change::Put)))
-    }
-
-    fn advance(&mut self) {
-        *self.next += 1;
-    }
-
-    fn first_key_from(&self, bound: &[u8]) -> Option<&[u8]> {
-        let left = &self.changes[*self.next..];
-        let at = left.partition_point(|(key, _)| &key[..] < bound);
-        left.get(at).map(|(key, _)| &key[..])
     }
 }
 
@@ -330,206 +252,9 @@ impl Store {
             && self.admit_to_disk(TYPICAL_ENTRY_BYTES, false).is_err()
     }
 
-    /// How much merge work this turn's writes must pay for.
-    fn slice_units(&self) -> usize {
-        let checkpoint = &self.checkpoint;
-        let writes = (self.last_ticket.0 - checkpoint.paid_ticket) as usize;
-        if writes == 0 && self.pending.is_empty() {
-            return SLICE_UNITS;
-        }
-        let per_entry = match checkpoint.merged_entries {
-            0 => UNITS_PER_ENTRY_GUESS,
-            merged => (checkpoint.units_used / merged).max(1),
-        };
-        let left = checkpoint.frozen_entries.saturating_sub(checkpoint.merged_entries) * per_entry;
-        let generation = self.config.overlay_generation_bytes as f64;
-        let room = generation * MERGE_DONE_FILL - self.overlay.active_bytes() as f64;
-        let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
-        let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
-        let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
-        (writes * per_write).max(SLICE_UNITS_MIN)
-    }
-
-    fn merge_groups(&mut self, budget: usize, now: Nanos, work: &mut Work) {
-        let mut left = budget;
-        while let Some(part) = self.checkpoint.parts.get(self.checkpoint.next_part).copied() {
-            if part.drop {
-                if !self.free_dropped(part.group) {
-                    work.run_again |= !self.checkpoint.waits_for_pages;
-                    return;
-                }
-                self.checkpoint.next_part += 1;
-                continue;
-            }
-            let Some(used) = self.merge_slice(part.group, left, now, work) else { return };
-            left = left.saturating_sub(used);
-            if left == 0 {
-                work.run_again = true;
-                return;
-            }
-        }
-        if self.overlay.is_frozen() {
-            self.overlay.drop_frozen();
-        }
-        self.list_catalog_changes();
-        self.checkpoint.merge.reset(self.catalog);
-        self.checkpoint.phase = Phase::Catalog;
-        work.run_again = true;
-    }
-
-    /// Merges for `budget`; None when it has to wait. Moves to the next part when the group is done.
-    fn merge_slice(
-        &mut self,
-        group: GroupOrdinal,
-        budget: usize,
-        now: Nanos,
-        work: &mut Work,
-    ) -> Option<usize> {
-        let checkpoint = &mut self.checkpoint;
-        if !self.overlay.is_frozen() {
-            checkpoint.next_part += 1;
-            return Some(0);
-        }
-        let cursor = checkpoint.cursor.get_or_insert_with(|| {
-            checkpoint.merge.reset(self.groups.get(group).tree);
-            self.overlay.frozen_cursor(group.0, std::ops::Bound::Unbounded)
-        });
-        let mut input = FrozenInput::new(&self.overlay, cursor, group.0);
-        let step = checkpoint.merge.step(&mut input, &mut self.cache, &mut self.space, budget);
-        checkpoint.merged_entries += input.taken;
-        match step {
-            MergeStep::Progress => {
-                checkpoint.units_used += budget;
-                Some(budget)
-            }
-            MergeStep::Done(tree) => {
-                checkpoint.units_used += budget / 4;
-                checkpoint.cursor = None;
-                checkpoint.next_part += 1;
-                self.groups.get_mut(group).tree = tree;
-                // Many small groups share a slice.
-                Some((budget / 4).clamp(1, 50))
-            }
-            other => {
-                self.merge_blocked(other, now, work);
-                None
-            }
-        }
-    }
-
-    fn merge_blocked(&mut self, step: MergeStep, now: Nanos, work: &mut Work) {
-        match step {
-            MergeStep::Missing => {
-                let missing: Vec<PageRef> = self.checkpoint.merge.missing().to_vec();
-                if let Some((first, ahead)) = missing.split_first() {
-                    // A page that cannot be had stops the checkpoint, not the shard: it is tried
-                    // again and again, at a bounded rate.
-                    if let Some(until) = self.damaged_until(*first) {
-                        return work.wake_by(until);
-                    }
-                    self.fetch(*first);
-                    for page in ahead {
-                        self.fetch_if_room(*page);
-                    }
-                }
-            }
-            // The writes that make room are on their way, or start in this turn.
-            MergeStep::CacheFull => {}
-            MergeStep::NeedSpace(blocks) => self.grow(blocks.max(RESERVE_BLOCKS), now, work),
-            MergeStep::Progress | MergeStep::Done(_) => unreachable!("not a reason to wait"),
-        }
-    }
-
-    /// Frees a few pages of a dropped group's tree; true when all are freed. The frees take effect
-    /// with this checkpoint, which also removes the group from the catalog.
-    fn free_dropped(&mut self, group: GroupOrdinal) -> bool {
-        if !self.checkpoint.drop_begun {
-            self.checkpoint.drop_begun = true;
-            let tree = self.groups.get(group).tree;
-            self.checkpoint.drop_stack.extend(tree.root.map(|root| root.page));
-        }
-        self.checkpoint.waits_for_pages = false;
-        for _ in 0..DROP_PAGES {
-            let Some(page) = self.checkpoint.drop_stack.last().copied() else {
-                self.checkpoint.drop_begun = false;
-                self.groups.get_mut(group).tree = TreeRef::EMPTY;
-                return true;
-            };
-            let Some(bytes) = self.cache.get(&page) else {
-                if self.is_damaged(page) {
-                    // What is below it cannot be found: those blocks stay taken, and are reported
-                    // by `inspect` as leaked.
-                    self.checkpoint.drop_stack.pop();
-                    self.space.free(page.id, page.blocks);
-                    continue;
-                }
-                self.checkpoint.waits_for_pages = true;
-                self.fetch(page);
-                return false;
-            };
-            self.checkpoint.drop_stack.pop();
-            let view = PageView::new(bytes);
-            let mut extents = Vec::new();
-            for index in 0..view.count() {
-                if page.level > 0 {
-                    self.checkpoint.drop_stack.push(view.child_page(index));
-                } else if let Value::Overflow(extent) = view.value(index) {
-                    extents.push(extent.page);
-                }
-            }
-            self.space.free(page.id, page.blocks);
-            self.cache.forget(page.id);
-            for extent in extents {
-                self.space.free(extent.id, extent.blocks);
-                self.cache.forget(extent.id);
-            }
-        }
-        false
-    }
-
-    fn list_catalog_changes(&mut self) {
-        let checkpoint = &mut self.checkpoint;
-        for part in &checkpoint.parts {
-            let state = self.groups.get(part.group);
-            let key = catalog_key(state.progress.id());
-            let entry = (!part.drop).then(|| {
-                CatalogEntry {
-                    members: 1,
-                    ballot: state.progress.ballot(),
-                    chosen_slot: state.frozen_slot,
-                    applied_slot: state.frozen_slot,
-                    tree: state.tree,
-                    payload: state.payload.clone(),
-                }
-                .encode()
-            });
-            if entry.is_some() || state.in_catalog {
-                checkpoint.catalog_changes.push((key, entry));
-            }
-        }
-        checkpoint.catalog_changes.sort_unstable_by_key(|(key, _)| *key);
-    }
-
-    fn merge_catalog(&mut self, budget: usize, now: Nanos, work: &mut Work) {
-        let checkpoint = &mut self.checkpoint;
-        let mut input = CatalogInput {
-            changes: &checkpoint.catalog_changes,
-            next: &mut checkpoint.next_change,
-        };
-        match checkpoint.merge.step(&mut input, &mut self.cache, &mut self.space, budget) {
-            MergeStep::Progress => work.run_again = true,
-            MergeStep::Done(tree) => {
-                self.catalog = tree;
-                self.checkpoint.phase = Phase::Writing;
-            }
-            other => self.merge_blocked(other, now, work),
-        }
-    }
-
-    /// Keeps a few page writes in flight; more when the merge waits for room or is over.
+    /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
     fn write_pages(&mut self) {
-        let hurry = matches!(self.checkpoint.phase, Phase::Writing)
-            || self.overlay.fill().active > MERGE_DONE_FILL;
+        let hurry = self.closing || self.overlay.fill().active > MERGE_DONE_FILL;
         let max = if hurry { usize::MAX } else { PAGE_WRITES_MAX };
         while self.checkpoint.page_writes < max {
             let op = self.next_op();
@@ -658,65 +383,4 @@ impl Store {
         checkpoint.last_nanos = now.since(checkpoint.begun_at);
         checkpoint.phase = Phase::Idle;
     }
-
-    /// Blocks that merging everything in memory may take at worst: each entry rewrites its leaf and
-    /// its share of the path, but no more pages than there are, and new bytes fill pages at least
-    /// half; both generations, and what is in flight.
-    fn reserve_blocks(&self) -> u64 {
-        let entries = (self.overlay.entries() + self.in_flight.len()) as u64;
-        let rewritten = (entries * 3).min(2 * self.space.live_blocks());
-        let new = 2 * (self.overlay.bytes() as u64).div_ceil(BLOCK_BYTES as u64);
-        rewritten + new + RESERVE_BLOCKS
-    }
-
-    /// Lets the pages file grow before the next checkpoint needs it, and before [`Self::admit`] has
-    /// to refuse the largest entry.
-    fn grow_ahead(&mut self, now: Nanos, work: &mut Work) {
-        let largest = entry_blocks(self.entry_bytes_max);
-        let wanted = self.reserve_blocks() + DELETE_BLOCKS + largest;
-        if self.space.free_blocks() < wanted {
-            self.grow(wanted - self.space.free_blocks(), now, work);
-        }
-    }
-
-    fn grow(&mut self, blocks: u64, now: Nanos, work: &mut Work) {
-        if let Some(refused_at) = self.checkpoint.grow_refused_at {
-            let again_at = refused_at + GROW_RETRY_NANOS;
-            if now < again_at {
-                return work.wake_by(again_at);
-            }
-        }
-        if self.checkpoint.grow.is_none() {
-            let op = self.next_op();
-            if let Some(grow) = self.space.grow(blocks, op) {
-                self.checkpoint.grow = Some(op);
-                self.disk.push(grow);
-            }
-        }
-    }
-
-    /// Refuses what could not be merged on a full disk. Deletes are accepted further than Puts, and
-    /// beyond that wait for a checkpoint, which gives back what earlier ones freed. While the file
-    /// can still grow, growth may lag behind: half of the reserve is enough.
-    pub(super) fn admit_to_disk(&self, bytes: usize, frees_space: bool) -> Result<(), Refused> {
-        let (free, reserve) = (self.space.free_blocks(), self.reserve_blocks());
-        let full = self.checkpoint.grow_refused_at.is_some();
-        let needed = match (full, frees_space) {
-            (false, _) => reserve / 2,
-            (true, true) => reserve,
-            (true, false) => reserve + DELETE_BLOCKS,
-        };
-        if free >= needed + entry_blocks(bytes) {
-            Ok(())
-        } else if full && !frees_space {
-            Err(Refused::DiskFull { free_bytes: free * BLOCK_BYTES as u64 })
-        } else {
-            Err(Refused::Overloaded)
-        }
-    }
-}
-
-/// Blocks that merging one more entry of this size may take.
-fn entry_blocks(bytes: usize) -> u64 {
-    2 * (bytes as u64).div_ceil(BLOCK_BYTES as u64) + 3
 }

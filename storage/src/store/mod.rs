@@ -22,8 +22,10 @@
 pub mod catalog;
 mod checkpoint;
 mod groups;
+mod merging;
 mod read;
 mod recovery;
+mod room;
 mod sealed;
 mod stats;
 
@@ -68,6 +70,8 @@ pub struct StoreConfig {
     /// A checkpoint begins when this part of the log is in use. The log keeps what two checkpoints
     /// need, so each but the first adds half of it.
     pub log_fill_percent: u8,
+    /// Merge work of one slice on an idle shard, about.
+    pub merge_slice_micros: u32,
     /// Bench only: begin no checkpoint while memory and log have room. The control run for the
     /// cost of checkpoints.
     pub checkpoints_off: bool,
@@ -254,15 +258,16 @@ impl Store {
         self.closing = true;
     }
 
-    /// Whether everything is on disk after [`Store::close`] (or never will be).
+    /// Whether everything is on disk after [`Store::close`] (or never will be). A last checkpoint
+    /// that waits for a damaged page or for a full disk is not waited for: the log has all of it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
+        let checkpointed =
+            self.checkpoint.is_idle() && self.overlay.entries() == 0 && !self.groups.any_changed();
         self.failure.is_some()
             || (self.closing
                 && self.pending.is_empty()
-                && self.checkpoint.is_idle()
-                && self.overlay.entries() == 0
-                && !self.groups.any_changed()
+                && (checkpointed || self.checkpoint.is_blocked())
                 && self.log.is_idle()
                 && !self.log.needs_marker())
     }

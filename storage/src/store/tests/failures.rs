@@ -210,4 +210,9 @@ fn a_page_that_stays_damaged_stops_the_checkpoint_but_not_the_reads_of_others() 
         }
     }
     assert!((20..40).contains(&right), "{right} readable");
+    // It does not keep the node from stopping either: the log has everything.
+    rig.close();
+    let mut disk = rig.disk.after_process_crash(&mut rig.random);
+    disk.flip_bit(ShardFile::Pages, damaged.id * BLOCK_BYTES as u64 + 200, 1);
+    rig.after_crash(disk);
 }

@@ -60,6 +60,7 @@ fn tiny() -> StoreConfig {
         overlay_fill_percent: 50,
         log_fill_percent: 50,
         checkpoints_off: false,
+        merge_slice_micros: 200,
         marker_nanos: 5 * Nanos::PER_MILLI,
     }
 }
@@ -272,6 +273,8 @@ struct Rig {
     ops: Vec<DiskOp>,
     next_group: u64,
     next_item: u64,
+    /// Free blocks are taken from the file's start, so that what may be reused is.
+    eager: bool,
 }
 
 impl Rig {
@@ -290,6 +293,7 @@ impl Rig {
             ops: Vec::new(),
             next_group: 1,
             next_item: 1,
+            eager: seed % 2 == 1,
         }
     }
 
@@ -327,6 +331,9 @@ impl Rig {
     }
 
     fn turn(&mut self) -> Work {
+        if self.eager && self.store.space.file_blocks() > 0 {
+            self.store.space.rewind();
+        }
         let work = self.store.turn(self.now, &mut self.ops);
         self.ops.drain(..).for_each(|op| self.disk.submit(op));
         work
@@ -450,6 +457,10 @@ impl Rig {
 }
 
 impl Store {
+    fn is_writing_superblock(&self) -> bool {
+        self.checkpoint.phase_name().starts_with("Superblock")
+    }
+
     /// For messages of tests.
     fn checkpoint_phase(&self) -> String {
         format!("{} {:?}", self.checkpoint.phase_name(), self.stats())

@@ -57,6 +57,7 @@ pub(super) fn config() -> StoreConfig {
         overlay_fill_percent: 50,
         log_fill_percent: 50,
         checkpoints_off: false,
+        merge_slice_micros: 200,
         marker_nanos: Nanos::PER_MILLI,
     }
 }
