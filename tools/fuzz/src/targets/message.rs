@@ -38,54 +38,39 @@ fn request(kind: Kind, frame: &Frame<'_>) {
         Kind::Put => {
             let Some(put) = frame.message::<ArchivedPutRequest<'_>>() else { return };
             item::run(&put.item);
-            put.condition
-                .as_ref()
-                .into_iter()
-                .for_each(|condition| check_condition(condition, &put.item));
+            put.condition.iter().for_each(|condition| check_condition(condition, &put.item));
         }
         Kind::Get => {
             let Some(get) = frame.message::<ArchivedGetRequest<'_>>() else { return };
             item::run(&get.key);
-            get.projection.as_ref().map(check_projection);
+            get.projection.iter().for_each(check_projection);
         }
         Kind::Delete => {
             let Some(delete) = frame.message::<ArchivedDeleteRequest<'_>>() else { return };
-            delete
-                .condition
-                .as_ref()
-                .into_iter()
-                .for_each(|condition| check_condition(condition, &delete.key));
+            delete.condition.iter().for_each(|condition| check_condition(condition, &delete.key));
         }
         Kind::Update => {
             let Some(update) = frame.message::<ArchivedUpdateRequest<'_>>() else { return };
             check_update(&update.update);
-            update
-                .condition
-                .as_ref()
-                .into_iter()
-                .for_each(|condition| check_condition(condition, &update.key));
+            update.condition.iter().for_each(|condition| check_condition(condition, &update.key));
         }
         Kind::Query => {
             let Some(query) = frame.message::<ArchivedQueryRequest<'_>>() else { return };
-            query
-                .sort_key
-                .as_ref()
-                .into_iter()
-                .for_each(|condition| check_sort_key(condition, frame.payload));
-            query.filter.as_ref().into_iter().for_each(|filter| check_condition(filter, &[]));
-            query.projection.as_ref().map(check_projection);
-            query.resume.as_ref().into_iter().for_each(|resume| key::run(resume));
+            query.sort_key.iter().for_each(|condition| check_sort_key(condition, frame.payload));
+            query.filter.iter().for_each(|filter| check_condition(filter, &[]));
+            query.projection.iter().for_each(check_projection);
+            query.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::Scan => {
             let Some(scan) = frame.message::<ArchivedScanRequest<'_>>() else { return };
-            scan.filter.as_ref().into_iter().for_each(|filter| check_condition(filter, &[]));
-            scan.projection.as_ref().map(check_projection);
-            scan.resume.as_ref().into_iter().for_each(|resume| key::run(resume));
+            scan.filter.iter().for_each(|filter| check_condition(filter, &[]));
+            scan.projection.iter().for_each(check_projection);
+            scan.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::BatchGet => {
             let Some(batch) = frame.message::<ArchivedBatchGetRequest<'_>>() else { return };
             batch.keys.iter().for_each(|key| item::run(key));
-            batch.projection.as_ref().map(check_projection);
+            batch.projection.iter().for_each(check_projection);
         }
         Kind::BatchWrite => {
             let Some(batch) = frame.message::<ArchivedBatchWriteRequest<'_>>() else { return };
@@ -121,16 +106,16 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
     match kind {
         Kind::WriteReply => {
             let Some(reply) = frame.message::<ArchivedWriteReply<'_>>() else { return };
-            reply.attributes.as_ref().into_iter().for_each(|bytes| item::run(bytes));
+            reply.attributes.iter().for_each(|bytes| item::run(bytes));
         }
         Kind::GetReply => {
             let Some(reply) = frame.message::<ArchivedGetReply<'_>>() else { return };
-            reply.item.as_ref().into_iter().for_each(|bytes| item::run(bytes));
+            reply.item.iter().for_each(|bytes| item::run(bytes));
         }
         Kind::PageReply => {
             let Some(reply) = frame.message::<ArchivedPageReply<'_>>() else { return };
             assert!(reply.items.len() <= max);
-            reply.resume.as_ref().into_iter().for_each(|resume| key::run(resume));
+            reply.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::BatchGetReply => {
             let Some(reply) = frame.message::<ArchivedBatchGetReply<'_>>() else { return };
@@ -152,7 +137,7 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
         }
         Kind::DescribeNodeReply => {
             let Some(reply) = frame.message::<ArchivedDescribeNodeReply>() else { return };
-            assert!(reply.shards.iter().map(|shard| shard.port.to_native()).count() <= max);
+            assert!(reply.shards.len() <= max);
         }
         Kind::ErrorReply => {
             let Some(reply) = frame.message::<ArchivedErrorReply<'_>>() else { return };
@@ -160,7 +145,7 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
                 assert_eq!(code as u16, reply.code.to_native());
             }
             assert!(reply.message.len() <= max);
-            reply.item.as_ref().into_iter().for_each(|bytes| item::run(bytes));
+            reply.item.iter().for_each(|bytes| item::run(bytes));
         }
         request => unreachable!("{request:?} is no reply"),
     }
