@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::{DataArgs, LoadArgs, RunArgs, TrafficArgs, VerifyArgs};
@@ -19,7 +19,7 @@ use crate::target::forebay::Forebay;
 use crate::target::redis::Redis;
 use crate::target::{Scheme, Target};
 use crate::workload::{
-    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Source, WorkloadName,
+    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Records, Source, WorkloadName,
 };
 
 /// How long reaching a target may take.
@@ -28,6 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_LIMIT_FRACTION: f64 = 0.9;
 /// Progress of a load is shown this often.
 const LOAD_INTERVAL_MILLIS: u64 = 200;
+/// Between two passes over what a store refused.
+const LOAD_REST: Duration = Duration::from_millis(200);
+/// So many passes in which nothing at all was taken end a load: two seconds and more.
+const LOAD_IDLE_PASSES_MAX: u32 = 10;
 
 /// Sets up the target behind `$url` and evaluates `$body` with it as `$target`.
 macro_rules! with_target {
@@ -79,7 +83,7 @@ pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
 
 fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, BenchError> {
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
-    let plan = Plan {
+    let mut plan = Plan {
         duration_seconds: None,
         interval_millis: LOAD_INTERVAL_MILLIS,
         ..plan(&args.traffic, args.connections, args.depth)?
@@ -95,13 +99,31 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
         .expect("the template is a constant"),
     );
     let began = Instant::now();
-    let source = |part, _| Source::Load(Load::new(records, value_bytes as usize, seed, part));
-    let outcome = generator::run(target, &plan, source, &Progress::Bar(bar))?;
-    let seconds = began.elapsed().as_secs_f64();
-    let loaded = outcome.collected.total.successes();
-    match records - loaded {
-        0 => Ok(Loaded { records, seconds }),
-        failed => Err(BenchError::LoadIncomplete { failed, records, first: first_error(&outcome) }),
+    let progress = Progress::Bar(bar);
+    let (mut wanted, mut loaded, mut idle_passes) = (Records::All(records), 0, 0);
+    loop {
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let source = |part, _| {
+            let (wanted, left) = (wanted.clone(), Arc::clone(&left));
+            Source::Load(Load::new(wanted, value_bytes as usize, seed, part, left))
+        };
+        let outcome = generator::run(target, &plan, source, &progress)?;
+        let done = outcome.collected.total.successes();
+        loaded += done;
+        let list = std::mem::take(&mut *left.lock().expect("the threads have ended"));
+        if loaded == records {
+            return Ok(Loaded { records, seconds: began.elapsed().as_secs_f64() });
+        }
+        // A store that sheds load while it catches up is asked again for what it refused.
+        idle_passes = if done == 0 { idle_passes + 1 } else { 0 };
+        if idle_passes == LOAD_IDLE_PASSES_MAX || list.is_empty() {
+            let (failed, first) = (records - loaded, first_error(&outcome));
+            return Err(BenchError::LoadIncomplete { failed, records, first });
+        }
+        wanted = Records::Left(list.into());
+        // Gentler from pass to pass: what overwhelms a store once does so again.
+        plan.depth = (plan.depth / 2).max(1);
+        std::thread::sleep(LOAD_REST);
     }
 }
 
@@ -124,13 +146,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
     something_succeeded(&report)
 }
 
-/// Runs a workload; a run without any success is an error.
+/// Runs a workload, and prints nothing. Its report may be without a single success.
 pub(crate) fn measure(args: &RunArgs) -> Result<Report, BenchError> {
-    let Measured { report, .. } = measure_any(args)?;
-    something_succeeded(&report).map(|()| report)
+    measure_any(args).map(|measured| measured.report)
 }
 
-fn something_succeeded(report: &Report) -> Result<(), BenchError> {
+/// Whether there is anything to see in `report`.
+pub(crate) fn something_succeeded(report: &Report) -> Result<(), BenchError> {
     match report.overall.count {
         0 => Err(BenchError::NothingSucceeded {
             errors: report.errors,

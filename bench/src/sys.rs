@@ -142,10 +142,16 @@ pub(crate) fn device_of(path: &Path) -> String {
         .max_by_key(|(length, ..)| *length);
     let Some((_, device, kind)) = found else { return "unknown".to_owned() };
     let name = device.rsplit('/').next().unwrap_or(device);
-    let cache = fs::read_to_string(format!("/sys/block/{name}/queue/write_cache"));
-    match cache.as_deref().map(str::trim) {
-        Ok(cache) => format!("{kind} on {name}, {cache} cache"),
-        Err(_) => format!("{kind} on {name}"),
+    let setting = |setting: &str| {
+        let value = fs::read_to_string(format!("/sys/block/{name}/queue/{setting}")).ok()?;
+        Some(value.trim().to_owned())
+    };
+    let queues = fs::read_dir(format!("/sys/block/{name}/mq")).map(Iterator::count);
+    match (setting("write_cache"), setting("rq_affinity"), queues) {
+        (Some(cache), Some(affinity), Ok(queues)) => {
+            format!("{kind} on {name}, {cache} cache, {queues} queue(s), rq_affinity {affinity}")
+        }
+        _ => format!("{kind} on {name}"),
     }
 }
 

@@ -3,12 +3,19 @@
 //! The shard has the server core; the node's other lanes, the flood and the load generator share the
 //! client's core. There the generator runs first (SCHED_FIFO), or what would be measured is how long
 //! it waits for its core. In the control run threads that only burn CPU take the flood's place.
+//!
+//! What this cannot separate: a disk whose completions the kernel handles on the flooded core. A
+//! durable write there passes through several kernel threads (softirq, kblockd, dio), which wait for
+//! the core like everyone else; then puts suffer from both, and gets show the store alone. The
+//! report says where completions go; `rq_affinity` 2, or a queue for each core, brings them back to
+//! the shard's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::compare::beside;
 use crate::compare::contest::{Beside, Entrant};
+use crate::compare::statistics::quotient;
 use crate::error::BenchError;
 use crate::fleet::{Member, Store};
 use crate::sys;
@@ -75,7 +82,7 @@ pub(super) fn control_flood(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             bench.say(&format!(
                 "p99.9 under the flood is {:.2} times that under the hog; the flood had {:.0} \
                  answers a second.\n",
-                flood.p999_us.median / hog.p999_us.median,
+                quotient(flood.p999_us.median, hog.p999_us.median),
                 answered.load(Relaxed) as f64 / seconds as f64
             ));
         }

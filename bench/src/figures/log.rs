@@ -7,7 +7,6 @@
 //! take turns, and the bare ring and log takes part as the floor.
 
 use std::path::Path;
-use std::time::Instant;
 
 use forebay_net::node::config::BATCHES_IN_FLIGHT_MAX;
 use forebay_storage::block::BLOCK_BYTES;
@@ -20,7 +19,7 @@ use crate::error::BenchError;
 use crate::fleet::process::OwnedDir;
 use crate::fleet::{Member, Store};
 
-use super::Bench;
+use super::{Bench, published};
 
 /// Length of values: the log's own cost for each byte, not the cost of requests, shall count.
 const VALUE_BYTES: u64 = 16 << 10;
@@ -58,9 +57,10 @@ pub(super) fn log(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     for _ in 0..args.rounds {
         floor.pause();
         forebay.resume();
-        let (before, began) = (forebay.metrics()?, Instant::now());
-        contest::run(&run(&forebay))?;
-        let (after, seconds) = (forebay.metrics()?, began.elapsed().as_secs_f64());
+        let before = published(&forebay)?;
+        let ran = contest::run(&run(&forebay))?;
+        let after = published(&forebay)?;
+        let seconds = ran.duration_s + ran.warmup_s;
         forebay.pause();
         let written = after.grown(&before, "log_written_bytes_total");
         let batch = written / after.grown(&before, "log_batches_total").max(1.0);

@@ -11,7 +11,7 @@ use crate::error::BenchError;
 use crate::fleet::{Member, Store};
 use crate::sys;
 
-use super::{Bench, settled};
+use super::{Bench, published, settled};
 
 /// Length of values: pages with a few items, and ten times the memory in reasonable time.
 const VALUE_BYTES: u64 = 1000;
@@ -78,9 +78,9 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         device_p50s.push(device.p50_us);
         member.resume();
         for Series { connections, rates, misses, p50s, p99s } in &mut series {
-            let before = member.metrics()?;
+            let before = published(&member)?;
             let report = contest::run(&run(*connections))?;
-            let after = member.metrics()?;
+            let after = published(&member)?;
             let missed = after.grown(&before, "cache_misses_total");
             rates.push(report.achieved_ops_s);
             misses.push(quotient(missed, after.grown(&before, "requests_total")));

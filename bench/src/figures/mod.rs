@@ -90,7 +90,7 @@ pub(crate) struct FiguresArgs {
           value_parser = clap::value_parser!(u64).range(32..=1 << 20))]
     pub(crate) scale_memory_mib: u64,
     /// Threads that flood the operator HTTP, and that hog the CPU in the control run
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) flood_threads: u32,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
@@ -190,11 +190,20 @@ impl Bench<'_> {
 /// How long a checkpoint may keep a figure waiting.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// The node publishes its counters every quarter of a second.
+const PUBLISHED_AFTER: Duration = Duration::from_millis(600);
+
+/// The counters of `member`, no older than this call.
+fn published(member: &Member) -> Result<Metrics, BenchError> {
+    std::thread::sleep(PUBLISHED_AFTER);
+    member.metrics()
+}
+
 /// Waits until everything that `member` acknowledged is in its tree, then reads its counters.
 fn settled(member: &Member) -> Result<Metrics, BenchError> {
     let began = Instant::now();
     loop {
-        let metrics = member.metrics()?;
+        let metrics = published(member)?;
         let overlay = metrics.shard("overlay_active_bytes") + metrics.shard("overlay_frozen_bytes");
         if overlay == 0.0 {
             return Ok(metrics);
@@ -205,6 +214,5 @@ fn settled(member: &Member) -> Result<Metrics, BenchError> {
                 source: std::io::ErrorKind::TimedOut.into(),
             });
         }
-        std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -8,7 +8,7 @@ use crate::error::BenchError;
 use crate::fleet::{Member, Place, Store};
 use crate::workload::WorkloadName;
 
-use super::Bench;
+use super::{Bench, published};
 
 /// Seconds between checkpoints: every measurement meets some.
 const CHECKPOINT_SECONDS: &str = "2";
@@ -60,7 +60,7 @@ pub(super) fn open_loop(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let title = format!("puts, open loop, {rate} a second");
     bench.say(&format!("### {title}\n"));
     let contest = bench.hold(&title, &entrants)?;
-    let finished = with.metrics()?.shard("checkpoint_number");
+    let finished = published(&with)?.shard("checkpoint_number");
     if let (Some(with), Some(without)) =
         (contest.summary("checkpoints"), contest.summary("no checkpoints"))
     {
@@ -83,9 +83,9 @@ fn half_of_peak(bench: &mut Bench<'_>, words: &str) -> Result<(u64, f64), BenchE
     args.fill(&member)?;
     let peak = peak(&member, words)?;
     let rate = (peak * OF_PEAK).max(1.0) as u64;
-    let before = member.metrics()?;
+    let before = published(&member)?;
     let report = contest::run(&format!("run --target {} {words} --rate {rate}", member.url))?;
-    let log = member.metrics()?.grown(&before, "log_written_bytes_total");
+    let log = published(&member)?.grown(&before, "log_written_bytes_total");
     bench.say(&format!("Peak, closed loop: {peak:.0} a second; offered: {rate} a second.\n"));
     Ok((rate, log / (report.duration_s + report.warmup_s)))
 }

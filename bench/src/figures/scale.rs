@@ -18,7 +18,7 @@ use crate::fleet::metrics::Metrics;
 use crate::fleet::{Member, Store};
 use crate::report::json::Report;
 
-use super::{Bench, settled};
+use super::{Bench, published, settled};
 
 /// Numbers of items.
 const SIZES: [u64; 3] = [1000, 100_000, 10_000_000];
@@ -50,7 +50,7 @@ pub(super) fn scale(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         let member = Member::start(&Store::Forebay, "forebay", &place)?;
         commands.push(member.command.clone());
         let data = format!("--records {items} --value-bytes {}{}", args.value_bytes, bench.pin());
-        let empty = member.metrics()?;
+        let empty = published(&member)?;
         let words = format!("load --target {} {data}", member.url);
         commands.push(contest::shown(&words));
         let loaded = contest::load(&words)?;
@@ -70,7 +70,7 @@ pub(super) fn scale(bench: &mut Bench<'_>) -> Result<(), BenchError> {
                 let report: Report = contest::run(&words)?;
                 cells.push((report.achieved_ops_s, report.overall.p99_us));
                 let after =
-                    if workload == "puts" { settled(&member)? } else { member.metrics()? };
+                    if workload == "puts" { settled(&member)? } else { published(&member)? };
                 puts = after.grown(&last, "requests_total");
                 amplification = quotient(written(&after, &last), puts * item_bytes);
                 last = after;

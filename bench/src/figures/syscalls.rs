@@ -6,7 +6,7 @@ use crate::error::BenchError;
 use crate::fleet::{Member, Store};
 use crate::workload::WorkloadName;
 
-use super::Bench;
+use super::{Bench, published};
 
 /// io_uring_enter by requests, and submissions and completions beside it.
 pub(super) fn syscalls(bench: &mut Bench<'_>) -> Result<(), BenchError> {
@@ -23,9 +23,9 @@ pub(super) fn syscalls(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     for workload in [WorkloadName::Puts, WorkloadName::Gets] {
         for &depth in &bench.args.depths {
             let words = format!("run --target {} {}", member.url, args.load_words(workload, depth));
-            let before = member.metrics()?;
+            let before = published(&member)?;
             let report = contest::run(&words)?;
-            let after = member.metrics()?;
+            let after = published(&member)?;
             let requests = after.grown(&before, "requests_total").max(1.0);
             let per_batch = match after.grown(&before, "log_batches_total") {
                 batches if batches > 0.0 && workload == WorkloadName::Puts => {
