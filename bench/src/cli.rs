@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::compare::CompareArgs;
+use crate::figures::FiguresArgs;
 use crate::floor::FloorArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
@@ -23,6 +25,23 @@ Examples:
   An open loop, which is what to publish: latency from the intended start of each operation
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
 
+const COMPARE_EXAMPLES: &str = "\
+Each of --targets is a store to start (redis, forebay, floor, floor-echo, floor-log; floor is
+floor-log for workloads that write, floor-echo for others) or the URL of a running one. A store that
+this command starts is pinned to --server-core, keeps its data in a directory of its own below
+--data-dir, stands still while another is measured, and is gone afterwards.
+
+Examples:
+  forebay-bench compare --targets redis,forebay,floor --workload puts --depth 16
+  forebay-bench compare --targets floor,forebay --workload gets --rounds 5 --report reports/gets
+  forebay-bench compare --targets redis,forebay --workload a --discard-noisy --duration 10";
+
+const FIGURES_EXAMPLES: &str = "\
+Examples:
+  forebay-bench figures                                everything, some ten minutes
+  forebay-bench figures --only puts,gets --rounds 5 --duration 10 --discard-noisy
+  forebay-bench figures --only scale --scale-max 100000 --report reports/scale";
+
 /// Load generators and latency reports for Forebay and for what it is compared with
 #[derive(Debug, Parser)]
 #[command(name = "forebay-bench", version, after_help = EXAMPLES)]
@@ -41,6 +60,12 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Serve bare echoes, with or without a log: what the ring can do before a store does anything
     Floor(FloorArgs),
+    /// Run one workload on several stores in turn, round after round, and show the ratios
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
+    /// Measure every figure that the README states, as Markdown
+    #[command(after_help = FIGURES_EXAMPLES)]
+    Figures(FiguresArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
     VerifyLedger(VerifyArgs),
 }
@@ -134,6 +159,9 @@ pub(crate) struct RunArgs {
     /// Write DIR/report.json
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
+    /// Run the generator's threads before all others on their cores (SCHED_FIFO; needs root)
+    #[arg(long)]
+    pub(crate) realtime: bool,
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
@@ -173,6 +201,10 @@ mod tests {
              --depth 2 --duration 3 --rate 100 --seed 7 --report d --core 0,1 --threads 2",
             "run --target forebay://h:1 --workload ledger --ledger f",
             "verify-ledger --target forebay://h:1 --ledger f",
+            "compare --targets redis,forebay,floor --workload puts --records 5 --value-bytes 10 \
+             --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
+             --report d --discard-noisy",
+            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());
             if let Err(error) = Cli::try_parse_from(words) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::{DataArgs, LoadArgs, RunArgs, TrafficArgs, VerifyArgs};
@@ -19,7 +19,7 @@ use crate::target::forebay::Forebay;
 use crate::target::redis::Redis;
 use crate::target::{Scheme, Target};
 use crate::workload::{
-    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Source, WorkloadName,
+    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Records, Source, WorkloadName,
 };
 
 /// How long reaching a target may take.
@@ -28,6 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_LIMIT_FRACTION: f64 = 0.9;
 /// Progress of a load is shown this often.
 const LOAD_INTERVAL_MILLIS: u64 = 200;
+/// Between two passes over what a store refused.
+const LOAD_REST: Duration = Duration::from_millis(200);
+/// So many passes in which nothing at all was taken end a load: two seconds and more.
+const LOAD_IDLE_PASSES_MAX: u32 = 10;
 
 /// Sets up the target behind `$url` and evaluates `$body` with it as `$target`.
 macro_rules! with_target {
@@ -51,13 +55,35 @@ macro_rules! with_target {
 
 /// `forebay-bench load`.
 pub(crate) fn load(args: &LoadArgs) -> Result<(), BenchError> {
+    let Loaded { records, seconds } = load_quietly(args)?;
+    let TrafficArgs { value_bytes, ref data, .. } = args.traffic;
+    println!(
+        "loaded {records} records of {} B keys and {value_bytes} B values in {seconds:.2} s \
+         ({:.0} records/s)",
+        data.key_bytes,
+        records as f64 / seconds
+    );
+    Ok(())
+}
+
+/// A load that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loaded {
+    /// All of them.
+    pub(crate) records: u64,
+    /// How long it took.
+    pub(crate) seconds: f64,
+}
+
+/// Loads, and says nothing on stdout.
+pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
     let data = &args.traffic.data;
     with_target!(&data.target, &data.table, |target| load_into(args, &target))
 }
 
-fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<(), BenchError> {
+fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, BenchError> {
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
-    let plan = Plan {
+    let mut plan = Plan {
         duration_seconds: None,
         interval_millis: LOAD_INTERVAL_MILLIS,
         ..plan(&args.traffic, args.connections, args.depth)?
@@ -73,24 +99,76 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<(), BenchErr
         .expect("the template is a constant"),
     );
     let began = Instant::now();
-    let source = |part, _| Source::Load(Load::new(records, value_bytes as usize, seed, part));
-    let outcome = generator::run(target, &plan, source, &Progress::Bar(bar))?;
-    let seconds = began.elapsed().as_secs_f64();
-    let loaded = outcome.collected.total.successes();
-    println!(
-        "loaded {loaded} records of {} B keys and {value_bytes} B values in {seconds:.2} s \
-         ({:.0} records/s)",
-        plan.key_bytes,
-        loaded as f64 / seconds
-    );
-    match records - loaded {
-        0 => Ok(()),
-        failed => Err(BenchError::LoadIncomplete { failed, records, first: first_error(&outcome) }),
+    let progress = Progress::Bar(bar);
+    let (mut wanted, mut loaded, mut idle_passes) = (Records::All(records), 0, 0);
+    loop {
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let source = |part, _| {
+            let (wanted, left) = (wanted.clone(), Arc::clone(&left));
+            Source::Load(Load::new(wanted, value_bytes as usize, seed, part, left))
+        };
+        let outcome = generator::run(target, &plan, source, &progress)?;
+        let done = outcome.collected.total.successes();
+        loaded += done;
+        let list = std::mem::take(&mut *left.lock().expect("the threads have ended"));
+        if loaded == records {
+            return Ok(Loaded { records, seconds: began.elapsed().as_secs_f64() });
+        }
+        // A store that sheds load while it catches up is asked again for what it refused.
+        idle_passes = if done == 0 { idle_passes + 1 } else { 0 };
+        if idle_passes == LOAD_IDLE_PASSES_MAX || list.is_empty() {
+            let (failed, first) = (records - loaded, first_error(&outcome));
+            return Err(BenchError::LoadIncomplete { failed, records, first });
+        }
+        wanted = Records::Left(list.into());
+        // Gentler from pass to pass: what overwhelms a store once does so again.
+        plan.depth = (plan.depth / 2).max(1);
+        std::thread::sleep(LOAD_REST);
     }
 }
 
 /// `forebay-bench run`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
+    let Measured { report, ledger_written } = measure_any(args)?;
+    print!("{}", text::render(&report));
+    if let Some(dir) = &args.report {
+        report.write(dir)?;
+        println!("\nreport       {}", dir.join(crate::report::json::FILE_NAME).display());
+    }
+    if args.ledger.is_some() {
+        // A store that dies is what this workload is for.
+        println!(
+            "\nledger: {ledger_written} acknowledged puts noted, {} refused or unanswered",
+            report.errors
+        );
+        return Ok(());
+    }
+    something_succeeded(&report)
+}
+
+/// Runs a workload, and prints nothing. Its report may be without a single success.
+pub(crate) fn measure(args: &RunArgs) -> Result<Report, BenchError> {
+    measure_any(args).map(|measured| measured.report)
+}
+
+/// Whether there is anything to see in `report`.
+pub(crate) fn something_succeeded(report: &Report) -> Result<(), BenchError> {
+    match report.overall.count {
+        0 => Err(BenchError::NothingSucceeded {
+            errors: report.errors,
+            first: report.first_error.clone().unwrap_or_else(|| "none reported".to_owned()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What a run brought.
+struct Measured {
+    report: Report,
+    ledger_written: u64,
+}
+
+fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
     let data = &args.traffic.data;
     let is_ledger = args.workload == WorkloadName::Ledger;
     if is_ledger != args.ledger.is_some() {
@@ -106,7 +184,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
     with_target!(&data.target, &data.table, |target| run_on(args, &target))
 }
 
-fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<(), BenchError> {
+fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchError> {
     let mix = args.workload.mix();
     for kind in OpKind::ALL.into_iter().filter(|kind| mix.has(*kind)) {
         if let Some(reason) = target.refuses(kind) {
@@ -115,6 +193,7 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<(), BenchError> 
     }
     let mut plan = Plan {
         rate_per_second: args.rate,
+        realtime: args.realtime,
         warmup_seconds: args.warmup,
         duration_seconds: Some(args.duration),
         ..plan(&args.traffic, args.connections, args.depth)?
@@ -151,27 +230,8 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<(), BenchError> 
     };
 
     let report = report(args, target.as_ref(), &plan, &outcome, hardware, began);
-    print!("{}", text::render(&report));
-    if let Some(dir) = &args.report {
-        report.write(dir)?;
-        println!("\nreport       {}", dir.join(crate::report::json::FILE_NAME).display());
-    }
-    if args.ledger.is_some() {
-        // A store that dies is what this workload is for.
-        let noted: u64 = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
-        println!(
-            "\nledger: {noted} acknowledged puts noted, {} refused or unanswered",
-            report.errors
-        );
-        return Ok(());
-    }
-    match outcome.collected.total.successes() {
-        0 => Err(BenchError::NothingSucceeded {
-            errors: report.errors,
-            first: first_error(&outcome),
-        }),
-        _ => Ok(()),
-    }
+    let ledger_written = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
+    Ok(Measured { report, ledger_written })
 }
 
 /// `forebay-bench verify-ledger`.
@@ -217,6 +277,7 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
         connections,
         depth,
         rate_per_second: None,
+        realtime: false,
         warmup_seconds: 0,
         duration_seconds: None,
         interval_millis: 1000,
@@ -247,6 +308,10 @@ fn report<T: Target>(
     // A run may end before its time: a ledger's, with its store.
     let wall_nanos = outcome.threads.iter().map(|thread| thread.wall_nanos).max().unwrap_or(0);
     let duration = (args.duration as f64).min((wall_nanos as f64 / 1e9).max(1e-3));
+    let mut overall = generator::latency_histogram();
+    for histogram in latencies.iter().flatten() {
+        overall.add(histogram).expect("all histograms are alike");
+    }
     let ops = OpKind::ALL
         .iter()
         .zip(latencies)
@@ -298,12 +363,14 @@ fn report<T: Target>(
         stale_replies: counters.stale_replies,
         reconnects: counters.reconnects,
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
+        pauses_over_10_ms: outcome.pauses,
         client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
         client_was_the_limit: fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
         client_cpu_fraction_by_thread: fractions,
         client_cpu_us_per_op: cpu_nanos as f64 / 1000.0 / attempts.max(1) as f64,
         clock: "CLOCK_BOOTTIME".to_owned(),
         clock_read_ns: clock_read_nanos(),
+        overall: LatencySummary::of(&overall),
         ops,
         intervals: outcome.collected.rows.clone(),
         hardware,

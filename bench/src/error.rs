@@ -117,6 +117,34 @@ pub(crate) enum BenchError {
         /// The first failure.
         first: String,
     },
+    /// A store could not be started. The words say what it said.
+    #[error("{name} does not start: {words}\n  {command}")]
+    DoesNotStart {
+        /// Which.
+        name: String,
+        /// Its last words, or the system's.
+        words: String,
+        /// How it was started.
+        command: String,
+    },
+    /// A store's program is not here.
+    #[error("{name}: no `{program}` here; {remedy}")]
+    NotInstalled {
+        /// Which.
+        name: String,
+        /// The file looked for.
+        program: String,
+        /// How to get it.
+        remedy: &'static str,
+    },
+    /// A store's metrics could not be read.
+    #[error("the metrics of {address}: {source}")]
+    Metrics {
+        /// Its operator HTTP.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An acknowledged write is gone or damaged.
     #[error("{violations} of {keys} acknowledged keys are lost or damaged")]
     LedgerViolated {
@@ -148,6 +176,9 @@ impl BenchError {
             | BenchError::Unreachable { .. }
             | BenchError::Connection { .. }
             | BenchError::Protocol(_)
+            | BenchError::DoesNotStart { .. }
+            | BenchError::NotInstalled { .. }
+            | BenchError::Metrics { .. }
             | BenchError::Refused { .. } => 3,
             BenchError::File { .. }
             | BenchError::Ledger { .. }

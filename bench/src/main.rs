@@ -4,6 +4,7 @@
 //!   cli ─► commands ─► generator (thread per core, on this project's ring) ─► target (a codec)
 //!                          ▲ workload: which operation, which record, which bytes
 //!                          └─► report: rows and totals ─► text, report.json
+//!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
 //! ```
 //!
 //! What makes its numbers worth something: latency counts from the intended start when a rate is
@@ -14,7 +15,11 @@
 mod allocations;
 mod cli;
 mod commands;
+mod compare;
+mod device;
 mod error;
+mod figures;
+mod fleet;
 mod floor;
 mod generator;
 mod ledger;
@@ -34,6 +39,8 @@ fn main() -> ExitCode {
         Command::Load(args) => commands::load(&args),
         Command::Run(args) => commands::run(&args),
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Figures(args) => figures::figures(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };
     match ended {

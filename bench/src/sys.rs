@@ -2,6 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use serde::Serialize;
 
@@ -20,6 +24,135 @@ pub(crate) fn tighten_timers() {
     // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory.
     let result = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1u64) };
     debug_assert_eq!(result, 0);
+}
+
+/// The calling thread runs before all ordinary threads on its core.
+pub(crate) fn run_first() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is the calling thread, and the parameters are valid for the call to read.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether this process may use [`run_first`]. Asked on a thread of its own, which then ends.
+pub(crate) fn may_run_first() -> bool {
+    std::thread::spawn(|| run_first().is_ok()).join().unwrap_or(false)
+}
+
+/// The set that holds `core` alone.
+fn core_set(core: usize) -> libc::cpu_set_t {
+    assert!(core < libc::CPU_SETSIZE as usize, "core {core}");
+    // SAFETY: a cpu_set_t is plain bits, of which none set is a valid value; the index was checked.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        set
+    }
+}
+
+/// The child will run on `core` alone if one is given, die with this process, and hear signals.
+pub(crate) fn prepare_child(command: &mut Command, core: Option<usize>) {
+    let set = core.map(core_set);
+    let body = move || {
+        // SAFETY: all four are async-signal-safe system calls on values owned by this closure.
+        unsafe {
+            if let Some(set) = &set
+                && libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes system calls; it neither allocates nor takes locks. A group
+    // of its own keeps the terminal's Ctrl-C from it: this process ends its children in order.
+    unsafe { command.process_group(0).pre_exec(body) };
+}
+
+/// From now on SIGINT and SIGTERM call `act` on a thread of its own. To be called before any other
+/// thread starts, since threads inherit what is blocked.
+pub(crate) fn on_interrupt(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // SAFETY: the set is filled by the calls before it is read.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    let wait = move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are valid for the call.
+        while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}
+        act();
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
+
+/// Sends `signal` to the process `pid`, a child of this one that has not been waited for.
+pub(crate) fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: no memory is involved. A child that has ended but was not waited for keeps its
+    // number, so the signal reaches nobody else.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
+}
+
+/// CPU time of a whole process, user and system, in microseconds (in clock ticks, 10 ms each).
+pub(crate) fn process_cpu_micros(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name ends with the last parenthesis; utime and stime are fields 14 and 15.
+    let fields = stat.rsplit(')').next()?.split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Some(ticks * 10_000)
+}
+
+/// The largest resident memory that the process ever had.
+pub(crate) fn resident_peak_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Time that the hypervisor gave to other machines, and all time, in ticks over all cores.
+pub(crate) fn stolen_ticks() -> (u64, u64) {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> =
+        line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    (fields.get(7).copied().unwrap_or(0), fields.iter().sum())
+}
+
+/// File system and device below `path`, for reports.
+pub(crate) fn device_of(path: &Path) -> String {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let found = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            let (device, at, kind) = (words.next()?, words.next()?, words.next()?);
+            path.starts_with(at).then_some((at.len(), device, kind))
+        })
+        .max_by_key(|(length, ..)| *length);
+    let Some((_, device, kind)) = found else { return "unknown".to_owned() };
+    let name = device.rsplit('/').next().unwrap_or(device);
+    let setting = |setting: &str| {
+        let value = fs::read_to_string(format!("/sys/block/{name}/queue/{setting}")).ok()?;
+        Some(value.trim().to_owned())
+    };
+    let queues = fs::read_dir(format!("/sys/block/{name}/mq")).map(Iterator::count);
+    match (setting("write_cache"), setting("rq_affinity"), queues) {
+        (Some(cache), Some(affinity), Ok(queues)) => {
+            format!("{kind} on {name}, {cache} cache, {queues} queue(s), rq_affinity {affinity}")
+        }
+        _ => format!("{kind} on {name}"),
+    }
 }
 
 /// The limit on open files, raised as far as this process may: each connection is one.

@@ -225,20 +225,37 @@ impl Inbox {
         bytes: &[u8],
         mut on_frame: impl FnMut(Frame<'_>),
     ) -> Result<(), FrameError> {
+        self.receive_while(bytes, true, |frame| {
+            on_frame(frame);
+            true
+        })
+    }
+
+    /// The same, but only while `wanted`, which `on_frame` decides anew with each frame. What is not
+    /// wanted stays, whole frames too; hand in no bytes to get it later.
+    ///
+    /// # Errors
+    /// The stream is unusable from here on; frames before the bad one were handed out.
+    pub fn receive_while(
+        &mut self,
+        bytes: &[u8],
+        mut wanted: bool,
+        mut on_frame: impl FnMut(Frame<'_>) -> bool,
+    ) -> Result<(), FrameError> {
         let mut rest = bytes;
         if self.pending.is_empty() && bytes.as_ptr().addr().is_multiple_of(FRAME_ALIGN) {
-            while let Some(frame) = split(rest)? {
+            while wanted && let Some(frame) = split(rest)? {
                 rest = &rest[frame.frame_bytes..];
-                on_frame(frame);
+                wanted = on_frame(frame);
             }
             self.pending.extend_from_slice(rest);
             return Ok(());
         }
         self.pending.extend_from_slice(rest);
         let mut taken = 0;
-        while let Some(frame) = split(&self.pending[taken..])? {
+        while wanted && let Some(frame) = split(&self.pending[taken..])? {
             taken += frame.frame_bytes;
-            on_frame(frame);
+            wanted = on_frame(frame);
         }
         if taken > 0 {
             let left = self.pending.len() - taken;

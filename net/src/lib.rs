@@ -4,6 +4,7 @@
 //! [`ring`] drives it in production; the simulator drives the same object.
 #![deny(unsafe_code)]
 
+pub mod client;
 pub mod control;
 pub mod frame;
 pub mod lane;

@@ -287,6 +287,13 @@ impl SpaceMap {
         None
     }
 
+    /// The next allocation takes the first free blocks of the file: pages are reused as eagerly as
+    /// the lifetime rule allows.
+    #[cfg(test)]
+    pub(crate) fn rewind(&mut self) {
+        self.next_fit = 0;
+    }
+
     /// Frees an extent that the checkpoint being built no longer holds, though older ones may.
     pub fn free(&mut self, id: u64, blocks: u16) {
         self.clear_live(id, blocks);
@@ -427,13 +434,14 @@ impl SpaceMap {
                 .slots
                 .iter_mut()
                 .enumerate()
-                .min_by_key(|(_, slot)| (slot.checkpoint, !slot.stale))
+                // Of leftovers, that with the number that comes now: no two slots may have it.
+                .min_by_key(|(_, s)| (s.checkpoint, s.stale != checkpoint, s.stale == 0))
                 .expect("three slots");
             assert!(slot.checkpoint + 1 < checkpoint || slot.checkpoint == 0);
             let mut buf = buffer();
             let crc = encode_slot(&mut buf, self.shard, index as u64, checkpoint, &region.live);
-            *slot = Slot { checkpoint, crc, stale: false };
-            region.dirty = region.slots.iter().any(|slot| slot.stale);
+            *slot = Slot { checkpoint, crc, stale: 0 };
+            region.dirty = region.slots.iter().any(|slot| slot.stale > 0);
             writes.push(DiskOp::Write {
                 op: next_op(),
                 file: ShardFile::Pages,
@@ -500,8 +508,8 @@ impl SpaceMap {
             for (place, found) in region.slots.iter_mut().zip(&found) {
                 match found {
                     Some((slot, _)) if slot.checkpoint <= newest.checkpoint => *place = *slot,
-                    Some(_) => {
-                        place.stale = true;
+                    Some((slot, _)) => {
+                        place.stale = slot.checkpoint;
                         region.dirty = true;
                     }
                     None => {}
@@ -509,7 +517,9 @@ impl SpaceMap {
             }
             region.live.copy_from_slice(&live[..]);
             for word in 0..WORDS {
-                if region.live[word] & region.busy[word] != 0 {
+                // Metadata and blocks beyond the file's end are nobody's.
+                let in_either = held.map_or(0, |(_, held)| held[word]) | live[word];
+                if in_either & region.busy[word] != 0 {
                     let checkpoint = newest.checkpoint;
                     return Err(SpaceError::BitmapLost { region: index, checkpoint });
                 }

@@ -193,8 +193,25 @@ fn set<T>(place: &mut T, value: Option<T>) {
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "the fuzz package's own file")]
+#[path = "../fuzz/src/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_files_are_read_or_refused_and_never_panic() {
+        let shown = SAMPLE.replace("# memory", "memory").replace("# http", "http");
+        let mut mutator = mutate::Mutator::new(vec![SAMPLE.into(), shown.into()], 3);
+        assert!(mutator.seeds().iter().all(|seed| parse(str::from_utf8(seed).unwrap()).is_ok()));
+        for _ in 0..3_000 {
+            if let Err(error) = parse(&String::from_utf8_lossy(&mutator.next())) {
+                assert!(!error.is_empty());
+            }
+        }
+    }
 
     #[test]
     fn the_sample_is_the_defaults_with_and_without_its_comments() {

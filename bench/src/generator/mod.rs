@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) duration_seconds: Option<u64>,
     /// Length of an interval.
     pub(crate) interval_millis: u64,
+    /// The threads run before all others on their cores.
+    pub(crate) realtime: bool,
     /// Limit for one operation.
     pub(crate) timeout_millis: u64,
     /// Open lost connections again.
@@ -131,6 +133,8 @@ pub(crate) struct RunOutcome {
     pub(crate) threads: Vec<ThreadReport>,
     /// The longest time without any success.
     pub(crate) gap_longest_nanos: u64,
+    /// Times without any success of more than 10 ms.
+    pub(crate) pauses: u64,
 }
 
 /// Which lanes a source serves: the first of them, and how many.
@@ -190,7 +194,12 @@ pub(crate) fn run<T: Target>(
                 source: std::io::Error::other(words),
             });
         }
-        Ok(RunOutcome { collected, threads: reports, gap_longest_nanos: shared.gap_longest() })
+        Ok(RunOutcome {
+            collected,
+            threads: reports,
+            gap_longest_nanos: shared.gap_longest(),
+            pauses: shared.pauses(),
+        })
     })
 }
 
@@ -205,6 +214,10 @@ fn drive<T: Target>(
     source: Source,
 ) -> Result<ThreadReport, BenchError> {
     sys::tighten_timers();
+    if plan.realtime {
+        sys::run_first()
+            .map_err(|source| BenchError::Io { what: "asking for SCHED_FIFO", source })?;
+    }
     let core = match plan.cores.len() as u64 {
         0 => None,
         cores => Some(plan.cores[(part.thread % cores) as usize]),

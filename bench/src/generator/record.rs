@@ -220,8 +220,14 @@ pub(crate) struct Shared {
     start: AtomicU64,
     last_success: AtomicU64,
     gap_longest: AtomicU64,
+    /// Gaps longer than [`PAUSE_NANOS`].
+    pauses: AtomicU64,
     stop: AtomicBool,
 }
+
+/// A time without any success this long is a pause: at the rates measured here, hundreds of
+/// operations would have ended in it.
+const PAUSE_NANOS: u64 = 10 * Nanos::PER_MILLI;
 
 /// Between everyone being ready and the start: long enough for every thread to notice.
 const START_GRACE_NANOS: u64 = 5 * Nanos::PER_MILLI;
@@ -235,6 +241,7 @@ impl Shared {
             start: AtomicU64::new(0),
             last_success: AtomicU64::new(0),
             gap_longest: AtomicU64::new(0),
+            pauses: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         }
     }
@@ -265,8 +272,17 @@ impl Shared {
     pub(super) fn success_at(&self, now: Nanos) {
         let before = self.last_success.fetch_max(now.0, Ordering::AcqRel);
         if before != 0 && now.0 > before {
-            self.gap_longest.fetch_max(now.0 - before, Ordering::AcqRel);
+            let gap = now.0 - before;
+            self.gap_longest.fetch_max(gap, Ordering::AcqRel);
+            if gap > PAUSE_NANOS {
+                self.pauses.fetch_add(1, Ordering::AcqRel);
+            }
         }
+    }
+
+    /// How often nothing succeeded on any thread for more than [`PAUSE_NANOS`].
+    pub(crate) fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Acquire)
     }
 
     /// The longest time without any success on any thread, in nanoseconds.
@@ -319,7 +335,9 @@ mod tests {
         shared.success_at(Nanos(150));
         shared.success_at(Nanos(140));
         shared.success_at(Nanos(220));
-        assert_eq!(shared.gap_longest(), 70);
+        assert_eq!((shared.gap_longest(), shared.pauses()), (70, 0));
+        shared.success_at(Nanos(221 + PAUSE_NANOS));
+        assert_eq!(shared.pauses(), 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::record::{Interval, Recorder, Sample, Shared};
 use super::schedule::{Pacing, Schedule};
 use crate::allocations::allocations_in;
 use crate::target::floor::{Floor, reply_frame, request_correlations};
-use crate::workload::{Load, Mixed, OpKind, Part, Source, WorkloadName};
+use crate::workload::{Load, Mixed, OpKind, Part, Records, Source, WorkloadName};
 
 const ALONE: Part = Part { thread: 0, threads: 1 };
 const MICRO: u64 = 1_000;
@@ -301,7 +301,10 @@ fn without_reconnecting_the_run_ends_with_its_target() {
 #[test]
 fn a_load_ends_when_every_record_is_there() {
     let load = Settings { duration_nanos: None, ..settings(4, 8, Pacing::Closed) };
-    let mut sim = Sim::new(load, Source::Load(Load::new(10_001, 100, 1, ALONE)));
+    let mut sim = Sim::new(
+        load,
+        Source::Load(Load::new(Records::All(10_001), 100, 1, ALONE, Arc::default())),
+    );
     let (total, ..) = sim.run();
     assert_eq!(total.successes(), 10_001);
     assert_eq!(total.counters.in_time, 10_001);

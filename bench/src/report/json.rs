@@ -45,6 +45,8 @@ pub(crate) struct Report {
     pub(crate) stale_replies: u64,
     pub(crate) reconnects: u64,
     pub(crate) longest_gap_without_success_ms: f64,
+    /// Times of more than 10 ms in which nothing succeeded.
+    pub(crate) pauses_over_10_ms: u64,
     /// CPU time over wall time, mean of the generator's threads.
     pub(crate) client_cpu_fraction: f64,
     pub(crate) client_cpu_fraction_by_thread: Vec<f64>,
@@ -54,6 +56,8 @@ pub(crate) struct Report {
     pub(crate) client_was_the_limit: bool,
     pub(crate) clock: String,
     pub(crate) clock_read_ns: f64,
+    /// All kinds of operations together.
+    pub(crate) overall: LatencySummary,
     pub(crate) ops: BTreeMap<String, LatencySummary>,
     pub(crate) intervals: Vec<IntervalRow>,
     pub(crate) hardware: Hardware,
@@ -65,17 +69,33 @@ pub(crate) struct Report {
 /// The file's name in the report directory.
 pub(crate) const FILE_NAME: &str = "report.json";
 
+/// Writes `content` into the file `name` of `dir`, which is created if need be. A reader never sees
+/// half a file: it is written beside and renamed.
+pub(crate) fn write_json(
+    dir: &Path,
+    name: &str,
+    content: &impl Serialize,
+) -> Result<(), BenchError> {
+    let path = dir.join(name);
+    let mut text = serde_json::to_string_pretty(content)
+        .map_err(|error| BenchError::File { path, source: error.into() })?;
+    text.push('\n');
+    write_text(dir, name, &text)
+}
+
+/// As [`write_json`], for text.
+pub(crate) fn write_text(dir: &Path, name: &str, text: &str) -> Result<(), BenchError> {
+    let path = dir.join(name);
+    let failed = |source| BenchError::File { path: path.clone(), source };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let beside = dir.join(format!(".{name}.partial"));
+    std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)).map_err(failed)
+}
+
 impl Report {
-    /// Writes `report.json` into `dir`, which is created if need be. A reader never sees half a
-    /// file: it is written beside and renamed.
+    /// Writes `report.json` into `dir`.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), BenchError> {
-        let path = dir.join(FILE_NAME);
-        let failed = |source| BenchError::File { path: path.clone(), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        let mut text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
-        let beside = dir.join(".report.json.partial");
-        std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)).map_err(failed)
+        write_json(dir, FILE_NAME, self)
     }
 
     /// What a reader must not miss.
@@ -161,12 +181,14 @@ pub(crate) mod tests {
             stale_replies: 0,
             reconnects: 0,
             longest_gap_without_success_ms: 1.5,
+            pauses_over_10_ms: 0,
             client_cpu_fraction: 0.95,
             client_cpu_fraction_by_thread: vec![0.95],
             client_cpu_us_per_op: 2.0,
             client_was_the_limit: true,
             clock: "CLOCK_BOOTTIME".to_owned(),
             clock_read_ns: 20.0,
+            overall: LatencySummary::of(&histogram),
             ops: BTreeMap::from([("get".to_owned(), LatencySummary::of(&histogram))]),
             intervals: vec![IntervalRow {
                 t_s: 1.0,

@@ -31,6 +31,7 @@ mod value;
 mod zipfian;
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -229,7 +230,7 @@ impl Source {
     pub(crate) fn finished(&mut self, lane: u32, planned: Planned, end: End) {
         match self {
             Source::Mixed(mixed) => mixed.finished(planned),
-            Source::Load(_) => {}
+            Source::Load(load) => load.finished(planned, end),
             Source::Ledger(ledger) => ledger.finished(lane, planned, end),
         }
     }
@@ -348,31 +349,59 @@ impl Mixed {
     }
 }
 
-/// Every `threads`-th record from `thread` on, once.
+/// Every `threads`-th of some records from the `thread`-th on, once.
 #[derive(Debug)]
 pub(crate) struct Load {
     rng: SmallRng,
     values: Values,
-    next_record: u64,
-    records: u64,
+    next: u64,
+    records: Records,
     part: Part,
+    left: Arc<Mutex<Vec<u64>>>,
+}
+
+/// Which records to load.
+#[derive(Clone, Debug)]
+pub(crate) enum Records {
+    /// 0 up to this one.
+    All(u64),
+    /// These, left by an earlier pass.
+    Left(Arc<[u64]>),
+}
+
+impl Records {
+    fn get(&self, nth: u64) -> Option<u64> {
+        match self {
+            Records::All(count) => (nth < *count).then_some(nth),
+            Records::Left(list) => list.get(nth as usize).copied(),
+        }
+    }
 }
 
 impl Load {
-    /// This thread's part of `records`.
-    pub(crate) fn new(records: u64, value_bytes: usize, seed: u64, part: Part) -> Load {
+    /// This thread's part of `records`. What fails goes to `left`, for another pass.
+    pub(crate) fn new(
+        records: Records,
+        value_bytes: usize,
+        seed: u64,
+        part: Part,
+        left: Arc<Mutex<Vec<u64>>>,
+    ) -> Load {
         let mut rng = rng(seed, part);
         let values = Values::new(value_bytes, &mut rng);
-        Load { rng, values, next_record: part.thread, records, part }
+        Load { rng, values, next: part.thread, records, part, left }
     }
 
     fn next(&mut self) -> Next {
-        if self.next_record >= self.records {
-            return Next::Exhausted;
-        }
-        let record = self.next_record;
-        self.next_record += self.part.threads;
+        let Some(record) = self.records.get(self.next) else { return Next::Exhausted };
+        self.next += self.part.threads;
         Next::Op(Planned { kind: OpKind::Insert, record, argument: 0 })
+    }
+
+    fn finished(&mut self, planned: Planned, end: End) {
+        if end != End::Done {
+            self.left.lock().expect("nobody panics with it").push(planned.record);
+        }
     }
 }
 
@@ -447,7 +476,8 @@ mod tests {
     fn threads_load_every_record_once() {
         let mut seen = vec![0; 103];
         for thread in 0..4 {
-            let mut load = Load::new(103, 10, 1, Part { thread, threads: 4 });
+            let mut load =
+                Load::new(Records::All(103), 10, 1, Part { thread, threads: 4 }, Arc::default());
             while let Next::Op(planned) = load.next() {
                 seen[planned.record as usize] += 1;
             }

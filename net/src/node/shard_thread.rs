@@ -188,6 +188,7 @@ fn store_config(
         checkpoints_off: !config.checkpoint.enabled,
         overlay_fill_percent: config.checkpoint.overlay_fill_percent,
         log_fill_percent: config.checkpoint.log_fill_percent,
+        merge_slice_micros: config.checkpoint.slice_microseconds,
         marker_nanos: MARKER_NANOS,
     }
 }

@@ -3,8 +3,14 @@
 //!
 //! Replies gather in a connection's outbox during a turn and leave as one buffer at its end. While
 //! a buffer is on its way the next replies gather in another, so a connection owns two buffers and
-//! allocates no more once they have grown. A peer that sends requests faster than it takes replies
-//! is no longer read from until its outbox has drained: TCP carries the pressure back.
+//! allocates no more once they have grown.
+//!
+//! **Back-pressure.** A connection is paused when it does not take its replies, when too many of
+//! its requests are unanswered, or when its writes wait for room. From that moment none of its
+//! frames is handled any more, not even one that has arrived already, and its bytes are no longer
+//! received: TCP carries the pressure back to the peer. So a connection's outbox never holds more
+//! than [`OUTBOX_PAUSE_BYTES`] and one reply. When many connections are slow at once, each is
+//! paused sooner: see [`OUTBOXES_BYTES_MAX`].
 
 use forebay_core::message::{ErrorReply, Message};
 use forebay_core::time::Nanos;
@@ -12,10 +18,16 @@ use forebay_core::time::Nanos;
 use crate::frame::{self, FrameSerializer, Inbox};
 use crate::machine::{ConnId, Effects, SendBuf};
 
-/// Reply bytes that may wait for one connection before it is no longer read from.
+/// Reply bytes that may wait for one connection before it is paused.
 const OUTBOX_PAUSE_BYTES: usize = 1024 * 1024;
-/// Requests of one connection that may be unanswered before it is no longer read from.
+/// Reply bytes of all connections beyond which each is paused at [`OUTBOX_PAUSE_BYTES_LOW`].
+const OUTBOXES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// See [`OUTBOXES_BYTES_MAX`].
+const OUTBOX_PAUSE_BYTES_LOW: usize = 16 * 1024;
+/// Requests of one connection that may be unanswered before it is paused.
 const UNANSWERED_PAUSE: u32 = 4096;
+/// Writes of one connection that may wait for room before it is paused.
+const STALLED_PAUSE: u32 = 64;
 /// A buffer that grew beyond this for a large reply is given back.
 const OUTBOX_KEEP_BYTES: usize = 128 * 1024;
 
@@ -31,9 +43,28 @@ struct Connection {
     /// In `ready` already.
     queued: bool,
     paused: bool,
+    /// The shell was told so.
+    pause_told: bool,
     /// Close once the outbox has been sent.
     ending: bool,
+    /// The shell was told to close it; nothing is said any more.
+    closing: bool,
     unanswered: u32,
+    stalled: u32,
+}
+
+impl Connection {
+    fn is_full(&self, outbox_bytes_max: usize) -> bool {
+        self.outbox.len() > outbox_bytes_max
+            || self.unanswered > UNANSWERED_PAUSE
+            || self.stalled > STALLED_PAUSE
+    }
+
+    fn has_drained(&self) -> bool {
+        self.outbox.is_empty()
+            && self.unanswered <= UNANSWERED_PAUSE / 2
+            && self.stalled <= STALLED_PAUSE / 2
+    }
 }
 
 /// Every connection of a shard.
@@ -42,8 +73,12 @@ pub(super) struct Connections {
     slots: Vec<Connection>,
     /// Slots with something to send or to decide at the end of the turn.
     ready: Vec<ConnId>,
+    /// Connections that were paused and may have frames to handle.
+    resumed: Vec<ConnId>,
     open: usize,
     paused: usize,
+    /// In all outboxes.
+    outbox_bytes: usize,
 }
 
 impl Connections {
@@ -62,8 +97,7 @@ impl Connections {
         }
         let connection = &mut self.slots[slot];
         assert!(!connection.open, "the shell reuses a slot only after it was closed");
-        let (mut outbox, spare) = (std::mem::take(&mut connection.outbox), connection.spare.take());
-        outbox.clear();
+        let (outbox, spare) = (std::mem::take(&mut connection.outbox), connection.spare.take());
         *connection = Connection {
             generation: conn.generation,
             open: true,
@@ -75,15 +109,20 @@ impl Connections {
     }
 
     pub(super) fn closed(&mut self, conn: ConnId) {
-        if let Some(connection) = self.get(conn) {
-            connection.open = false;
-            connection.inbox = Inbox::default();
-            let was_paused = connection.paused;
-            self.open -= 1;
-            self.paused -= usize::from(was_paused);
+        let Some(connection) = self.get(conn) else { return };
+        connection.open = false;
+        connection.inbox = Inbox::default();
+        let (was_paused, unsent) = (connection.paused, connection.outbox.len());
+        connection.outbox.clear();
+        if connection.outbox.capacity() > OUTBOX_KEEP_BYTES {
+            connection.outbox = SendBuf::new();
         }
+        self.open -= 1;
+        self.paused -= usize::from(was_paused);
+        self.outbox_bytes -= unsent;
     }
 
+    #[inline]
     fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
         self.slots
             .get_mut(conn.slot as usize)
@@ -103,10 +142,63 @@ impl Connections {
     }
 
     /// A request came in that a reply will answer.
+    #[inline]
     pub(super) fn asked(&mut self, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
             connection.unanswered += 1;
-            if connection.unanswered > UNANSWERED_PAUSE && !connection.paused {
+        }
+    }
+
+    /// Whether the connection's next request may be handled. If not, it is paused.
+    #[inline]
+    pub(super) fn wants_requests(&mut self, conn: ConnId) -> bool {
+        let outbox_bytes_max = self.outbox_bytes_max();
+        let Some(connection) = self.get(conn) else { return false };
+        if connection.paused {
+            return false;
+        }
+        if !connection.is_full(outbox_bytes_max) {
+            return true;
+        }
+        connection.paused = true;
+        self.paused += 1;
+        self.queue(conn);
+        false
+    }
+
+    #[inline]
+    fn outbox_bytes_max(&self) -> usize {
+        if self.outbox_bytes > OUTBOXES_BYTES_MAX {
+            OUTBOX_PAUSE_BYTES_LOW
+        } else {
+            OUTBOX_PAUSE_BYTES
+        }
+    }
+
+    /// One of the connection's writes waits for room.
+    pub(super) fn stalled(&mut self, conn: ConnId) {
+        if let Some(connection) = self.get(conn) {
+            connection.stalled += 1;
+        }
+    }
+
+    /// One of them waits no longer.
+    pub(super) fn unstalled(&mut self, conn: ConnId) {
+        if let Some(connection) = self.get(conn) {
+            connection.stalled -= 1;
+            if connection.paused {
+                self.queue(conn);
+            }
+        }
+    }
+
+    /// None of anybody's waits any longer.
+    pub(super) fn unstall_all(&mut self) {
+        for slot in 0..self.slots.len() {
+            let conn = self.at(slot);
+            if let Some(connection) = self.get(conn)
+                && std::mem::take(&mut connection.stalled) > 0
+            {
                 self.queue(conn);
             }
         }
@@ -117,20 +209,32 @@ impl Connections {
     where
         M: Message + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
     {
-        let Some(connection) = self.get(conn) else { return };
+        let Some(connection) = self.get(conn).filter(|connection| !connection.closing) else {
+            return;
+        };
         connection.unanswered = connection.unanswered.saturating_sub(1);
+        let before = connection.outbox.len();
         frame::append(&mut connection.outbox, correlation, message);
+        let added = connection.outbox.len() - before;
+        self.outbox_bytes += added;
         self.queue(conn);
     }
 
     /// Sends `error` and closes: the stream can no longer be trusted.
     pub(super) fn refuse(&mut self, conn: ConnId, error: &ErrorReply<'_>) {
         self.reply(conn, 0, error);
+        self.end(conn);
+    }
+
+    /// Closes the connection once its replies are sent.
+    pub(super) fn end(&mut self, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
             connection.ending = true;
+            self.queue(conn);
         }
     }
 
+    #[inline]
     fn queue(&mut self, conn: ConnId) {
         let Some(connection) = self.get(conn) else { return };
         if !connection.queued {
@@ -152,7 +256,9 @@ impl Connections {
         }
         if connection.open && connection.generation == conn.generation {
             connection.sending = false;
-            self.queue(conn);
+            if !connection.outbox.is_empty() || connection.paused || connection.ending {
+                self.queue(conn);
+            }
         }
     }
 
@@ -162,40 +268,53 @@ impl Connections {
             let conn = self.ready[index];
             let Some(connection) = self.get(conn) else { continue };
             connection.queued = false;
-            if !connection.sending && !connection.outbox.is_empty() {
-                let next = connection.spare.take().unwrap_or_default();
-                fx.send.push((conn, std::mem::replace(&mut connection.outbox, next)));
-                connection.sending = true;
-            }
-            if connection.ending && connection.outbox.is_empty() {
-                fx.close.push(conn);
+            if connection.closing {
                 continue;
             }
-            let full = connection.outbox.len() > OUTBOX_PAUSE_BYTES
-                || connection.unanswered > UNANSWERED_PAUSE;
-            let drained =
-                connection.outbox.is_empty() && connection.unanswered <= UNANSWERED_PAUSE / 2;
-            if full && !connection.paused {
-                connection.paused = true;
-                self.paused += 1;
-                fx.pause_receive.push(conn);
-            } else if drained && connection.paused {
-                connection.paused = false;
-                self.paused -= 1;
-                fx.resume_receive.push(conn);
+            let mut handed_out = 0;
+            if !connection.sending && !connection.outbox.is_empty() {
+                let next = connection.spare.take().unwrap_or_default();
+                let full = std::mem::replace(&mut connection.outbox, next);
+                handed_out = full.len();
+                fx.send.push((conn, full));
+                connection.sending = true;
             }
+            if connection.ending {
+                connection.closing = connection.outbox.is_empty();
+                if connection.closing {
+                    fx.close.push(conn);
+                }
+            } else if connection.paused && connection.has_drained() {
+                connection.paused = false;
+                if std::mem::take(&mut connection.pause_told) {
+                    fx.resume_receive.push(conn);
+                }
+                self.paused -= 1;
+                self.resumed.push(conn);
+                // What has arrived already is handled in the next turn.
+                fx.run_again = true;
+            } else if connection.paused && !connection.pause_told {
+                connection.pause_told = true;
+                fx.pause_receive.push(conn);
+            }
+            self.outbox_bytes -= handed_out;
         }
         self.ready.clear();
+    }
+
+    /// A connection that is no longer paused.
+    pub(super) fn next_resumed(&mut self) -> Option<ConnId> {
+        self.resumed.pop()
     }
 
     /// Ends every connection after its replies are sent.
     pub(super) fn end_all(&mut self) {
         for slot in 0..self.slots.len() {
-            let conn = ConnId { slot: slot as u32, generation: self.slots[slot].generation };
-            if let Some(connection) = self.get(conn) {
-                connection.ending = true;
-                self.queue(conn);
-            }
+            self.end(self.at(slot));
         }
+    }
+
+    fn at(&self, slot: usize) -> ConnId {
+        ConnId { slot: slot as u32, generation: self.slots[slot].generation }
     }
 }

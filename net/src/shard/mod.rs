@@ -25,12 +25,14 @@
 //! | `read` | Get, BatchGet |
 //! | `page` | Query, Scan |
 //! | `tables` | which partitions are here |
+//! | `parking` | requests that wait for a page, and writes that wait for room |
 //! | `system` | tables: create, describe, list, delete (shard 0 leads the system group) |
 //! | `refusal` | named errors |
 
 mod connections;
 mod observe;
 mod page;
+mod parking;
 mod read;
 mod refusal;
 mod request;
@@ -38,7 +40,7 @@ mod system;
 mod tables;
 mod write;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use forebay_core::ids::ShardId;
@@ -56,15 +58,13 @@ use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
 use connections::Connections;
 use page::PageBuilder;
+use parking::{Held, Parking};
 use refusal::Refusal;
-use request::Parked;
 use system::System;
 use tables::Tables;
 
 /// Replies that may wait for entries to be chosen, over all connections.
 const WAITING_MAX: usize = 65_536;
-/// Requests that may wait for a page, over all connections.
-const PARKED_MAX: usize = 8_192;
 
 /// How long a stopping shard waits for peers to take their last replies.
 const STOP_SEND_NANOS_MAX: u64 = Nanos::PER_SECOND;
@@ -101,6 +101,21 @@ enum WaitingReply {
     Batch(Vec<u16>),
     Refused(Box<Refusal>),
     System(system::Step),
+    /// No reply yet: the request with this payload runs again.
+    Again(SendBuf),
+}
+
+impl WaitingReply {
+    /// Bytes that it holds until then.
+    fn bytes(&self) -> usize {
+        match self {
+            WaitingReply::Written | WaitingReply::System(_) => 0,
+            WaitingReply::Attributes(bytes) => bytes.len(),
+            WaitingReply::Batch(outcomes) => 2 * outcomes.len(),
+            WaitingReply::Refused(refusal) => refusal.item.as_ref().map_or(0, Vec::len),
+            WaitingReply::Again(payload) => payload.len(),
+        }
+    }
 }
 
 /// See the module's docs.
@@ -112,10 +127,7 @@ pub struct Shard {
     tables: Tables,
     system: System,
     waiting: VecDeque<Waiting>,
-    parked: HashMap<u64, Parked>,
-    next_parked: u64,
-    /// Parked requests by the page they wait for.
-    page_waiters: HashMap<PageId, Vec<u64>>,
+    parking: Parking,
     /// Pages that arrived since the last turn.
     arrived: Vec<PageId>,
     key: KeyBuf,
@@ -143,11 +155,9 @@ impl Shard {
             connections: Connections::default(),
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
-            parked: HashMap::new(),
-            next_parked: 0,
-            page_waiters: HashMap::new(),
+            parking: Parking::default(),
             arrived: Vec::new(),
-            key: KeyBuf::default(),
+            key: KeyBuf::with_room_for_any_key(),
             old: Vec::new(),
             scratch: Vec::new(),
             pages: Vec::new(),
@@ -191,7 +201,13 @@ impl Shard {
     /// Answers, or queues the answer behind the entries in flight that it depends on.
     fn answer_later(&mut self, asker: Asker, ticket: Ticket, reply: WaitingReply) {
         debug_assert!(self.waiting.back().is_none_or(|last| last.ticket <= ticket));
+        self.parking.hold(reply.bytes());
         self.waiting.push_back(Waiting { ticket, asker, reply });
+    }
+
+    /// The ticket of the last reply in the queue: what goes behind it has no smaller one.
+    fn waiting_up_to(&self) -> Ticket {
+        self.waiting.back().map_or(Ticket::default(), |last| last.ticket)
     }
 
     fn refuse(&mut self, asker: Asker, refusal: &Refusal) {
@@ -204,6 +220,7 @@ impl Shard {
         let chosen = self.store.chosen_ticket();
         while self.waiting.front().is_some_and(|waiting| waiting.ticket <= chosen) {
             let waiting = self.waiting.pop_front().expect("just seen");
+            self.parking.let_go(waiting.reply.bytes());
             let Asker { conn, correlation, .. } = waiting.asker;
             match waiting.reply {
                 WaitingReply::Written => {
@@ -225,22 +242,33 @@ impl Shard {
                     self.system_chosen(step, now);
                     continue;
                 }
+                WaitingReply::Again(payload) => {
+                    self.run_again(waiting.asker, payload, None);
+                    continue;
+                }
             }
             self.answered(waiting.asker);
         }
     }
 
-    /// The log failed: every reply that waits is of unknown outcome, and nothing is served.
+    /// The store failed: every reply that waits is of unknown outcome, and nothing is served.
     fn fail_waiting(&mut self) {
+        let unknown = Refusal::constant(
+            ErrorCode::ShardFailed,
+            "the shard's disk failed while this write was in flight; its outcome is not known",
+        );
         while let Some(waiting) = self.waiting.pop_front() {
+            self.parking.let_go(waiting.reply.bytes());
             if !matches!(waiting.reply, WaitingReply::System(_)) {
-                let refusal = Refusal::constant(
-                    ErrorCode::ShardFailed,
-                    "the log failed while this write was in flight; its outcome is not known",
-                );
-                self.refuse(waiting.asker, &refusal);
+                self.refuse(waiting.asker, &unknown);
             }
         }
+        self.refuse_changes(&unknown);
+        let failed = Refusal::failed();
+        while let Some(Held { asker, .. }) = self.parking.take_any() {
+            self.refuse(asker, &failed);
+        }
+        self.connections.unstall_all();
         if !self.failed_reported {
             self.failed_reported = true;
             let reason = self.store.failure().map_or_else(String::new, |error| error.to_string());
@@ -253,7 +281,7 @@ impl Shard {
     }
 
     fn quiet(&self) -> bool {
-        self.waiting.is_empty() && self.parked.is_empty()
+        self.waiting.is_empty() && self.parking.is_empty()
     }
 }
 
@@ -278,6 +306,9 @@ impl Machine for Shard {
     fn connected(&mut self, conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
         self.connections.opened(conn);
         self.context.metrics.connections_accepted.add(1);
+        if self.stop_deadline.is_some() {
+            self.connections.end(conn);
+        }
     }
 
     fn connect_failed(&mut self, _token: u64, _errno: i32, _now: Nanos) {
@@ -287,12 +318,7 @@ impl Machine for Shard {
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
         self.now = now;
         self.context.metrics.received_bytes.add(bytes.len() as u64);
-        let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
-        let result = inbox.receive(bytes, |frame| self.request(conn, frame, now));
-        self.connections.restore_inbox(conn, inbox);
-        if let Err(error) = result {
-            self.refuse_stream(conn, error);
-        }
+        self.take_requests(conn, bytes, now);
     }
 
     fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
@@ -313,16 +339,25 @@ impl Machine for Shard {
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         self.now = now;
         self.store.take_loaded(&mut self.arrived);
-        self.load_system(now);
-        self.resume_parked();
         if self.store.failure().is_some() {
+            self.arrived.clear();
             self.fail_waiting();
         } else {
+            self.load_system(now);
+            self.resume_parked();
             self.release(now);
+            self.resume_system(now);
+            self.resume_stalled();
+        }
+        while let Some(conn) = self.connections.next_resumed() {
+            self.take_requests(conn, &[], now);
         }
         let work = self.store.turn(now, &mut fx.disk);
         fx.run_again |= work.run_again;
         fx.wake_at = work.wake_at;
+        // A page that somebody else had read meanwhile.
+        self.store.take_loaded(&mut self.arrived);
+        fx.run_again |= !self.arrived.is_empty();
         if self.stopping && self.quiet() && self.store.is_closed() {
             self.finish_stop(now, fx);
         }
@@ -336,6 +371,20 @@ impl Machine for Shard {
 }
 
 impl Shard {
+    /// Handles the whole requests in what the connection has sent, until it has to be patient.
+    fn take_requests(&mut self, conn: ConnId, bytes: &[u8], now: Nanos) {
+        let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
+        let wanted = self.connections.wants_requests(conn);
+        let result = inbox.receive_while(bytes, wanted, |frame| {
+            self.request(conn, frame, now);
+            self.connections.wants_requests(conn)
+        });
+        self.connections.restore_inbox(conn, inbox);
+        if let Err(error) = result {
+            self.refuse_stream(conn, error);
+        }
+    }
+
     fn refuse_stream(&mut self, conn: ConnId, error: FrameError) {
         self.count_bad_frame(error.name());
         let code = match error {
@@ -351,10 +400,17 @@ impl Shard {
     /// Nothing is left to answer: send what waits in the outboxes, but do not wait for peers that
     /// do not take it.
     fn finish_stop(&mut self, now: Nanos, fx: &mut Effects) {
-        let deadline = *self.stop_deadline.get_or_insert_with(|| {
-            self.connections.end_all();
-            now + STOP_SEND_NANOS_MAX
-        });
+        let deadline = match self.stop_deadline {
+            Some(deadline) => deadline,
+            None => {
+                self.refuse_changes(&Refusal::constant(
+                    ErrorCode::TableNotActive,
+                    "the node is stopping; it finishes the table's change when it runs again",
+                ));
+                self.connections.end_all();
+                *self.stop_deadline.insert(now + STOP_SEND_NANOS_MAX)
+            }
+        };
         fx.stop = self.connections.open_count() == 0 || now >= deadline;
         fx.wake_at = Some(deadline);
     }

@@ -17,8 +17,11 @@ use rkyv::option::ArchivedOption;
 
 use super::read::{check_projection, damaged};
 use super::refusal::Refusal;
-use super::request::Outcome;
+use super::request::{Outcome, Progress};
 use super::{Asker, Shard};
+
+/// Builders kept for the next Query or Scan.
+const PAGES_KEPT: usize = 16;
 
 /// What a Query or Scan has gathered.
 #[derive(Debug, Default)]
@@ -38,6 +41,15 @@ impl PageBuilder {
         (self.count, self.scanned, self.item_bytes) = (0, 0, 0);
         self.last.clear();
         self.error = None;
+    }
+
+    /// Whether a page with a resume key can be made of it.
+    pub(super) fn is_started(&self) -> bool {
+        !self.last.is_empty()
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.items.len() + self.last.len()
     }
 
     fn take(
@@ -107,7 +119,7 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedQueryRequest<'_>,
-        gathered: Option<PageBuilder>,
+        progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
         if let Some(filter) = option(&request.filter) {
@@ -115,6 +127,7 @@ impl Shard {
         }
         let table = self.tables.get(request.table.to_native())?;
         let description = &table.description;
+        description.schema.partition.key_type.value_of(&request.partition_key)?;
         let mut prefix = KeyBuf::default();
         prefix.set_partition(&description.hash_seed, &request.partition_key)?;
         let hash = prefix.as_key().hash();
@@ -158,14 +171,14 @@ impl Shard {
             filter: option(&request.filter),
             projection: option(&request.projection),
         };
-        self.walk(asker, &walk, gathered, None)
+        self.walk(asker, &walk, progress, None)
     }
 
     pub(super) fn scan(
         &mut self,
         asker: Asker,
         request: &ArchivedScanRequest<'_>,
-        gathered: Option<PageBuilder>,
+        progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
         if let Some(filter) = option(&request.filter) {
@@ -203,17 +216,20 @@ impl Shard {
             filter: option(&request.filter),
             projection: option(&request.projection),
         };
-        self.walk(asker, &walk, gathered, next_hash)
+        self.walk(asker, &walk, progress, next_hash)
     }
 
     fn walk(
         &mut self,
         asker: Asker,
         walk: &Walk<'_>,
-        gathered: Option<PageBuilder>,
+        progress: Option<Box<Progress>>,
         next_hash: Option<u64>,
     ) -> Result<Outcome, Refusal> {
-        let mut page = gathered.unwrap_or_else(|| self.pages.pop().unwrap_or_default());
+        let mut page = match progress.map(|progress| *progress) {
+            Some(Progress::Page(page)) => page,
+            _ => self.pages.pop().unwrap_or_default(),
+        };
         let behind = if page.last.is_empty() { walk.resume } else { Some(&page.last[..]) };
         let behind = behind.map(<[u8]>::to_vec);
         let (from, to) = match (&behind, walk.descending) {
@@ -230,7 +246,9 @@ impl Shard {
             page.take(key, item, walk.limit, walk.filter, walk.projection)
         });
         let more = match ended {
-            RangeEnd::Wait(absent) => return Ok(Outcome::WaitWith(absent, page)),
+            RangeEnd::Wait(absent) => {
+                return Ok(Outcome::Wait(absent, Some(Box::new(Progress::Page(page)))));
+            }
             RangeEnd::Damaged => return Err(damaged()),
             RangeEnd::Stopped => true,
             RangeEnd::Exhausted => false,
@@ -238,6 +256,18 @@ impl Shard {
         if let Some(error) = page.error.take() {
             return Err(error);
         }
+        self.reply_page(asker, page, more, next_hash);
+        Ok(Outcome::Done)
+    }
+
+    /// Answers with what was gathered; `more` says that the range goes on behind it.
+    pub(super) fn reply_page(
+        &mut self,
+        asker: Asker,
+        mut page: PageBuilder,
+        more: bool,
+        next_hash: Option<u64>,
+    ) {
         let reply = PageReply {
             items: &page.items,
             count: page.count,
@@ -248,10 +278,9 @@ impl Shard {
         self.connections.reply(asker.conn, asker.correlation, &reply);
         self.answered(asker);
         page.clear();
-        if self.pages.len() < 16 {
+        if self.pages.len() < PAGES_KEPT {
             self.pages.push(page);
         }
-        Ok(Outcome::Done)
     }
 }
 

@@ -7,14 +7,25 @@ use forebay_core::message::{
     ArchivedBatchGetRequest, ArchivedGetRequest, BatchGetReply, ErrorCode, GetReply,
 };
 use forebay_storage::store::{GroupOrdinal, Read};
+use forebay_storage::tree::PageRef;
 use rkyv::option::ArchivedOption;
 
 use super::refusal::Refusal;
-use super::request::Outcome;
+use super::request::{Outcome, Progress};
 use super::{Asker, Shard};
 
 /// Item bytes in one BatchGet reply: DynamoDB's 16 MB, held within a frame.
 const BATCH_GET_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
+
+/// Keys whose pages are fetched while a BatchGet waits for one.
+const BATCH_GET_AHEAD: usize = 16;
+
+/// What a BatchGet has gathered: the items of its first `next` keys.
+#[derive(Debug)]
+pub(super) struct Gets {
+    pub(super) items: Vec<u8>,
+    next: usize,
+}
 
 pub(super) fn damaged() -> Refusal {
     Refusal::constant(
@@ -58,7 +69,7 @@ impl Shard {
         let item = match self.store.get(group, self.key.as_bytes()) {
             Read::Item(item) => Some(item),
             Read::Absent => None,
-            Read::Wait(page) => return Ok(Outcome::Wait(page)),
+            Read::Wait(page) => return Ok(Outcome::Wait(page, None)),
             Read::Damaged => return Err(damaged()),
         };
         let (conn, correlation) = (asker.conn, asker.correlation);
@@ -79,6 +90,7 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedBatchGetRequest<'_>,
+        progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
         if request.keys.is_empty() || request.keys.len() > BATCH_GET_ITEMS_MAX {
@@ -87,51 +99,71 @@ impl Shard {
                 format!("{} keys in a batch, 1 to {BATCH_GET_ITEMS_MAX}", request.keys.len()),
             ));
         }
+        let mut gets = match progress.map(|progress| *progress) {
+            Some(Progress::Gets(gets)) => gets,
+            _ => {
+                let mut items = std::mem::take(&mut self.scratch);
+                items.clear();
+                Gets { items, next: 0 }
+            }
+        };
+        match self.gather(request, &mut gets)? {
+            Some(page) => Ok(Outcome::Wait(page, Some(Box::new(Progress::Gets(gets))))),
+            None => {
+                let reply = BatchGetReply { items: &gets.items };
+                self.connections.reply(asker.conn, asker.correlation, &reply);
+                self.answered(asker);
+                self.scratch = gets.items;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Adds the items of the keys from `gets.next` on; the page that is missing, if one is.
+    fn gather(
+        &mut self,
+        request: &ArchivedBatchGetRequest<'_>,
+        gets: &mut Gets,
+    ) -> Result<Option<PageRef>, Refusal> {
         let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
-        let mut items = std::mem::take(&mut self.scratch);
-        items.clear();
-        let mut wait = None;
-        for key in request.keys.iter() {
-            let group = match self.locate_key(table, epoch, key) {
-                Ok(group) => group,
-                Err(refusal) => {
-                    self.scratch = items;
-                    return Err(refusal);
-                }
-            };
-            // Every absent page is asked for at once; the batch runs again when the first is here.
-            let at = items.len();
-            items.extend_from_slice(&[0; 4]);
+        let items = &mut gets.items;
+        while let Some(key) = request.keys.get(gets.next) {
+            let group = self.locate_key(table, epoch, key)?;
             match self.store.get(group, self.key.as_bytes()) {
-                Read::Item(item) if at + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
+                Read::Item(item) if items.len() + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
+                    let at = items.len();
+                    items.extend_from_slice(&[0; 4]);
                     match &request.projection {
                         ArchivedOption::Some(projection) => {
-                            projection.apply_into(ItemRef::trusted(item), &mut items)?;
+                            projection.apply_into(ItemRef::trusted(item), items)?;
                         }
                         ArchivedOption::None => items.extend_from_slice(item),
                     }
                     let item_bytes = (items.len() - at - 4) as u32;
                     items[at..at + 4].copy_from_slice(&item_bytes.to_le_bytes());
                 }
-                Read::Item(_) => items[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes()),
-                Read::Absent => {}
+                Read::Item(_) => items.extend_from_slice(&u32::MAX.to_le_bytes()),
+                Read::Absent => items.extend_from_slice(&[0; 4]),
                 Read::Wait(page) => {
-                    if let Some(other) = wait.replace(page) {
-                        self.store.fetch(other);
-                    }
+                    self.store.fetch(page);
+                    self.fetch_ahead(request, gets.next + 1);
+                    return Ok(Some(page));
                 }
-                Read::Damaged => {
-                    self.scratch = items;
-                    return Err(damaged());
-                }
+                Read::Damaged => return Err(damaged()),
+            }
+            gets.next += 1;
+        }
+        Ok(None)
+    }
+
+    /// Has the pages of the next few keys read while the batch waits for one.
+    fn fetch_ahead(&mut self, request: &ArchivedBatchGetRequest<'_>, from: usize) {
+        let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
+        for key in request.keys.iter().skip(from).take(BATCH_GET_AHEAD) {
+            let Ok(group) = self.locate_key(table, epoch, key) else { return };
+            if let Read::Wait(page) = self.store.get(group, self.key.as_bytes()) {
+                self.store.fetch(page);
             }
         }
-        if wait.is_none() {
-            let reply = BatchGetReply { items: &items };
-            self.connections.reply(asker.conn, asker.correlation, &reply);
-            self.answered(asker);
-        }
-        self.scratch = items;
-        Ok(wait.map_or(Outcome::Done, Outcome::Wait))
     }
 }

@@ -9,6 +9,9 @@ use forebay_core::message::{ErrorCode, ErrorReply};
 use forebay_core::table::TableError;
 use forebay_core::time::Nanos;
 
+/// Longest message of an error reply.
+const MESSAGE_BYTES_MAX: usize = 512;
+
 /// A named error with its words for a person.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -24,7 +27,9 @@ impl Refusal {
         Refusal { code, message: Cow::Borrowed(message), retry_after_micros: 0, item: None }
     }
 
-    pub(super) fn new(code: ErrorCode, message: String) -> Refusal {
+    pub(super) fn new(code: ErrorCode, mut message: String) -> Refusal {
+        // Words may quote the request; a reply is never larger for that.
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         Refusal { code, message: Cow::Owned(message), retry_after_micros: 0, item: None }
     }
 
@@ -36,6 +41,13 @@ impl Refusal {
 
     pub(super) fn malformed() -> Refusal {
         Refusal::constant(ErrorCode::MalformedMessage, "the payload is not a valid message")
+    }
+
+    pub(super) fn failed() -> Refusal {
+        Refusal::constant(
+            ErrorCode::ShardFailed,
+            "this shard met a failed write and serves nothing until it has recovered",
+        )
     }
 
     pub(super) fn reply(&self) -> ErrorReply<'_> {
@@ -72,6 +84,10 @@ impl From<TableError> for Refusal {
 
 impl From<ExpressionError> for Refusal {
     fn from(error: ExpressionError) -> Refusal {
-        Refusal::new(ErrorCode::InvalidExpression, error.to_string())
+        match error {
+            // The expression is fine; what it makes of the item is not.
+            ExpressionError::Item(error) => error.into(),
+            error => Refusal::new(ErrorCode::InvalidExpression, error.to_string()),
+        }
     }
 }

@@ -1,9 +1,17 @@
 //! From a frame to its handler, and back again for requests that had to wait for a page.
 //!
 //! A request that meets an absent page is parked with a copy of its payload; when the page
-//! arrives it runs again from the start against the state of that moment (a Query or Scan goes on
-//! from the last key that it took). It stays correct without knowing what changed in between,
-//! because nothing was decided before.
+//! arrives it runs again from the start against the state of that moment (a Query, Scan or BatchGet
+//! goes on behind the last key that it took). It stays correct without knowing what changed in
+//! between, because nothing was decided before.
+//!
+//! A write for which the store has no room for the moment is not refused: it waits in a queue and
+//! runs again when there is room, and while the queue is not empty every later write goes behind
+//! it. So admission slows down smoothly, and refuses only when the queue itself is full.
+//!
+//! Requests of one connection are answered in any order; only writes that neither park nor meet
+//! one that does are begun in the order in which they were sent. Who needs an order waits for the
+//! reply.
 
 use forebay_core::message::{
     ArchivedBatchGetRequest, ArchivedBatchWriteRequest, ArchivedCreateTableRequest,
@@ -13,6 +21,7 @@ use forebay_core::message::{
     DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
 };
 use forebay_core::time::Nanos;
+use forebay_storage::store::Ticket;
 use forebay_storage::tree::PageRef;
 use rkyv::Portable;
 use rkyv::api::high::HighValidator;
@@ -20,8 +29,11 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 
 use super::page::PageBuilder;
+use super::parking::{HELD_BYTES_MAX, Held};
+use super::read::Gets;
 use super::refusal::Refusal;
-use super::{Asker, PARKED_MAX, Shard, WAITING_MAX};
+use super::write::BatchProgress;
+use super::{Asker, Shard, WAITING_MAX, WaitingReply};
 use crate::frame::{Frame, PROTOCOL_VERSION};
 use crate::machine::{ConnId, SendBuf};
 
@@ -29,18 +41,41 @@ use crate::machine::{ConnId, SendBuf};
 pub(super) enum Outcome {
     /// Answered, or queued behind entries in flight.
     Done,
-    /// The page is being read; run again when it is here.
-    Wait(PageRef),
-    /// The same, with what a Query or Scan has gathered so far.
-    WaitWith(PageRef, PageBuilder),
+    /// The page is being read; run again when it is here, with what was done so far.
+    Wait(PageRef, Option<Box<Progress>>),
+    /// The store has no room for the write; run again when it has.
+    Stall(Option<Box<Progress>>),
+    /// Run again when this is chosen: the answer depends on it.
+    Behind(Ticket),
 }
 
-/// A request that waits for a page.
+/// What a request with several parts has done before it had to wait.
 #[derive(Debug)]
-pub(super) struct Parked {
-    asker: Asker,
-    payload: SendBuf,
-    gathered: Option<PageBuilder>,
+pub(super) enum Progress {
+    /// Query, Scan.
+    Page(PageBuilder),
+    /// BatchGet.
+    Gets(Gets),
+    /// BatchWrite.
+    Writes(BatchProgress),
+}
+
+impl Progress {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Progress::Page(page) => page.held_bytes(),
+            Progress::Gets(gets) => gets.items.len(),
+            Progress::Writes(_) => 0,
+        }
+    }
+}
+
+/// The payload of a request on its way through a handler.
+enum Payload<'a> {
+    /// In the connection's buffer.
+    Arrived(&'a [u8]),
+    /// A copy that was made before.
+    Copied(SendBuf),
 }
 
 fn message<T>(payload: &[u8]) -> Result<&T, Refusal>
@@ -48,6 +83,10 @@ where
     T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
 {
     rkyv::access::<T, Failure>(payload).map_err(|_| Refusal::malformed())
+}
+
+fn is_write(kind: Kind) -> bool {
+    matches!(kind, Kind::Put | Kind::Delete | Kind::Update | Kind::BatchWrite)
 }
 
 impl Shard {
@@ -61,6 +100,7 @@ impl Shard {
             kind: kind.unwrap_or(Kind::ErrorReply),
             asked_at: now,
         };
+        self.count_request(asker.kind);
         let Some(kind) = kind else {
             let words = format!("{} is not a kind of request", frame.kind);
             return self.refuse(asker, &Refusal::new(ErrorCode::UnknownKind, words));
@@ -73,11 +113,10 @@ impl Shard {
             );
             return self.refuse(asker, &Refusal::new(ErrorCode::UnsupportedVersion, words));
         }
-        self.count_request(kind);
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
-        self.run(asker, frame.payload, None);
+        self.run(asker, Payload::Arrived(frame.payload), None);
     }
 
     /// What every request needs before anything else is looked at.
@@ -86,34 +125,61 @@ impl Shard {
             return Err(Refusal::constant(ErrorCode::ShuttingDown, "the node is stopping"));
         }
         if self.store.failure().is_some() {
-            return Err(Refusal::constant(
-                ErrorCode::ShardFailed,
-                "this shard met a failed write and serves nothing until it has recovered",
-            ));
+            return Err(Refusal::failed());
         }
         if self.waiting.len() >= WAITING_MAX {
             return Err(Refusal::constant(ErrorCode::Overloaded, "too many writes in flight")
                 .retry_after(10 * Nanos::PER_MILLI));
         }
+        if self.parking.held_bytes() >= HELD_BYTES_MAX {
+            return Err(Refusal::constant(
+                ErrorCode::Overloaded,
+                "waiting requests and replies fill their memory",
+            )
+            .retry_after(10 * Nanos::PER_MILLI));
+        }
         Ok(())
     }
 
-    fn run(&mut self, asker: Asker, payload: &[u8], gathered: Option<PageBuilder>) {
-        match self.dispatch(asker, payload, gathered) {
-            Ok(Outcome::Done) => {}
-            Ok(Outcome::Wait(page)) => self.park(asker, payload, page, None),
-            Ok(Outcome::WaitWith(page, gathered)) => {
-                self.park(asker, payload, page, Some(gathered));
-            }
-            Err(refusal) => self.refuse(asker, &refusal),
+    fn run(&mut self, asker: Asker, payload: Payload<'_>, progress: Option<Box<Progress>>) {
+        if is_write(asker.kind) && self.parking.stalled() > 0 {
+            return self.stall(asker, payload, progress);
         }
+        let bytes = match &payload {
+            Payload::Arrived(bytes) => bytes,
+            Payload::Copied(copy) => &copy[..],
+        };
+        match self.dispatch(asker, bytes, progress) {
+            Ok(Outcome::Done) => self.done_with(payload),
+            Ok(Outcome::Wait(page, progress)) => self.park(asker, payload, page, progress),
+            Ok(Outcome::Stall(progress)) => self.stall(asker, payload, progress),
+            Ok(Outcome::Behind(ticket)) => {
+                let copy = self.keep(payload);
+                let ticket = ticket.max(self.waiting_up_to());
+                self.answer_later(asker, ticket, WaitingReply::Again(copy));
+            }
+            Err(refusal) => {
+                self.refuse(asker, &refusal);
+                self.done_with(payload);
+            }
+        }
+    }
+
+    /// Runs a request again that had to wait.
+    pub(super) fn run_again(
+        &mut self,
+        asker: Asker,
+        payload: SendBuf,
+        progress: Option<Box<Progress>>,
+    ) {
+        self.run(asker, Payload::Copied(payload), progress);
     }
 
     fn dispatch(
         &mut self,
         asker: Asker,
         payload: &[u8],
-        gathered: Option<PageBuilder>,
+        progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         match asker.kind {
             Kind::Put => self.put(asker, message::<ArchivedPutRequest<'_>>(payload)?),
@@ -121,15 +187,17 @@ impl Shard {
             Kind::Delete => self.delete(asker, message::<ArchivedDeleteRequest<'_>>(payload)?),
             Kind::Update => self.update(asker, message::<ArchivedUpdateRequest<'_>>(payload)?),
             Kind::Query => {
-                self.query(asker, message::<ArchivedQueryRequest<'_>>(payload)?, gathered)
+                self.query(asker, message::<ArchivedQueryRequest<'_>>(payload)?, progress)
             }
-            Kind::Scan => self.scan(asker, message::<ArchivedScanRequest<'_>>(payload)?, gathered),
+            Kind::Scan => self.scan(asker, message::<ArchivedScanRequest<'_>>(payload)?, progress),
             Kind::BatchGet => {
-                self.batch_get(asker, message::<ArchivedBatchGetRequest<'_>>(payload)?)
+                self.batch_get(asker, message::<ArchivedBatchGetRequest<'_>>(payload)?, progress)
             }
-            Kind::BatchWrite => {
-                self.batch_write(asker, message::<ArchivedBatchWriteRequest<'_>>(payload)?)
-            }
+            Kind::BatchWrite => self.batch_write(
+                asker,
+                message::<ArchivedBatchWriteRequest<'_>>(payload)?,
+                progress,
+            ),
             Kind::CreateTable => {
                 self.create_table(asker, message::<ArchivedCreateTableRequest<'_>>(payload)?)
             }
@@ -161,33 +229,100 @@ impl Shard {
             protocol_version: PROTOCOL_VERSION,
         };
         self.connections.reply(asker.conn, asker.correlation, &reply);
+        self.answered(asker);
     }
 
-    fn park(&mut self, asker: Asker, payload: &[u8], page: PageRef, gathered: Option<PageBuilder>) {
-        if self.parked.len() >= PARKED_MAX {
+    fn keep(&mut self, payload: Payload<'_>) -> SendBuf {
+        match payload {
+            Payload::Arrived(bytes) => self.parking.copy(bytes),
+            Payload::Copied(copy) => copy,
+        }
+    }
+
+    fn done_with(&mut self, payload: Payload<'_>) {
+        if let Payload::Copied(copy) = payload {
+            self.parking.reuse(copy);
+        }
+    }
+
+    fn park(
+        &mut self,
+        asker: Asker,
+        payload: Payload<'_>,
+        page: PageRef,
+        progress: Option<Box<Progress>>,
+    ) {
+        if !self.parking.has_place() {
+            self.done_with(payload);
+            // A page may end early: what was gathered is an answer.
+            if let Some(Progress::Page(gathered)) = progress.map(|progress| *progress)
+                && gathered.is_started()
+            {
+                return self.reply_page(asker, gathered, true, None);
+            }
             let refusal = Refusal::constant(ErrorCode::Overloaded, "too many reads wait for pages")
                 .retry_after(10 * Nanos::PER_MILLI);
             return self.refuse(asker, &refusal);
         }
-        let mut copy = SendBuf::with_capacity(payload.len());
-        copy.extend_from_slice(payload);
-        let id = self.next_parked;
-        self.next_parked += 1;
-        self.parked.insert(id, Parked { asker, payload: copy, gathered });
+        let payload = self.keep(payload);
         let page = self.store.fetch(page);
-        self.page_waiters.entry(page).or_default().push(id);
+        self.parking.park(page, Held { asker, payload, progress });
     }
 
     /// Runs the requests whose pages have arrived (or turned out damaged, or could not be read).
     pub(super) fn resume_parked(&mut self) {
         let mut arrived = std::mem::take(&mut self.arrived);
         for page in arrived.drain(..) {
-            for id in self.page_waiters.remove(&page).unwrap_or_default() {
-                if let Some(parked) = self.parked.remove(&id) {
-                    self.run(parked.asker, &parked.payload, parked.gathered);
-                }
+            let mut line = self.parking.arrived(page);
+            while let Some(Held { asker, payload, progress }) = self.parking.next(&mut line) {
+                self.run_again(asker, payload, progress);
             }
         }
         self.arrived = arrived;
+    }
+
+    /// Queues a write behind the others that wait for room.
+    fn stall(&mut self, asker: Asker, payload: Payload<'_>, progress: Option<Box<Progress>>) {
+        if !self.parking.has_place() {
+            let refusal = Refusal::constant(
+                ErrorCode::Overloaded,
+                "the log or memory is full for the moment, and so is the queue of waiting writes",
+            )
+            .retry_after(20 * Nanos::PER_MILLI);
+            match progress.map(|progress| *progress) {
+                // Some of the batch was begun: the rest has this outcome.
+                Some(Progress::Writes(begun)) => {
+                    self.end_batch(asker, begun, ErrorCode::Overloaded);
+                }
+                _ => self.refuse(asker, &refusal),
+            }
+            return self.done_with(payload);
+        }
+        let payload = self.keep(payload);
+        self.connections.stalled(asker.conn);
+        self.parking.stall(Held { asker, payload, progress });
+    }
+
+    /// Runs the writes that waited for room, as far as there is some.
+    pub(super) fn resume_stalled(&mut self) {
+        while self.parking.stalled() > 0 && self.store.has_room() {
+            let stalled = self.parking.next_stalled().expect("counted");
+            let Held { asker, payload, progress } = stalled;
+            match self.dispatch(asker, &payload, progress) {
+                Ok(Outcome::Stall(progress)) => {
+                    return self.parking.stall_again(Held { asker, payload, progress });
+                }
+                Ok(Outcome::Wait(page, progress)) => {
+                    self.park(asker, Payload::Copied(payload), page, progress);
+                }
+                Ok(Outcome::Done) => self.parking.reuse(payload),
+                Ok(Outcome::Behind(_)) => unreachable!("only table requests wait for tables"),
+                Err(refusal) => {
+                    self.refuse(asker, &refusal);
+                    self.parking.reuse(payload);
+                }
+            }
+            self.connections.unstalled(asker.conn);
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! carries its table's description in its own shard's catalog, so data requests depend on no other
 //! shard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 
 use forebay_core::ids::{GroupId, ShardId, TableId};
@@ -30,7 +30,9 @@ use forebay_core::table::{
     split_evenly, validate_table_name,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::{GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Ticket, Visit};
+use forebay_storage::store::{
+    GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Refused, Ticket, Visit,
+};
 
 use super::refusal::Refusal;
 use super::request::Outcome;
@@ -96,7 +98,18 @@ pub(super) struct System {
     by_name: BTreeMap<String, TableDescription>,
     names: HashMap<TableId, String>,
     changes: HashMap<TableId, Change>,
+    /// The last table written: what tables are known depends on it.
+    last_write: Ticket,
+    /// What the store had no room for; tried again in every turn.
+    again: VecDeque<Again>,
     random_state: u64,
+}
+
+/// A step of a change that could not be begun.
+#[derive(Debug)]
+enum Again {
+    Mail(ShardMail),
+    Finish { table: TableId, dropped: bool },
 }
 
 impl System {
@@ -108,6 +121,8 @@ impl System {
             by_name: BTreeMap::new(),
             names: HashMap::new(),
             changes: HashMap::new(),
+            last_write: Ticket::default(),
+            again: VecDeque::new(),
             random_state: random_seed,
         }
     }
@@ -147,7 +162,9 @@ fn key_type(letter: u8) -> Result<KeyType, Refusal> {
 }
 
 impl Shard {
-    fn leads_system(&self) -> Result<GroupOrdinal, Refusal> {
+    /// Whether this shard can answer for tables: behind which ticket, if what it knows of them is
+    /// not chosen yet.
+    fn leads_system(&self) -> Result<Option<Ticket>, Refusal> {
         if self.context.shard != ShardId(0) {
             return Err(Refusal::constant(
                 ErrorCode::WrongPartition,
@@ -158,7 +175,8 @@ impl Shard {
             return Err(Refusal::constant(ErrorCode::Overloaded, "tables are being loaded")
                 .retry_after(50 * Nanos::PER_MILLI));
         }
-        Ok(self.system.group.expect("loaded from its group"))
+        let last = self.system.last_write;
+        Ok((last > self.store.chosen_ticket()).then_some(last))
     }
 
     /// Takes over the groups that recovery found, and creates the system group where it belongs
@@ -277,14 +295,34 @@ impl Shard {
     /// Mail from a shard of this node arrived.
     pub fn mail(&mut self, message: ShardMail, now: Nanos) {
         match message {
-            ShardMail::CreatePartitions(description) => self.create_partitions(&description),
+            ShardMail::CreatePartitions(description) => self.create_partitions(description),
             ShardMail::DropPartitions(table) => self.drop_partitions(table),
             ShardMail::PartitionsCreated(table) => self.shard_done(table, false, now),
             ShardMail::PartitionsDropped(table) => self.shard_done(table, true, now),
         }
     }
 
-    fn create_partitions(&mut self, description: &TableDescription) {
+    /// Tries again what the store had no room for.
+    pub(super) fn resume_system(&mut self, now: Nanos) {
+        for _ in 0..self.system.again.len() {
+            match self.system.again.pop_front().expect("counted") {
+                Again::Mail(mail) => self.mail(mail, now),
+                Again::Finish { table, dropped } => self.finish_change(table, dropped),
+            }
+        }
+    }
+
+    /// A step was refused: it is tried again, unless the shard ends. Then the table stays as it is,
+    /// and the next start goes on with it.
+    fn try_again(&mut self, refused: Refused, again: Again) {
+        match refused {
+            Refused::Overloaded | Refused::DiskFull { .. } => self.system.again.push_back(again),
+            Refused::Closing | Refused::Failed => {}
+            Refused::TooLarge { .. } => unreachable!("descriptions are far smaller than records"),
+        }
+    }
+
+    fn create_partitions(&mut self, description: Box<TableDescription>) {
         let payload = description.to_item().to_bytes().expect("a description is a valid item");
         let mut ticket = self.store.last_ticket();
         for partition in &description.partitions {
@@ -297,8 +335,10 @@ impl Shard {
                     self.adopt(group, id, &payload);
                     ticket = created;
                 }
-                // The table stays CREATING; the mail comes again after a restart.
-                Err(refused) => return eprintln!("forebay: partition not created: {refused}"),
+                Err(refused) => {
+                    let mail = ShardMail::CreatePartitions(description);
+                    return self.try_again(refused, Again::Mail(mail));
+                }
             }
         }
         self.step_later(ticket, Step::PartitionsCreated(description.id));
@@ -322,7 +362,10 @@ impl Shard {
             let group = self.store.group(id).expect("just listed");
             match self.store.drop_group(group) {
                 Ok(dropped) => ticket = dropped,
-                Err(refused) => return eprintln!("forebay: partition not dropped: {refused}"),
+                Err(refused) => {
+                    let mail = ShardMail::DropPartitions(table);
+                    return self.try_again(refused, Again::Mail(mail));
+                }
             }
         }
         self.step_later(ticket, Step::PartitionsDropped(table));
@@ -334,31 +377,50 @@ impl Shard {
         if change.shards_left > 0 {
             return;
         }
+        self.finish_change(table, dropped);
+    }
+
+    /// Every shard has done its part: logs the end of the change.
+    fn finish_change(&mut self, table: TableId, dropped: bool) {
         let Some(description) = self.system.by_id(table) else { return };
         let name = description.name.clone();
-        if dropped {
+        let begun = if dropped {
             let group = self.system.group.expect("shard 0 leads it");
             system_key(&name, &mut self.key);
-            match self.store.delete(group, self.key.as_bytes()) {
-                Ok(ticket) => self.step_later(ticket, Step::Deleted(table)),
-                Err(refused) => eprintln!("forebay: table {name} stays DELETING: {refused}"),
-            }
+            self.store.delete(group, self.key.as_bytes())
         } else {
-            description.status = TableStatus::Active;
-            match self.write_table(&name) {
-                Ok(ticket) => self.step_later(ticket, Step::Active(table)),
-                Err(refusal) => eprintln!("forebay: table {name}: {}", refusal.message),
+            // In memory it is active when that is chosen.
+            let active = TableDescription { status: TableStatus::Active, ..description.clone() };
+            self.write_table(&active)
+        };
+        match begun {
+            Ok(ticket) => {
+                self.system.last_write = ticket;
+                let step = if dropped { Step::Deleted(table) } else { Step::Active(table) };
+                self.step_later(ticket, step);
             }
+            Err(refused) => self.try_again(refused, Again::Finish { table, dropped }),
         }
     }
 
-    /// Logs the table's item as it is in memory.
-    fn write_table(&mut self, name: &str) -> Result<Ticket, Refusal> {
+    /// Logs a table's item.
+    fn write_table(&mut self, description: &TableDescription) -> Result<Ticket, Refused> {
         let group = self.system.group.expect("shard 0 leads it");
-        let item: Item = self.system.by_name[name].to_item();
-        let bytes = item.to_bytes()?;
-        system_key(name, &mut self.key);
-        Ok(self.store.put(group, self.key.as_bytes(), &bytes)?)
+        let item: Item = description.to_item();
+        let bytes = item.to_bytes().expect("a description is a valid item");
+        system_key(&description.name, &mut self.key);
+        let ticket = self.store.put(group, self.key.as_bytes(), &bytes)?;
+        self.system.last_write = ticket;
+        Ok(ticket)
+    }
+
+    /// Refuses everybody who waits for a table to be created or deleted.
+    pub(super) fn refuse_changes(&mut self, refusal: &Refusal) {
+        for (_, change) in std::mem::take(&mut self.system.changes) {
+            if let Some(asker) = change.asker {
+                self.refuse(asker, refusal);
+            }
+        }
     }
 
     fn step_later(&mut self, ticket: Ticket, step: Step) {
@@ -385,7 +447,18 @@ impl Shard {
             Step::PartitionsDropped(table) => {
                 self.post(ShardId(0), ShardMail::PartitionsDropped(table), now);
             }
-            Step::Active(table) | Step::Deleted(table) => self.changed(table),
+            Step::Active(table) => {
+                if let Some(description) = self.system.by_id(table) {
+                    description.status = TableStatus::Active;
+                }
+                self.changed(table);
+            }
+            Step::Deleted(table) => {
+                self.changed(table);
+                if let Some(name) = self.system.names.remove(&table) {
+                    self.system.by_name.remove(&name);
+                }
+            }
         }
     }
 
@@ -393,10 +466,6 @@ impl Shard {
     fn changed(&mut self, table: TableId) {
         let asker = self.system.changes.remove(&table).and_then(|change| change.asker);
         let Some(description) = self.system.by_id(table).cloned() else { return };
-        if description.status == TableStatus::Deleting {
-            self.system.by_name.remove(&description.name);
-            self.system.names.remove(&table);
-        }
         if let Some(asker) = asker {
             self.reply_description(asker, &description);
         }
@@ -414,7 +483,9 @@ impl Shard {
         asker: Asker,
         request: &ArchivedCreateTableRequest<'_>,
     ) -> Result<Outcome, Refusal> {
-        self.leads_system()?;
+        if let Some(behind) = self.leads_system()? {
+            return Ok(Outcome::Behind(behind));
+        }
         let name = request.name.get();
         validate_table_name(name)?;
         if self.system.by_name.contains_key(name) {
@@ -450,7 +521,7 @@ impl Shard {
                 epoch: 1,
             })
             .collect();
-        self.system.insert(TableDescription {
+        let description = TableDescription {
             id,
             name: name.to_owned(),
             schema,
@@ -459,19 +530,12 @@ impl Shard {
             status: TableStatus::Creating,
             created_unix_millis: self.context.unix_millis_at_zero
                 + asker.asked_at.0 / Nanos::PER_MILLI,
-        });
-        match self.write_table(name) {
-            Ok(ticket) => {
-                self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
-                self.step_later(ticket, Step::Creating(id));
-                Ok(Outcome::Done)
-            }
-            Err(refusal) => {
-                self.system.by_name.remove(name);
-                self.system.names.remove(&id);
-                Err(refusal)
-            }
-        }
+        };
+        let ticket = self.write_table(&description)?;
+        self.system.insert(description);
+        self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
+        self.step_later(ticket, Step::Creating(id));
+        Ok(Outcome::Done)
     }
 
     pub(super) fn describe_table(
@@ -479,13 +543,16 @@ impl Shard {
         asker: Asker,
         request: &ArchivedDescribeTableRequest<'_>,
     ) -> Result<Outcome, Refusal> {
-        self.leads_system()?;
+        if let Some(behind) = self.leads_system()? {
+            return Ok(Outcome::Behind(behind));
+        }
         let description = self.named(request.name.get())?.clone();
         self.reply_description(asker, &description);
         Ok(Outcome::Done)
     }
 
     fn named(&self, name: &str) -> Result<&TableDescription, Refusal> {
+        validate_table_name(name)?;
         self.system.by_name.get(name).ok_or_else(|| {
             Refusal::new(ErrorCode::UnknownTable, format!("there is no table {name}"))
         })
@@ -496,7 +563,9 @@ impl Shard {
         asker: Asker,
         request: &ArchivedListTablesRequest<'_>,
     ) -> Result<Outcome, Refusal> {
-        self.leads_system()?;
+        if let Some(behind) = self.leads_system()? {
+            return Ok(Outcome::Behind(behind));
+        }
         let limit = match request.limit.to_native() {
             0 => LIST_TABLES_MAX,
             limit => limit.min(LIST_TABLES_MAX),
@@ -516,7 +585,9 @@ impl Shard {
         asker: Asker,
         request: &ArchivedDeleteTableRequest<'_>,
     ) -> Result<Outcome, Refusal> {
-        self.leads_system()?;
+        if let Some(behind) = self.leads_system()? {
+            return Ok(Outcome::Behind(behind));
+        }
         let name = request.name.get();
         let description = self.named(name)?;
         let id = description.id;
@@ -527,18 +598,12 @@ impl Shard {
             )
             .retry_after(100 * Nanos::PER_MILLI));
         }
+        let deleting = TableDescription { status: TableStatus::Deleting, ..description.clone() };
+        let ticket = self.write_table(&deleting)?;
         self.system.by_id(id).expect("just found").status = TableStatus::Deleting;
-        match self.write_table(name) {
-            Ok(ticket) => {
-                self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
-                self.step_later(ticket, Step::Deleting(id));
-                Ok(Outcome::Done)
-            }
-            Err(refusal) => {
-                self.system.by_id(id).expect("just found").status = TableStatus::Active;
-                Err(refusal)
-            }
-        }
+        self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
+        self.step_later(ticket, Step::Deleting(id));
+        Ok(Outcome::Done)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tables that this shard knows, and which of their partitions it holds.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use forebay_core::ids::TableId;
 use forebay_core::message::ErrorCode;
@@ -61,18 +62,38 @@ impl Table {
     }
 }
 
+/// Table ids are random already; no client can choose one.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        unreachable!("an id is hashed as one number, not as {} bytes", bytes.len());
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+}
+
 /// See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    by_id: HashMap<TableId, Table>,
+    by_id: HashMap<TableId, Table, BuildHasherDefault<IdHasher>>,
 }
 
 impl Tables {
     pub(super) fn get(&self, id: u64) -> Result<&Table, Refusal> {
-        self.by_id.get(&TableId(id)).ok_or(Refusal::constant(
-            ErrorCode::UnknownTable,
-            "no table with this id has a partition on this shard",
-        ))
+        self.by_id.get(&TableId(id)).ok_or_else(|| {
+            Refusal::constant(
+                ErrorCode::UnknownTable,
+                "no table with this id has a partition on this shard",
+            )
+        })
     }
 
     pub(super) fn remove(&mut self, id: TableId) {

@@ -12,7 +12,7 @@ use forebay_core::item::ItemRef;
 use forebay_core::limits::BATCH_WRITE_ITEMS_MAX;
 use forebay_core::message::{
     ArchivedBatchOperation, ArchivedBatchWriteRequest, ArchivedDeleteRequest, ArchivedPutRequest,
-    ArchivedReturnValues, ArchivedUpdateRequest, ErrorCode,
+    ArchivedReturnValues, ArchivedUpdateRequest, ErrorCode, WriteReply,
 };
 use forebay_core::time::Nanos;
 use forebay_storage::store::{Current, GroupOrdinal, Refused, Ticket};
@@ -20,7 +20,7 @@ use rkyv::option::ArchivedOption;
 
 use super::read::damaged;
 use super::refusal::Refusal;
-use super::request::Outcome;
+use super::request::{Outcome, Progress};
 use super::{Asker, Shard, WaitingReply};
 
 fn check_condition(condition: &ArchivedOption<ArchivedCondition>) -> Result<(), Refusal> {
@@ -56,6 +56,47 @@ impl From<Refused> for Refusal {
             refusal
         }
     }
+}
+
+/// The ticket; None if there is no room for the moment.
+fn started(begun: Result<Ticket, Refused>) -> Result<Option<Ticket>, Refusal> {
+    match begun {
+        Ok(ticket) => Ok(Some(ticket)),
+        Err(Refused::Overloaded) => Ok(None),
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+/// Checks what an update made of the item, and picks what was asked to be returned.
+fn returned(
+    request: &ArchivedUpdateRequest<'_>,
+    old: Option<ItemRef<'_>>,
+    new: &[u8],
+) -> Result<Option<Vec<u8>>, Refusal> {
+    let new_item = ItemRef::validate(new)?;
+    let touched = |item| -> Result<Vec<u8>, Refusal> {
+        let mut bytes = Vec::new();
+        request.update.updated_into(item, &mut bytes)?;
+        Ok(bytes)
+    };
+    Ok(match request.return_values {
+        ArchivedReturnValues::None => None,
+        ArchivedReturnValues::AllOld => old.map(|old| old.bytes().to_vec()),
+        ArchivedReturnValues::AllNew => Some(new.to_vec()),
+        ArchivedReturnValues::UpdatedOld => old.map(touched).transpose()?,
+        ArchivedReturnValues::UpdatedNew => Some(touched(new_item)?),
+    })
+}
+
+/// How far a BatchWrite is.
+#[derive(Debug)]
+pub(super) struct BatchProgress {
+    /// Of the operations begun (or refused for good), in order.
+    outcomes: Vec<u16>,
+    /// How many there are in all.
+    operations: usize,
+    /// The last write begun.
+    last: Option<Ticket>,
 }
 
 /// The current item of `self.key`, copied to `self.old` if there is one.
@@ -97,7 +138,8 @@ impl Shard {
             };
             old_exists = current.exists;
         }
-        let ticket = self.store.put(group, self.key.as_bytes(), &request.item)?;
+        let begun = self.store.put(group, self.key.as_bytes(), &request.item);
+        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
         self.answer_write(asker, ticket, wants_old && old_exists);
         Ok(Outcome::Done)
     }
@@ -125,7 +167,8 @@ impl Shard {
             };
             old_exists = current.exists;
         }
-        let ticket = self.store.delete(group, self.key.as_bytes())?;
+        let begun = self.store.delete(group, self.key.as_bytes());
+        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
         self.answer_write(asker, ticket, wants_old && old_exists);
         Ok(Outcome::Done)
     }
@@ -151,18 +194,17 @@ impl Shard {
         let mut new = std::mem::take(&mut self.scratch);
         new.clear();
         let applied = request.update.apply_into(old, ItemRef::trusted(&request.key), &mut new);
-        let written = match applied {
-            Ok(Some(_)) => self.write_updated(asker, request, group, current.exists, &new),
+        let done = match applied {
+            Ok(Some(_)) => self.write_updated(asker, request, group, &current, &new),
             // Nothing to remove from an item that is not there.
             Ok(None) => {
-                let ticket = self.ticket_of(current.in_flight);
-                self.answer_later(asker, ticket, WaitingReply::Written);
+                self.answer_derived(asker, current.in_flight);
                 Ok(Outcome::Done)
             }
             Err(error) => Ok(self.refuse_derived(asker, current.in_flight, error.into())),
         };
         self.scratch = new;
-        written
+        done
     }
 
     /// Logs what an update made of the item, and queues the reply that was asked for.
@@ -171,24 +213,17 @@ impl Shard {
         asker: Asker,
         request: &ArchivedUpdateRequest<'_>,
         group: GroupOrdinal,
-        exists: bool,
+        current: &CurrentItem,
         new: &[u8],
     ) -> Result<Outcome, Refusal> {
-        let new_item = ItemRef::validate(new)?;
-        let old = exists.then(|| ItemRef::trusted(&self.old));
-        let attributes = match request.return_values {
-            ArchivedReturnValues::None => None,
-            ArchivedReturnValues::AllOld => old.map(|old| old.bytes().to_vec()),
-            ArchivedReturnValues::AllNew => Some(new.to_vec()),
-            ArchivedReturnValues::UpdatedOld => match old {
-                Some(old) => Some(request.update.updated_into(old, &mut Vec::new())?.to_vec()),
-                None => None,
-            },
-            ArchivedReturnValues::UpdatedNew => {
-                Some(request.update.updated_into(new_item, &mut Vec::new())?.to_vec())
-            }
+        let old = current.exists.then(|| ItemRef::trusted(&self.old));
+        let attributes = match returned(request, old, new) {
+            Ok(attributes) => attributes,
+            // What is too large now was made of the current item, which may be in flight.
+            Err(refusal) => return Ok(self.refuse_derived(asker, current.in_flight, refusal)),
         };
-        let ticket = self.store.put(group, self.key.as_bytes(), new)?;
+        let begun = self.store.put(group, self.key.as_bytes(), new);
+        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
         let reply = attributes.map_or(WaitingReply::Written, WaitingReply::Attributes);
         self.answer_later(asker, ticket, reply);
         Ok(Outcome::Done)
@@ -198,7 +233,43 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedBatchWriteRequest<'_>,
+        progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
+        let operations = &request.operations;
+        let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
+        let mut batch = match progress.map(|progress| *progress) {
+            Some(Progress::Writes(batch)) => batch,
+            _ => self.check_batch(request)?,
+        };
+        for operation in operations.iter().skip(batch.outcomes.len()) {
+            let group = self.locate_operation(table, epoch, operation)?;
+            let key = self.key.as_bytes();
+            let begun = if operation.delete {
+                self.store.delete(group, key)
+            } else {
+                self.store.put(group, key, &operation.bytes)
+            };
+            batch.outcomes.push(match begun {
+                Ok(ticket) => {
+                    batch.last = Some(ticket);
+                    0
+                }
+                Err(Refused::Overloaded) => {
+                    let progress = Box::new(Progress::Writes(batch));
+                    return Ok(Outcome::Stall(Some(progress)));
+                }
+                Err(refused) => Refusal::from(refused).code as u16,
+            });
+        }
+        self.answer_batch(asker, batch);
+        Ok(Outcome::Done)
+    }
+
+    /// All are checked before any is begun: a bad batch writes nothing.
+    fn check_batch(
+        &mut self,
+        request: &ArchivedBatchWriteRequest<'_>,
+    ) -> Result<BatchProgress, Refusal> {
         let operations = &request.operations;
         if operations.is_empty() || operations.len() > BATCH_WRITE_ITEMS_MAX {
             return Err(Refusal::new(
@@ -207,7 +278,6 @@ impl Shard {
             ));
         }
         let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
-        // All are checked before any is begun: a bad batch writes nothing.
         let mut keys: Vec<Vec<u8>> = Vec::with_capacity(operations.len());
         for operation in operations.iter() {
             self.locate_operation(table, epoch, operation)?;
@@ -219,26 +289,20 @@ impl Shard {
             }
             keys.push(self.key.as_bytes().to_vec());
         }
-        let mut outcomes = Vec::with_capacity(operations.len());
-        let mut last = Ticket::default();
-        for (operation, key) in operations.iter().zip(&keys) {
-            let group = self.locate_operation(table, epoch, operation)?;
-            let result = if operation.delete {
-                self.store.delete(group, key)
-            } else {
-                self.store.put(group, key, &operation.bytes)
-            };
-            outcomes.push(match result {
-                Ok(ticket) => {
-                    last = ticket;
-                    0
-                }
-                Err(refused) => Refusal::from(refused).code as u16,
-            });
-        }
-        let ticket = last.max(self.store.chosen_ticket());
-        self.answer_later(asker, ticket, WaitingReply::Batch(outcomes));
-        Ok(Outcome::Done)
+        let outcomes = Vec::with_capacity(operations.len());
+        Ok(BatchProgress { outcomes, operations: operations.len(), last: None })
+    }
+
+    /// Answers a batch whose rest will not be begun, because of `code`.
+    pub(super) fn end_batch(&mut self, asker: Asker, mut batch: BatchProgress, code: ErrorCode) {
+        batch.outcomes.resize(batch.operations, code as u16);
+        self.answer_batch(asker, batch);
+    }
+
+    fn answer_batch(&mut self, asker: Asker, batch: BatchProgress) {
+        // Nothing was read: a batch of which nothing was begun depends on nothing.
+        let ticket = batch.last.unwrap_or_default().max(self.waiting_up_to());
+        self.answer_later(asker, ticket, WaitingReply::Batch(batch.outcomes));
     }
 
     fn locate_operation(
@@ -280,7 +344,7 @@ impl Shard {
         let current = match self.store.current(group, self.key.as_bytes(), &mut self.old) {
             Current::Item { in_flight } => CurrentItem { exists: true, in_flight },
             Current::Absent { in_flight } => CurrentItem { exists: false, in_flight },
-            Current::Wait(page) => return Ok(Evaluated::Stop(Outcome::Wait(page))),
+            Current::Wait(page) => return Ok(Evaluated::Stop(Outcome::Wait(page, None))),
             Current::Damaged => return Err(damaged()),
         };
         let ArchivedOption::Some(condition) = condition else {
@@ -304,7 +368,7 @@ impl Shard {
     /// otherwise when it is.
     fn refuse_derived(&mut self, asker: Asker, in_flight: bool, refusal: Refusal) -> Outcome {
         if in_flight {
-            let ticket = self.ticket_of(true);
+            let ticket = self.store.last_ticket();
             self.answer_later(asker, ticket, WaitingReply::Refused(Box::new(refusal)));
         } else {
             self.refuse(asker, &refusal);
@@ -312,9 +376,16 @@ impl Shard {
         Outcome::Done
     }
 
-    /// Behind what a reply waits that was read from a state with or without entries in flight.
-    fn ticket_of(&self, in_flight: bool) -> Ticket {
-        if in_flight { self.store.last_ticket() } else { self.store.chosen_ticket() }
+    /// Says that nothing was to be done, as soon as what that was derived from is chosen.
+    fn answer_derived(&mut self, asker: Asker, in_flight: bool) {
+        if in_flight {
+            let ticket = self.store.last_ticket();
+            self.answer_later(asker, ticket, WaitingReply::Written);
+        } else {
+            let reply = WriteReply { attributes: None };
+            self.connections.reply(asker.conn, asker.correlation, &reply);
+            self.answered(asker);
+        }
     }
 
     fn answer_write(&mut self, asker: Asker, ticket: Ticket, with_old: bool) {

@@ -83,6 +83,8 @@ pub struct TailCut {
     pub bad: BadBatch,
     /// Headers found at or beyond the cut, whether or not the rest of the batch was there.
     pub batches: u64,
+    /// How many of them an earlier recovery had cut already: they are older than the log's end.
+    pub stale_batches: u64,
 }
 
 impl RecoveredLog {
@@ -209,6 +211,7 @@ pub struct LogScan {
     incarnation: u64,
     /// Headers at or beyond the chain's end, and the first one beyond.
     beyond: u64,
+    stale_beyond: u64,
     next_good_lsn: Option<Lsn>,
     bad: Option<BadBatch>,
     segments: Vec<LogPoint>,
@@ -253,6 +256,7 @@ impl LogScan {
             durable_lsn: start.durable_lsn.max(point.lsn),
             incarnation: point.incarnation,
             beyond: 0,
+            stale_beyond: 0,
             next_good_lsn: None,
             bad: None,
             segments: at_segment.then_some(point).into_iter().collect(),
@@ -412,9 +416,10 @@ impl LogScan {
             }
             self.durable_lsn = self.durable_lsn.max(header.durable_lsn);
             self.incarnation = self.incarnation.max(header.incarnation);
-            let end = self.reader.point().lsn;
+            let LogPoint { lsn: end, incarnation, .. } = self.reader.point();
             if header.lsn >= end {
                 self.beyond += 1;
+                self.stale_beyond += u64::from(header.incarnation < incarnation);
             }
             if header.lsn > end && self.next_good_lsn.is_none() {
                 self.next_good_lsn = Some(header.lsn);
@@ -452,7 +457,11 @@ impl LogScan {
             ends_with_marker: self.last_kind == BatchKind::Marker,
             records: self.records,
             chain_bytes: end.lsn.0 - self.start.lsn.0,
-            cut: cut.map(|bad| TailCut { bad, batches: self.beyond }),
+            cut: cut.map(|bad| TailCut {
+                bad,
+                batches: self.beyond,
+                stale_batches: self.stale_beyond,
+            }),
         }
     }
 }

@@ -111,6 +111,16 @@ enum Pool {
     Large,
 }
 
+/// A batch that could be opened.
+struct BatchPlan {
+    batch_bytes: usize,
+    here: Lsn,
+    segment_end: Lsn,
+    skip: bool,
+    lsn: Lsn,
+    pool: Pool,
+}
+
 #[derive(Debug)]
 struct Pending {
     header: BatchHeader,
@@ -226,6 +236,23 @@ impl LogWriter {
         self.append_below(self.limit(), record, parts)
     }
 
+    /// Whether [`LogWriter::append`] would take a record of this many bytes of payload now.
+    #[inline]
+    pub fn check_room(&self, payload_bytes: usize) -> Result<(), AppendError> {
+        if let Some(failed) = self.failed {
+            return Err(failed.into());
+        }
+        let limit = self.client_limit();
+        let bytes = record_bytes(payload_bytes);
+        if let Some(open) = &self.open
+            && open.used + bytes <= open.room
+        {
+            let end = open.header.lsn.after(padded(open.used + bytes));
+            return if end > limit { Err(self.full(end, limit)) } else { Ok(()) };
+        }
+        self.check_batch(bytes, limit).map(|_| ())
+    }
+
     #[inline]
     fn append_below(
         &mut self,
@@ -247,6 +274,7 @@ impl LogWriter {
             Some(open) if open.used + bytes <= open.room => {
                 let end = open.header.lsn.after(padded(open.used + bytes));
                 if end > limit {
+                    self.stats.full += 1;
                     return Err(self.full(end, limit));
                 }
                 true
@@ -272,28 +300,11 @@ impl LogWriter {
     /// batch with room for a record of `bytes`. Changes nothing unless all of it is possible.
     #[cold]
     fn open_batch(&mut self, bytes: usize, limit: Lsn) -> Result<(), AppendError> {
-        let batch_bytes = batch_bytes_for(bytes);
-        let here = self.end_lsn();
-        let segment_end = self.config.segment_end(here);
-        let skip = here.after(batch_bytes as u64) > segment_end;
-        let lsn = if skip { segment_end } else { here };
-        let end = lsn.after(batch_bytes as u64);
-        if end > limit {
-            return Err(self.full(end, limit));
-        }
-        let pool = if batch_bytes > self.config.batch_bytes_max as usize {
-            Pool::Large
-        } else {
-            Pool::Batch
-        };
-        let buffer_free = match pool {
-            Pool::Large => self.large_buffers < LARGE_BUFFERS_MAX,
-            _ => !self.batch_buffers.is_empty(),
-        };
-        if !buffer_free || skip && self.block_buffers.is_empty() {
-            self.stats.busy += 1;
-            return Err(AppendError::Busy { in_flight: self.in_flight.len() });
-        }
+        let plan = self.check_batch(bytes, limit).inspect_err(|refused| match refused {
+            AppendError::Full { .. } => self.stats.full += 1,
+            _ => self.stats.busy += 1,
+        });
+        let BatchPlan { batch_bytes, here, segment_end, skip, lsn, pool } = plan?;
 
         self.close_batch();
         if skip {
@@ -314,6 +325,29 @@ impl LogWriter {
         assert!(header.lsn == lsn && room >= batch_bytes);
         self.open = Some(Pending { header, buf, pool, used: BATCH_HEADER_BYTES, room });
         Ok(())
+    }
+
+    /// Where a new batch for a record of `bytes` would go, if there is room and a buffer for it.
+    fn check_batch(&self, bytes: usize, limit: Lsn) -> Result<BatchPlan, AppendError> {
+        let batch_bytes = batch_bytes_for(bytes);
+        let here = self.end_lsn();
+        let segment_end = self.config.segment_end(here);
+        let skip = here.after(batch_bytes as u64) > segment_end;
+        let lsn = if skip { segment_end } else { here };
+        let end = lsn.after(batch_bytes as u64);
+        if end > limit {
+            return Err(self.full(end, limit));
+        }
+        let large = batch_bytes > self.config.batch_bytes_max as usize;
+        let pool = if large { Pool::Large } else { Pool::Batch };
+        let buffer_free = match pool {
+            Pool::Large => self.large_buffers < LARGE_BUFFERS_MAX,
+            _ => !self.batch_buffers.is_empty(),
+        };
+        if !buffer_free || skip && self.block_buffers.is_empty() {
+            return Err(AppendError::Busy { in_flight: self.in_flight.len() });
+        }
+        Ok(BatchPlan { batch_bytes, here, segment_end, skip, lsn, pool })
     }
 
     /// The open batch, if any, is complete: zeros to its last block's end, and a place in the line.
@@ -579,8 +613,7 @@ impl LogWriter {
     }
 
     #[cold]
-    fn full(&mut self, end: Lsn, limit: Lsn) -> AppendError {
-        self.stats.full += 1;
+    fn full(&self, end: Lsn, limit: Lsn) -> AppendError {
         let here = self.end_lsn();
         AppendError::Full {
             needed_bytes: end.0 - here.0,

@@ -20,6 +20,9 @@ use super::index::Probe;
 /// Largest chunk: what 15 bits of 8-byte units address.
 pub const CHUNK_BYTES_MAX: usize = 1 << (OFFSET_BITS + UNIT_BITS);
 
+/// Smallest chunk.
+pub const CHUNK_BYTES_MIN: usize = 1 << 10;
+
 const OFFSET_BITS: u32 = 15;
 const UNIT_BITS: u32 = 3;
 const CHUNKS_MAX: usize = 1 << (u32::BITS - OFFSET_BITS);
@@ -101,13 +104,18 @@ pub(super) struct Arena {
 
 /// Bytes that an entry takes in a chunk.
 pub(super) fn entry_bytes(key: &[u8], item: Option<&[u8]>) -> usize {
-    (HEADER_BYTES + key.len() + item.map_or(0, <[u8]>::len)).next_multiple_of(1 << UNIT_BITS)
+    bytes_of_entry(key.len() + item.map_or(0, <[u8]>::len))
+}
+
+/// As [`entry_bytes`], by the length of key and item together.
+pub(super) fn bytes_of_entry(key_and_item_bytes: usize) -> usize {
+    (HEADER_BYTES + key_and_item_bytes).next_multiple_of(1 << UNIT_BITS)
 }
 
 impl Arena {
     pub(super) fn new(chunk_bytes: usize, bytes_max: usize) -> Arena {
         assert!(chunk_bytes.is_power_of_two());
-        assert!((1 << 10..=CHUNK_BYTES_MAX).contains(&chunk_bytes));
+        assert!((CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes));
         // Every chunk in use is larger than a quarter of the ordinary size.
         assert!(bytes_max / (chunk_bytes / 4) < CHUNKS_MAX, "more chunks than a handle can name");
         Arena {
@@ -119,6 +127,11 @@ impl Arena {
             free: vec![Vec::new(); ENTRY_BYTES_MAX.div_ceil(chunk_bytes / 4).max(4) + 1],
             free_numbers: Vec::new(),
         }
+    }
+
+    /// Changes the bound. What is in use beyond a lower one is given back when it comes free.
+    pub(super) fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = bytes;
     }
 
     fn is_big(&self, entry_bytes: usize) -> bool {
@@ -201,7 +214,6 @@ impl Arena {
             self.free_numbers.push(number);
         }
         self.bytes_allocated += bytes;
-        debug_assert!(self.bytes_allocated <= self.bytes_max);
         let chunk = Chunk { bytes: vec![0; bytes].into_boxed_slice(), used: 0, staged: 0 };
         if let Some(number) = self.free_numbers.pop() {
             self.chunks[number as usize] = chunk;

@@ -42,7 +42,7 @@ use std::ops::Bound;
 
 use forebay_core::ids::Slot;
 
-pub use arena::{CHUNK_BYTES_MAX, EntryRef, Staged};
+pub use arena::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EntryRef, Staged};
 pub use cursor::{FrozenCursor, Range};
 pub use in_flight::InFlight;
 
@@ -70,10 +70,19 @@ pub struct OverlayConfig {
 }
 
 impl OverlayConfig {
-    /// Two generations of `generation_bytes_max` each, with chunks of the largest size.
+    /// Two generations of `generation_bytes_max` each, with chunks of the largest size, or smaller
+    /// ones where a generation would have but a few: a chunk is taken whole.
     #[must_use]
     pub fn new(generation_bytes_max: usize) -> OverlayConfig {
-        OverlayConfig { generation_bytes_max, chunk_bytes: CHUNK_BYTES_MAX }
+        let sixteenth = (generation_bytes_max / 16).max(CHUNK_BYTES_MIN);
+        let chunk_bytes = (1 << sixteenth.ilog2()).min(CHUNK_BYTES_MAX);
+        OverlayConfig { generation_bytes_max, chunk_bytes }
+    }
+
+    /// Largest entry that a generation can hold a few of.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.generation_bytes_max / 3
     }
 }
 
@@ -189,6 +198,14 @@ impl Overlay {
         Ok(staged)
     }
 
+    /// Whether an entry whose key and item have this many bytes together can be staged now.
+    #[must_use]
+    pub fn has_room(&self, key_and_item_bytes: usize) -> bool {
+        let growth_bytes = self.arena.growth_bytes(arena::bytes_of_entry(key_and_item_bytes));
+        let bytes = self.active.bytes() + growth_bytes + INDEX_BYTES_PER_ENTRY;
+        bytes <= self.config.generation_bytes_max
+    }
+
     /// The entry behind a handle that is staged, or that was applied and not yet merged.
     #[must_use]
     pub fn staged(&self, staged: Staged) -> EntryRef<'_> {
@@ -199,6 +216,7 @@ impl Overlay {
     /// however it was spread over generations.
     pub fn set_generation_bytes_max(&mut self, bytes: usize) {
         self.config.generation_bytes_max = bytes;
+        self.arena.set_bytes_max(2 * bytes);
     }
 
     /// The entry was chosen: reads see it from now on, in place of any older one of its key.

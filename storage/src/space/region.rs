@@ -21,8 +21,8 @@ pub(super) struct Slot {
     /// 0: blank, damaged or stale.
     pub(super) checkpoint: u64,
     pub(super) crc: u32,
-    /// On disk stands a number that has not come yet; overwritten first.
-    pub(super) stale: bool,
+    /// On disk stands this number, which has not come yet (0: no such); overwritten first.
+    pub(super) stale: u64,
 }
 
 pub(super) struct Region {
@@ -141,5 +141,5 @@ pub(super) fn decode_slot(block: &[u8], shard: ShardId, region: u64) -> Option<(
     for (word, bytes) in bits.iter_mut().zip(words) {
         *word = u64::from_le_bytes(*bytes);
     }
-    Some((Slot { checkpoint, crc, stale: false }, bits))
+    Some((Slot { checkpoint, crc, stale: 0 }, bits))
 }

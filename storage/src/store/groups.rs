@@ -7,7 +7,7 @@ use forebay_core::group::Group;
 use forebay_core::ids::{Ballot, GroupId, Slot};
 
 use super::catalog::CatalogEntry;
-use super::{PendingEntry, Refused, Store, Ticket, refused};
+use super::{PendingEntry, Refused, Store, Ticket};
 use crate::log::{RecordHeader, RecordKind};
 use crate::tree::TreeRef;
 
@@ -151,7 +151,8 @@ impl Store {
             slot: Slot(0),
             ballot: SOLE_BALLOT,
         };
-        let position = self.log.append(&header, &[descriptor.payload]).map_err(refused)?;
+        let appended = self.log.append(&header, &[descriptor.payload]);
+        let position = appended.map_err(|error| self.log_refused(error))?;
         let state = GroupState::new(descriptor.id, descriptor.payload.to_vec());
         let group = self.groups.insert(descriptor.id, state);
         Ok((group, self.enqueue(position, group, Slot(0), PendingEntry::GroupCreate)))
@@ -172,7 +173,8 @@ impl Store {
             slot: Slot(0),
             ballot: state.progress.ballot(),
         };
-        let position = self.log.append(&header, &[]).map_err(refused)?;
+        let appended = self.log.append(&header, &[]);
+        let position = appended.map_err(|error| self.log_refused(error))?;
         self.groups.get_mut(group).dropped = true;
         Ok(self.enqueue(position, group, Slot(0), PendingEntry::GroupDrop))
     }

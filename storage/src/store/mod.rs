@@ -22,15 +22,17 @@
 pub mod catalog;
 mod checkpoint;
 mod groups;
+mod merging;
 mod read;
 mod recovery;
+mod room;
 mod sealed;
 mod stats;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use forebay_core::ids::{Lsn, ShardId, Slot};
 use forebay_core::time::Nanos;
@@ -65,8 +67,11 @@ pub struct StoreConfig {
     pub checkpoint_interval_nanos: u64,
     /// A checkpoint begins when the active generation holds this part of its memory.
     pub overlay_fill_percent: u8,
-    /// A checkpoint begins when this part of the log is in use.
+    /// A checkpoint begins when this part of the log is in use. The log keeps what two checkpoints
+    /// need, so each but the first adds half of it.
     pub log_fill_percent: u8,
+    /// Merge work of one slice on an idle shard, about.
+    pub merge_slice_micros: u32,
     /// Bench only: begin no checkpoint while memory and log have room. The control run for the
     /// cost of checkpoints.
     pub checkpoints_off: bool,
@@ -91,8 +96,8 @@ pub enum Refused {
         /// What is left.
         free_bytes: u64,
     },
-    /// No log record can hold it.
-    #[error("{bytes} bytes do not fit a log record")]
+    /// No log record, or too large a part of this shard's memory, would hold it: refuse it for good.
+    #[error("{bytes} bytes do not fit a log record, or this shard's memory")]
     TooLarge {
         /// Size of the entry.
         bytes: usize,
@@ -148,6 +153,9 @@ enum PendingEntry {
     GroupDrop,
 }
 
+/// What [`Store::has_room`] asks for: a key and an item of about a kibibyte.
+const TYPICAL_ENTRY_BYTES: usize = 1_280;
+
 /// Numbers of operations: the upper 16 bits say whose they are.
 mod ops {
     pub(super) const OTHER: u64 = 1 << 48;
@@ -175,8 +183,10 @@ pub struct Store {
     loaded: Vec<PageId>,
     /// Pages to be read as soon as a frame is free.
     unread: Vec<PageRef>,
-    /// Pages that could not be had.
-    damaged: HashSet<PageRef>,
+    /// Pages that could not be had, and when they are asked for again.
+    damaged: HashMap<PageRef, Nanos>,
+    /// Largest key and item together that log, overlay and cache can all hold.
+    entry_bytes_max: usize,
     op_issued: u64,
     failure: Option<StoreFailure>,
     closing: bool,
@@ -219,6 +229,24 @@ impl Store {
         self.last_ticket
     }
 
+    /// Whether a write of a typical size would not be refused as [`Refused::Overloaded`] now: memory,
+    /// log space and log buffers have room for it. Also true when it would be refused for another
+    /// reason, which waiting does not change.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        if self.failure.is_some() || self.closing {
+            return true;
+        }
+        match self.admit_to_disk(TYPICAL_ENTRY_BYTES, false) {
+            Err(Refused::Overloaded) => false,
+            Err(_) => true,
+            Ok(()) => {
+                self.overlay.has_room(TYPICAL_ENTRY_BYTES)
+                    && self.log.check_room(TYPICAL_ENTRY_BYTES).is_ok()
+            }
+        }
+    }
+
     /// Why the store serves nothing any more, if so.
     #[must_use]
     pub fn failure(&self) -> Option<StoreFailure> {
@@ -230,15 +258,16 @@ impl Store {
         self.closing = true;
     }
 
-    /// Whether everything is on disk after [`Store::close`] (or never will be).
+    /// Whether everything is on disk after [`Store::close`] (or never will be). A last checkpoint
+    /// that waits for a damaged page or for a full disk is not waited for: the log has all of it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
+        let checkpointed =
+            self.checkpoint.is_idle() && self.overlay.entries() == 0 && !self.groups.any_changed();
         self.failure.is_some()
             || (self.closing
                 && self.pending.is_empty()
-                && self.checkpoint.is_idle()
-                && self.overlay.entries() == 0
-                && !self.groups.any_changed()
+                && (checkpointed || self.checkpoint.is_blocked())
                 && self.log.is_idle()
                 && !self.log.needs_marker())
     }
@@ -249,8 +278,15 @@ impl Store {
         key: &[u8],
         item: Option<&[u8]>,
     ) -> Result<Ticket, Refused> {
-        self.admit(key.len() + item.map_or(0, <[u8]>::len), item.is_none())?;
+        let bytes = key.len() + item.map_or(0, <[u8]>::len);
+        self.admit(bytes, item.is_none())?;
+        // Asked first, so that a refused write leaves nothing behind in memory.
+        let payload_bytes = if item.is_some() { bytes + 2 } else { bytes };
+        if let Err(error) = self.log.check_room(payload_bytes) {
+            return Err(self.log_refused(error));
+        }
         let state = self.groups.get_mut(group);
+        assert!(!state.dropped, "nobody writes to a dropped group");
         let slot = state.progress.last_slot().next();
         let header = RecordHeader {
             kind: if item.is_some() { RecordKind::PUT } else { RecordKind::DELETE },
@@ -258,20 +294,16 @@ impl Store {
             slot,
             ballot: state.progress.ballot(),
         };
-        let staged =
-            self.overlay.stage(group.0, slot, key, item).map_err(|_full| Refused::Overloaded)?;
+        let Ok(staged) = self.overlay.stage(group.0, slot, key, item) else {
+            self.checkpoint.hasten();
+            return Err(Refused::Overloaded);
+        };
         let prefix = PutPayload::prefix(key);
         let appended = match item {
             Some(item) => self.log.append(&header, &[&prefix, key, item]),
             None => self.log.append(&header, &[key]),
         };
-        let position = match appended {
-            Ok(position) => position,
-            Err(error) => {
-                self.overlay.abandon(staged);
-                return Err(refused(error));
-            }
-        };
+        let position = appended.expect("the log was asked for room");
         let proposed = self.groups.get_mut(group).progress.propose();
         debug_assert_eq!(proposed, slot);
         self.in_flight.insert(&self.overlay, staged);
@@ -297,13 +329,22 @@ impl Store {
         if self.closing {
             return Err(Refused::Closing);
         }
-        if bytes + 2 > self.config.log.record_bytes_max as usize {
+        if bytes > self.entry_bytes_max {
             return Err(Refused::TooLarge { bytes });
         }
-        if !frees_space {
-            self.admit_to_disk(bytes)?;
+        self.admit_to_disk(bytes, frees_space)
+    }
+
+    fn log_refused(&mut self, error: AppendError) -> Refused {
+        match error {
+            AppendError::TooLarge { bytes, .. } => Refused::TooLarge { bytes: bytes as usize },
+            AppendError::Failed(_) => Refused::Failed,
+            AppendError::Busy { .. } => Refused::Overloaded,
+            AppendError::Full { .. } => {
+                self.checkpoint.hasten();
+                Refused::Overloaded
+            }
         }
-        Ok(())
     }
 
     /// A disk operation ended.
@@ -315,7 +356,7 @@ impl Store {
             }
             self.apply_durable();
         } else if self.cache.owns_read(done.op) {
-            self.page_read(done);
+            self.page_read(done, now);
         } else {
             self.checkpoint_done(done, now);
         }
@@ -328,6 +369,8 @@ impl Store {
 
     fn fail(&mut self, failure: StoreFailure) {
         self.failure.get_or_insert(failure);
+        // Nothing more is written: also not what was asked for in this turn.
+        self.disk.clear();
     }
 
     /// Applies every pending entry that the log holds durably: in a group of one, durable is chosen.
@@ -346,11 +389,8 @@ impl Store {
                     state.progress.apply(pending.slot);
                     state.changed = true;
                     self.in_flight.remove(&self.overlay, staged);
-                    if state.dropped {
-                        self.overlay.abandon(staged);
-                    } else {
-                        self.overlay.apply(staged);
-                    }
+                    // Also if the group's drop was proposed: until that is chosen it may be lost.
+                    self.overlay.apply(staged);
                 }
                 PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
@@ -362,6 +402,7 @@ impl Store {
     pub fn turn(&mut self, now: Nanos, disk: &mut Vec<DiskOp>) -> Work {
         let mut work = Work::default();
         if self.failure.is_none() {
+            self.forget_damage(now);
             self.fetch_unread();
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
@@ -381,14 +422,6 @@ impl Store {
                 work.wake_by(due);
             }
         }
-    }
-}
-
-fn refused(error: AppendError) -> Refused {
-    match error {
-        AppendError::TooLarge { bytes, .. } => Refused::TooLarge { bytes: bytes as usize },
-        AppendError::Failed(_) => Refused::Failed,
-        _ => Refused::Overloaded,
     }
 }
 

@@ -6,6 +6,8 @@
 use std::cmp::Ordering;
 use std::ops::Bound;
 
+use forebay_core::time::Nanos;
+
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
 use crate::cache::ReadStart;
@@ -71,6 +73,9 @@ pub enum RangeEnd {
     Damaged,
 }
 
+/// A page that could not be had is asked for again after this time: the device may answer then,
+/// and is not hammered until then.
+const READ_RETRY_NANOS: u64 = 200 * Nanos::PER_MILLI;
 /// Pages fetched ahead of a range read.
 const READ_AHEAD_PAGES: usize = 8;
 
@@ -218,8 +223,11 @@ impl Store {
         PageId(page.id)
     }
 
-    /// Has a page read if that is possible at once.
+    /// Has a page read if that is possible at once, and it was not tried in vain just now.
     pub(super) fn fetch_if_room(&mut self, page: PageRef) {
+        if self.is_damaged(page) {
+            return;
+        }
         let op = self.next_op();
         if let ReadStart::Started(op) = self.cache.begin_read(&page, op) {
             self.disk.push(op);
@@ -240,15 +248,27 @@ impl Store {
 
     /// Whether a page that could not be had stands in the way.
     pub(super) fn is_damaged(&self, page: PageRef) -> bool {
-        !self.damaged.is_empty() && self.damaged.contains(&page)
+        self.damaged_until(page).is_some()
     }
 
-    pub(super) fn page_read(&mut self, done: DiskDone) {
+    /// When a page that could not be had is asked for again.
+    pub(super) fn damaged_until(&self, page: PageRef) -> Option<Nanos> {
+        if self.damaged.is_empty() { None } else { self.damaged.get(&page).copied() }
+    }
+
+    /// Lets pages that could not be had be tried again.
+    pub(super) fn forget_damage(&mut self, now: Nanos) {
+        if !self.damaged.is_empty() {
+            self.damaged.retain(|_, until| now < *until);
+        }
+    }
+
+    pub(super) fn page_read(&mut self, done: DiskDone, now: Nanos) {
         let page = self.cache.page_of_read(done.op);
         if let Err(error) = self.cache.finish_read(done) {
             self.page_read_errors += 1;
             eprintln!("forebay: shard {}: {error}", self.shard());
-            self.damaged.insert(page);
+            self.damaged.insert(page, now + READ_RETRY_NANOS);
         }
         self.loaded.push(PageId(page.id));
     }

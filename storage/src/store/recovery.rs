@@ -14,8 +14,7 @@
 //! It runs before anybody is served, on blocking I/O behind [`BlockingDisk`]: the shell's files, or
 //! the simulated disk.
 
-use std::collections::HashSet;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use forebay_core::ids::{GroupId, Lsn, Slot};
 use forebay_core::time::Nanos;
@@ -45,6 +44,10 @@ pub trait BlockingDisk {
 
 /// Writes in flight that the store is made for.
 const WRITES_IN_FLIGHT: usize = 16_384;
+
+/// The part of the page cache that one item may take: its extent, the pages on its path, and those
+/// of a merge are there at once.
+const CACHE_SHARE: usize = 4;
 
 /// How far recovery is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +109,8 @@ pub enum OpenError {
     /// The log is damaged or unreadable.
     #[error(transparent)]
     Log(#[from] ScanError),
-    /// A group's slots in the log have a gap: damage that no checksum shows.
+    /// A group's slots in the log have a gap: damage that no checksum shows. Slot 0, which is the
+    /// group's creation, is expected if nothing is known of the group.
     #[error("group {group}: the log has slot {found} where {expected} must follow")]
     Gap {
         /// The group.
@@ -154,16 +158,18 @@ pub fn open(
     disk.carry_out(DiskOp::Flush { op: OpId(0), file: ShardFile::Pages }).result?;
     let mut opening = Opening::new(config, node_id, chosen.as_ref(), disk)?;
     let recovered = opening.replay(disk, progress)?;
-    if chosen.is_none() && recovered.chain_bytes > 0 {
+    if chosen.is_none() && (recovered.chain_bytes > 0 || recovered.cut.is_some()) {
         return Err(OpenError::SuperblocksLost { log_bytes: recovered.chain_bytes });
     }
     let mut warning = chosen.as_ref().and_then(|chosen| chosen.damage).map(|damage| {
         format!("{damage}; going on from the other one, which a crash during a checkpoint explains")
     });
-    if let Some(cut) = &recovered.cut {
+    // What an earlier recovery cut may still lie there, and is no news.
+    if let Some(cut) = recovered.cut.filter(|cut| cut.batches > cut.stale_batches) {
         let words = format!(
             "{} unacknowledged batch(es) beyond the log's end were cut ({})",
-            cut.batches, cut.bad
+            cut.batches - cut.stale_batches,
+            cut.bad
         );
         warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
     }
@@ -236,7 +242,7 @@ impl Opening {
         let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
             read_block(disk, block).ok()
         })?;
-        let trim_lsn = older.map_or(superblock.log_start.lsn, |older| older.log_start.lsn);
+        let trim_lsn = superblock.log_start.lsn;
         let mut opening = Opening {
             config,
             node_id,
@@ -355,9 +361,13 @@ impl Opening {
                 state.changed = true;
             }
             RecordKind::PUT | RecordKind::DELETE => {
-                // The group was dropped before the checkpoint, or the tree has the entry.
-                let Some(group) = known else { return Ok(false) };
+                let Some(group) = known else {
+                    // A group dropped before the checkpoint has no entries behind it.
+                    let (group, found) = (header.group, header.slot);
+                    return Err(OpenError::Gap { group, expected: Slot(0), found });
+                };
                 let state = self.groups.get_mut(group);
+                // Dropped, or the tree has the entry.
                 if state.dropped || header.slot <= state.progress.applied_slot() {
                     return Ok(false);
                 }
@@ -391,6 +401,9 @@ impl Opening {
     }
 
     fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
+        let entry_bytes_max = (self.config.log.record_bytes_max as usize - 2)
+            .min(OverlayConfig::new(self.config.overlay_generation_bytes).entry_bytes_max())
+            .min(self.cache.blocks() / CACHE_SHARE * BLOCK_BYTES);
         let log = LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
         Store {
             config: self.config,
@@ -410,7 +423,8 @@ impl Opening {
             disk: Vec::new(),
             loaded: Vec::new(),
             unread: Vec::new(),
-            damaged: HashSet::new(),
+            damaged: HashMap::new(),
+            entry_bytes_max,
             op_issued: ops::OTHER,
             failure: None,
             closing: false,

@@ -145,6 +145,8 @@ pub struct Merge {
     freed: Vec<(u64, u16)>,
     separator: Vec<u8>,
     key: Vec<u8>,
+    /// Fences and bounds of pages that were left.
+    spare_keys: Vec<Vec<u8>>,
     stats: MergeStats,
 }
 
@@ -178,6 +180,7 @@ impl Merge {
             freed: Vec::new(),
             separator: Vec::new(),
             key: Vec::new(),
+            spare_keys: Vec::new(),
             stats: MergeStats::default(),
         }
     }
@@ -318,6 +321,21 @@ impl Merge {
         Some(PAGE_OPEN_COST)
     }
 
+    /// Lets go of a page of the path.
+    fn leave(&mut self, open: Open, cache: &mut PageCache) {
+        cache.unpin(open.frame);
+        // The root's fence is empty, and not one of the spare ones.
+        let keys = [Some(open.fence), open.upper].into_iter().flatten();
+        self.spare_keys.extend(keys.filter(|key| key.capacity() > 0));
+    }
+
+    /// Room for a key: a merge goes through many pages, and allocates for none of them once warm.
+    fn spare_key(&mut self) -> Vec<u8> {
+        let mut key = self.spare_keys.pop().unwrap_or_default();
+        key.clear();
+        key
+    }
+
     /// One action at the end of the path.
     fn walk<I: MergeInput>(
         &mut self,
@@ -376,20 +394,23 @@ impl Merge {
             self.find_missing(input, cache, depth);
             return None;
         }
+        let (mut fence, mut bound) = (self.spare_key(), self.spare_key());
         let open = &self.open[depth];
         let view = PageView::new(cache.pinned(open.frame));
-        let mut fence = Vec::new();
         if enter == 0 {
             fence.extend_from_slice(&open.fence);
         } else {
             view.key_into(enter, &mut fence);
         }
         let bound = if enter + 1 < open.count {
-            let mut bound = Vec::new();
             view.key_into(enter + 1, &mut bound);
             Some(bound)
+        } else if let Some(upper) = &open.upper {
+            bound.extend_from_slice(upper);
+            Some(bound)
         } else {
-            open.upper.clone()
+            self.spare_keys.push(bound);
+            None
         };
         self.open[depth].index += 1;
         let cost = self.open_page(cache, child, Some((fence, bound)));
@@ -529,7 +550,6 @@ impl Merge {
         if !open.changed && open.opened_clean {
             // Nothing changed: the old page serves on.
             let open = self.open.pop().expect("looked at above");
-            cache.unpin(open.frame);
             self.builders[level].clear();
             match self.open.last_mut() {
                 None => self.state = State::Done(self.tree),
@@ -539,6 +559,7 @@ impl Merge {
                     parent.pushed = true;
                 }
             }
+            self.leave(open, cache);
             return Ok(1);
         }
         let at_right_edge = open.upper.is_none();
@@ -548,7 +569,7 @@ impl Merge {
             // in those above): the old pages above are gone.
             while let Some(open) = self.open.pop() {
                 self.freed.push((open.child.page.id, open.child.page.blocks));
-                cache.unpin(open.frame);
+                self.leave(open, cache);
             }
             if nothing_above {
                 self.builders[level].make_leftmost();
@@ -562,8 +583,8 @@ impl Merge {
             return self.cut(level, fill, cache, space);
         }
         let open = self.open.pop().expect("looked at above");
-        cache.unpin(open.frame);
         self.freed.push((open.child.page.id, open.child.page.blocks));
+        self.leave(open, cache);
         // Its entries are in the builder, or in pages already; nothing else refers to it.
         let parent = self.open.last_mut().expect("the root is at the right edge");
         parent.changed = true;

@@ -61,6 +61,11 @@ pub const CHILD_BYTES: usize = 48;
 pub const LEAF_FIXED_BYTES: usize = 20;
 /// Bytes that stand in a leaf entry for an overflow item.
 pub const OVERFLOW_REF_BYTES: usize = 16;
+/// First block that can be a page's: the superblocks are before it.
+pub const PAGE_ID_FIRST: u64 = 2;
+/// Behind every block that can be a page's, so that places and sums of them are in range: 2^47
+/// blocks are more than any file holds, and as many as the space map can number.
+pub const PAGE_ID_END: u64 = 1 << 47;
 /// Largest tree page.
 pub const PAGE_BLOCKS_MAX: usize = 4;
 /// Largest overflow extent: the largest item encoding and the header.
@@ -169,7 +174,7 @@ pub fn decode_child(bytes: &[u8; CHILD_BYTES]) -> Option<ChildRef> {
     let child = child_unchecked(bytes);
     let sound = matches!(child.page.blocks, 1 | 2 | 4)
         && usize::from(child.page.level) < LEVELS_MAX
-        && child.page.id >= 2
+        && (PAGE_ID_FIRST..PAGE_ID_END).contains(&child.page.id)
         && bytes[47] == 0;
     sound.then_some(child)
 }
@@ -561,14 +566,15 @@ pub(crate) fn overflow_tail(page: &PageRef) -> [u8; OVERFLOW_REF_BYTES] {
 }
 
 /// Makes a reference out of what a page says of itself, for `inspect`: it proves only that the
-/// page is whole, not that any tree holds it.
+/// page is whole, not that any tree holds it. None if no tree could.
 #[must_use]
 pub fn self_reference(bytes: &[u8]) -> Option<PageRef> {
     if bytes.len() < BLOCK_BYTES || u32_at(bytes, MAGIC_AT) != MAGIC {
         return None;
     }
-    Some(PageRef {
-        id: u64_at(bytes, ID),
+    let id = u64_at(bytes, ID);
+    (PAGE_ID_FIRST..PAGE_ID_END).contains(&id).then(|| PageRef {
+        id,
         crc: u32_at(bytes, CRC),
         blocks: u16_at(bytes, BLOCKS),
         level: bytes[LEVEL],

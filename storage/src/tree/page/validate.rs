@@ -5,8 +5,9 @@ use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
 
 use super::{
     BLOCKS, CHILD_BYTES, COUNT, CRC, HEADER_BYTES, ID, KIND, LEAF_FIXED_BYTES, LEVEL, MAGIC,
-    MAGIC_AT, OVERFLOW_BIT, OVERFLOW_REF_BYTES, PREFIX, PageKind, RESERVED, SHARD, SLOT_BYTES,
-    USED, VERSION, VERSION_AT, decode_child, hint_of, overflow_blocks, u16_at, u32_at, u64_at,
+    MAGIC_AT, OVERFLOW_BIT, OVERFLOW_REF_BYTES, PAGE_ID_END, PAGE_ID_FIRST, PREFIX, PageKind,
+    RESERVED, SHARD, SLOT_BYTES, USED, VERSION, VERSION_AT, decode_child, hint_of, overflow_blocks,
+    u16_at, u32_at, u64_at,
 };
 use crate::block::BLOCK_BYTES;
 use crate::tree::{LEVEL_OVERFLOW, LEVELS_MAX, PageRef};
@@ -151,7 +152,8 @@ fn validate_entries(
                 let blocks = usize::from(u16_at(bytes, tail_at + 12));
                 check(item_bytes <= ENCODED_ITEM_BYTES_MAX, at + 16)?;
                 check(blocks == overflow_blocks(item_bytes), tail_at + 12)?;
-                check(u64_at(bytes, tail_at) >= 2, tail_at)?;
+                let extents = PAGE_ID_FIRST..PAGE_ID_END;
+                check(extents.contains(&u64_at(bytes, tail_at)), tail_at)?;
                 check(u16_at(bytes, tail_at + 14) == 0, tail_at + 14)?;
                 at = tail_at + OVERFLOW_REF_BYTES;
             }

@@ -1,0 +1,86 @@
+//! `compare` with real stores of this project: a floor, and the `forebay` beside the tool. Where
+//! that was not built (`cargo test -p forebay-bench` alone), the test says so and passes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn bench() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_forebay-bench"))
+}
+
+fn run(args: &str, dir: &Path) -> Output {
+    Command::new(bench()).args(args.split_whitespace()).current_dir(dir).output().unwrap()
+}
+
+#[test]
+fn a_short_comparison_gives_ratios_and_leaves_nothing_behind() {
+    if !bench().with_file_name("forebay").is_file() {
+        eprintln!("SKIPPED: no `forebay` beside the tool; cargo build --workspace makes it");
+        return;
+    }
+    // Not the temporary directory: that may be in memory, where nothing is durable.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let output = run(
+        "compare --targets floor,forebay --workload puts --records 200 --value-bytes 50 \
+         --connections 4 --duration 1 --warmup 0 --rounds 2 --report r",
+        dir.path(),
+    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["Round 2 of 2", "floor --mode log", "by floor-log", "forebay dev --data DIR"] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    let json = std::fs::read(dir.path().join("r/compare.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let summaries = json["contest"]["summaries"].as_array().unwrap();
+    assert_eq!(summaries.len(), 2);
+    for summary in summaries {
+        assert!(summary["ops_s"]["median"].as_f64().unwrap() > 0.0, "{summary}");
+        assert_eq!(summary["errors"], 0, "{summary}");
+    }
+    assert_eq!(json["contest"]["rounds"].as_array().unwrap().len(), 2);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, [dir.path().join("r")], "directories of the stores are gone");
+}
+
+#[test]
+fn an_interrupted_comparison_ends_its_stores_and_removes_their_data() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let child = Command::new(bench())
+        .args(["compare", "--targets", "floor-echo", "--workload", "gets", "--records", "100"])
+        .args(["--duration", "60"])
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let entries = || std::fs::read_dir(dir.path()).unwrap().count();
+    for _ in 0..1000 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        if entries() >= 2 {
+            break;
+        }
+    }
+    // One for the store, one for the probe.
+    assert_eq!(entries(), 2);
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(entries(), 0);
+}
+
+#[test]
+fn what_cannot_be_compared_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, words) in [
+        ("compare --targets memcached --workload gets", "floor-log"),
+        ("compare --targets floor,floor-log --workload puts --records 10", "twice"),
+        ("compare --workload ledger", "compares nothing"),
+        ("figures --only everything", "possible values"),
+    ] {
+        let output = run(args, dir.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args}: {said}");
+        assert!(said.contains(words), "{args}: {said}");
+    }
+}

@@ -1,0 +1,52 @@
+//! What an application may set, with defaults that fit most.
+
+use std::time::Duration;
+
+/// Settings of a [`Client`](super::Client).
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Connections to each shard. Two, so that one large reply does not hold up the others and a
+    /// read whose connection broke has another one at once.
+    pub connections_per_shard: usize,
+    /// How long an operation may take in all, waiting and retries included. A page of a Query or
+    /// Scan is one operation, and so is each part of a batch.
+    pub request_timeout: Duration,
+    /// How long one connection may take to be made.
+    pub connect_timeout: Duration,
+    /// Requests of one connection that may be unanswered. Further ones wait for room, so a client's
+    /// memory is bounded by this number, the connections, and the sizes of requests and replies.
+    pub in_flight_max: usize,
+    /// How often a request is sent again that a node refused because it was busy.
+    pub retries_max: u32,
+}
+
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig {
+            connections_per_shard: 2,
+            request_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            in_flight_max: 256,
+            retries_max: 8,
+        }
+    }
+}
+
+/// Most unanswered requests that a configuration can allow; a slot number has 32 bits, and a node
+/// stops reading long before.
+const IN_FLIGHT_LIMIT: usize = 65_536;
+
+impl ClientConfig {
+    /// The nearest settings that work: at least one connection and one request in flight.
+    pub(super) fn bounded(mut self) -> ClientConfig {
+        self.connections_per_shard = self.connections_per_shard.clamp(1, 1024);
+        self.in_flight_max = self.in_flight_max.clamp(1, IN_FLIGHT_LIMIT);
+        self
+    }
+
+    /// A connection on which requests wait, and nothing at all arrived for so long, is given up:
+    /// its peer is gone without having said so.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.request_timeout / 4
+    }
+}

@@ -1,0 +1,20 @@
+//! A shard end to end, without ring or socket: requests in, replies out, over a simulated disk.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `shell` | the node in memory that the tests drive |
+//! | `operations` | what every request does |
+//! | `refusals` | what bad requests and bad bytes get |
+//! | `in_flight` | replies wait for what they depend on; failed logs |
+//! | `waiting` | parked reads, stalled writes, slow peers |
+//! | `lifecycle` | clean stops, restarts, tables through power cuts, several shards |
+//! | `workload` | seeded random work against a model, with crashes in between |
+
+mod in_flight;
+mod lifecycle;
+mod operations;
+mod refusals;
+mod requests;
+mod shell;
+mod waiting;
+mod workload;

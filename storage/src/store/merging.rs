@@ -1,0 +1,307 @@
+//! The merge of a checkpoint: the frozen generation into its groups' trees, dropped groups' pages
+//! freed, and the changed groups' entries into the catalog.
+//!
+//! **Pacing.** A slice of merge work runs in each turn. Its size follows from the rate at which
+//! writes arrive: what is left to merge, divided by the writes that still fit the active
+//! generation, is the work that each write must pay for. So the merge is done before the active
+//! generation is full, at any rate of writes that the device can follow, and an idle shard works
+//! in slices of the configured length.
+
+use std::ops::Bound;
+
+use forebay_core::time::Nanos;
+
+use super::catalog::{CatalogEntry, catalog_key};
+use super::checkpoint::{MERGE_DONE_FILL, Phase};
+use super::room::RESERVE_BLOCKS;
+use super::{GroupOrdinal, Store, Work};
+use crate::overlay::{EntryRef, FrozenCursor, Overlay};
+use crate::tree::merge::{Change, MergeInput, MergeStep};
+use crate::tree::page::PageView;
+use crate::tree::{PageRef, TreeRef, Value};
+
+/// A unit of merge work is about 100 ns.
+const UNITS_PER_MICRO: usize = 10;
+/// Most work in a turn, in slices.
+const SLICES_PER_TURN_MAX: usize = 4;
+/// Least work in a turn while a merge is under way.
+const SLICE_UNITS_MIN: usize = 200;
+/// Work that one write pays for at most: a leaf read and written for each.
+const UNITS_PER_WRITE_MAX: usize = 60;
+/// First guess of the work for each entry, until the merge has shown it.
+const UNITS_PER_ENTRY_GUESS: usize = 12;
+/// Pages of a dropped tree freed in one turn.
+const DROP_PAGES: usize = 256;
+
+/// The frozen entries of one group, as a merge reads them.
+struct FrozenInput<'a> {
+    overlay: &'a Overlay,
+    cursor: &'a mut FrozenCursor,
+    group: u32,
+    current: Option<EntryRef<'a>>,
+    taken: usize,
+}
+
+impl<'a> FrozenInput<'a> {
+    fn new(overlay: &'a Overlay, cursor: &'a mut FrozenCursor, group: u32) -> FrozenInput<'a> {
+        let current = overlay.frozen_peek(cursor);
+        FrozenInput { overlay, cursor, group, current, taken: 0 }
+    }
+}
+
+impl MergeInput for FrozenInput<'_> {
+    fn peek(&self) -> Option<(&[u8], Change<'_>)> {
+        let entry = self.current.as_ref()?;
+        Some((entry.key, entry.item.map_or(Change::Delete, Change::Put)))
+    }
+
+    fn advance(&mut self) {
+        let taken = self.overlay.frozen_next(self.cursor);
+        debug_assert!(taken.is_some(), "only what was seen is taken");
+        self.taken += 1;
+        self.current = self.overlay.frozen_peek(self.cursor);
+    }
+
+    fn first_key_from(&self, bound: &[u8]) -> Option<&[u8]> {
+        let current = self.current.as_ref()?;
+        if current.key >= bound {
+            return Some(current.key);
+        }
+        let mut cursor = self.overlay.frozen_cursor(self.group, Bound::Included(bound));
+        self.overlay.frozen_peek(&mut cursor).map(|entry| entry.key)
+    }
+}
+
+/// The catalog's changes, sorted by key.
+struct CatalogInput<'a> {
+    changes: &'a [([u8; 8], Option<Vec<u8>>)],
+    next: &'a mut usize,
+}
+
+impl MergeInput for CatalogInput<'_> {
+    fn peek(&self) -> Option<(&[u8], Change<'_>)> {
+        let (key, entry) = self.changes.get(*self.next)?;
+        Some((key, entry.as_deref().map_or(Change::Delete, Change::Put)))
+    }
+
+    fn advance(&mut self) {
+        *self.next += 1;
+    }
+
+    fn first_key_from(&self, bound: &[u8]) -> Option<&[u8]> {
+        let left = &self.changes[*self.next..];
+        let at = left.partition_point(|(key, _)| &key[..] < bound);
+        left.get(at).map(|(key, _)| &key[..])
+    }
+}
+
+impl Store {
+    /// How much merge work this turn's writes must pay for.
+    pub(super) fn slice_units(&self) -> usize {
+        let checkpoint = &self.checkpoint;
+        let slice = self.config.merge_slice_micros as usize * UNITS_PER_MICRO;
+        let writes = (self.last_ticket.0 - checkpoint.paid_ticket) as usize;
+        if writes == 0 && self.pending.is_empty() {
+            return slice;
+        }
+        let per_entry = match checkpoint.merged_entries {
+            0 => UNITS_PER_ENTRY_GUESS,
+            merged => (checkpoint.units_used / merged).max(1),
+        };
+        let left = checkpoint.frozen_entries.saturating_sub(checkpoint.merged_entries) * per_entry;
+        let generation = self.config.overlay_generation_bytes as f64;
+        let room = generation * MERGE_DONE_FILL - self.overlay.active_bytes() as f64;
+        let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
+        let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
+        let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
+        // A turn of many writes may take a few slices' time, but not more: a merge that falls behind
+        // makes writes wait, which is smoother than one long turn.
+        (writes * per_write).clamp(SLICE_UNITS_MIN, SLICES_PER_TURN_MAX * slice)
+    }
+
+    pub(super) fn merge_groups(&mut self, budget: usize, now: Nanos, work: &mut Work) {
+        let mut left = budget;
+        while let Some(part) = self.checkpoint.parts.get(self.checkpoint.next_part).copied() {
+            if part.drop {
+                if !self.free_dropped(part.group) {
+                    work.run_again |= !self.checkpoint.waits_for_pages;
+                    return;
+                }
+                self.checkpoint.next_part += 1;
+                continue;
+            }
+            let Some(used) = self.merge_slice(part.group, left, now, work) else { return };
+            left = left.saturating_sub(used);
+            if left == 0 {
+                work.run_again = true;
+                return;
+            }
+        }
+        if self.overlay.is_frozen() {
+            self.overlay.drop_frozen();
+        }
+        self.list_catalog_changes();
+        self.checkpoint.merge.reset(self.catalog);
+        self.checkpoint.phase = Phase::Catalog;
+        work.run_again = true;
+    }
+
+    /// Merges for `budget`; None when it has to wait. Moves to the next part when the group is done.
+    fn merge_slice(
+        &mut self,
+        group: GroupOrdinal,
+        budget: usize,
+        now: Nanos,
+        work: &mut Work,
+    ) -> Option<usize> {
+        let checkpoint = &mut self.checkpoint;
+        checkpoint.blocked = false;
+        if !self.overlay.is_frozen() {
+            checkpoint.next_part += 1;
+            return Some(0);
+        }
+        let cursor = checkpoint.cursor.get_or_insert_with(|| {
+            checkpoint.merge.reset(self.groups.get(group).tree);
+            self.overlay.frozen_cursor(group.0, Bound::Unbounded)
+        });
+        let mut input = FrozenInput::new(&self.overlay, cursor, group.0);
+        let step = checkpoint.merge.step(&mut input, &mut self.cache, &mut self.space, budget);
+        checkpoint.merged_entries += input.taken;
+        match step {
+            MergeStep::Progress => {
+                checkpoint.units_used += budget;
+                Some(budget)
+            }
+            MergeStep::Done(tree) => {
+                checkpoint.units_used += budget / 4;
+                checkpoint.cursor = None;
+                checkpoint.next_part += 1;
+                self.groups.get_mut(group).tree = tree;
+                // Many small groups share a slice.
+                Some((budget / 4).clamp(1, 50))
+            }
+            other => {
+                self.merge_blocked(other, now, work);
+                None
+            }
+        }
+    }
+
+    fn merge_blocked(&mut self, step: MergeStep, now: Nanos, work: &mut Work) {
+        self.checkpoint.blocked = match step {
+            MergeStep::Missing => {
+                let first = self.checkpoint.merge.missing().first();
+                first.is_some_and(|page| self.is_damaged(*page))
+            }
+            MergeStep::NeedSpace(_) => self.checkpoint.grow_refused_at.is_some(),
+            _ => false,
+        };
+        match step {
+            MergeStep::Missing => {
+                let missing: Vec<PageRef> = self.checkpoint.merge.missing().to_vec();
+                if let Some((first, ahead)) = missing.split_first() {
+                    // A page that cannot be had stops the checkpoint, not the shard: it is tried
+                    // again and again, at a bounded rate.
+                    if let Some(until) = self.damaged_until(*first) {
+                        return work.wake_by(until);
+                    }
+                    self.fetch(*first);
+                    for page in ahead {
+                        self.fetch_if_room(*page);
+                    }
+                }
+            }
+            // The writes that make room are on their way, or start in this turn.
+            MergeStep::CacheFull => {}
+            MergeStep::NeedSpace(blocks) => self.grow(blocks.max(RESERVE_BLOCKS), now, work),
+            MergeStep::Progress | MergeStep::Done(_) => unreachable!("not a reason to wait"),
+        }
+    }
+
+    /// Frees a few pages of a dropped group's tree; true when all are freed. The frees take effect
+    /// with this checkpoint, which also removes the group from the catalog.
+    fn free_dropped(&mut self, group: GroupOrdinal) -> bool {
+        if !self.checkpoint.drop_begun {
+            self.checkpoint.drop_begun = true;
+            let tree = self.groups.get(group).tree;
+            self.checkpoint.drop_stack.extend(tree.root.map(|root| root.page));
+        }
+        self.checkpoint.waits_for_pages = false;
+        for _ in 0..DROP_PAGES {
+            let Some(page) = self.checkpoint.drop_stack.last().copied() else {
+                self.checkpoint.drop_begun = false;
+                self.groups.get_mut(group).tree = TreeRef::EMPTY;
+                return true;
+            };
+            let Some(bytes) = self.cache.get(&page) else {
+                if self.is_damaged(page) {
+                    // What is below it cannot be found: those blocks stay taken, and are reported
+                    // by `inspect` as leaked.
+                    self.checkpoint.drop_stack.pop();
+                    self.space.free(page.id, page.blocks);
+                    continue;
+                }
+                self.checkpoint.waits_for_pages = true;
+                self.fetch(page);
+                return false;
+            };
+            self.checkpoint.drop_stack.pop();
+            let view = PageView::new(bytes);
+            let mut extents = Vec::new();
+            for index in 0..view.count() {
+                if page.level > 0 {
+                    self.checkpoint.drop_stack.push(view.child_page(index));
+                } else if let Value::Overflow(extent) = view.value(index) {
+                    extents.push(extent.page);
+                }
+            }
+            self.space.free(page.id, page.blocks);
+            self.cache.forget(page.id);
+            for extent in extents {
+                self.space.free(extent.id, extent.blocks);
+                self.cache.forget(extent.id);
+            }
+        }
+        false
+    }
+
+    fn list_catalog_changes(&mut self) {
+        let checkpoint = &mut self.checkpoint;
+        for part in &checkpoint.parts {
+            let state = self.groups.get(part.group);
+            let key = catalog_key(state.progress.id());
+            let entry = (!part.drop).then(|| {
+                CatalogEntry {
+                    members: 1,
+                    ballot: state.progress.ballot(),
+                    chosen_slot: state.frozen_slot,
+                    applied_slot: state.frozen_slot,
+                    tree: state.tree,
+                    payload: state.payload.clone(),
+                }
+                .encode()
+            });
+            if entry.is_some() || state.in_catalog {
+                checkpoint.catalog_changes.push((key, entry));
+            }
+        }
+        checkpoint.catalog_changes.sort_unstable_by_key(|(key, _)| *key);
+    }
+
+    pub(super) fn merge_catalog(&mut self, budget: usize, now: Nanos, work: &mut Work) {
+        let checkpoint = &mut self.checkpoint;
+        checkpoint.blocked = false;
+        let mut input = CatalogInput {
+            changes: &checkpoint.catalog_changes,
+            next: &mut checkpoint.next_change,
+        };
+        match checkpoint.merge.step(&mut input, &mut self.cache, &mut self.space, budget) {
+            MergeStep::Progress => work.run_again = true,
+            MergeStep::Done(tree) => {
+                self.catalog = tree;
+                self.checkpoint.phase = Phase::Writing;
+            }
+            other => self.merge_blocked(other, now, work),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `cargo fuzz run item`; see `src/targets/item.rs`.
+#![no_main]
+forebay_fuzz::fuzz!(item);

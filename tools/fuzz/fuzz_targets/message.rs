@@ -1,0 +1,3 @@
+//! `cargo fuzz run message`; see `src/targets/message.rs`.
+#![no_main]
+forebay_fuzz::fuzz!(message);

@@ -1,0 +1,3 @@
+//! `cargo fuzz run number`; see `src/targets/number.rs`.
+#![no_main]
+forebay_fuzz::fuzz!(number);

@@ -1,0 +1,3 @@
+//! `cargo fuzz run page`; see `src/targets/page.rs`.
+#![no_main]
+forebay_fuzz::fuzz!(page);
