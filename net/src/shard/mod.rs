@@ -10,7 +10,7 @@
 //! ```
 //!
 //! It imports nothing from the ring, tokio or glommio: the shell that drives it through
-//! [`Machine`](crate::machine::Machine) may be the ring or the simulator. Nothing blocks; a warm
+//! [`Machine`] may be the ring or the simulator. Nothing blocks; a warm
 //! shard allocates nothing for a Put or a Get.
 //!
 //! Replies that depend on entries in flight (successful writes, but also failed conditions and
