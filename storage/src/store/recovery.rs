@@ -242,7 +242,7 @@ impl Opening {
         let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
             read_block(disk, block).ok()
         })?;
-        let trim_lsn = superblock.log_start.lsn;
+        let trim_lsn = older.map_or(superblock.log_start.lsn, |older| older.log_start.lsn);
         let mut opening = Opening {
             config,
             node_id,
