@@ -1,9 +1,11 @@
 //! The whole tool against a real redis, where one is installed: load, closed and open loop, report,
 //! ledger. Without `redis-server` the tests say so and pass.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,27 +17,36 @@ struct Redis {
 
 impl Redis {
     fn start() -> Option<Redis> {
-        let dir = tempfile::tempdir().unwrap();
-        // A port that was free a moment ago; redis is started at once.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let started = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = started else {
-            eprintln!("SKIPPED: redis-server is not installed; this test needs it");
-            return None;
-        };
-        let redis = Redis { child, port, dir };
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let port = free_port();
+            let Ok(child) = serve(dir.path(), port) else {
+                eprintln!("SKIPPED: redis-server is not installed; this test needs it");
+                return None;
+            };
+            let mut redis = Redis { child, port, dir };
+            if redis.comes_up() {
+                return Some(redis);
+            }
+        }
+        panic!("redis found no port to serve on");
+    }
+
+    /// Waits until this very process answers; false if it ended, as it does where another program
+    /// was quicker to take the port.
+    fn comes_up(&mut self) -> bool {
         let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "redis does not start");
+        loop {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if pong(self.port).is_ok_and(|pong| pong) {
+                return self.child.try_wait().unwrap().is_none();
+            }
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            assert!(began.elapsed() < Duration::from_secs(20), "redis does not answer:\n{log}");
             sleep(Duration::from_millis(20));
         }
-        Some(redis)
     }
 
     fn bench(&self, args: &str) -> Output {
@@ -48,6 +59,38 @@ impl Drop for Redis {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port below those that the kernel gives to outgoing connections, which come and go by the
+/// thousand while these tests run.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(37);
+        let port = 20_000 + start.wrapping_mul(101).wrapping_add(step) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn serve(dir: &Path, port: u16) -> std::io::Result<Child> {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "yes", "--appendfsync", "always", "--logfile", "log", "--dir"])
+        .arg(dir)
+        .stdout(Stdio::null())
+        .spawn()
+}
+
+fn pong(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"PING\r\n")?;
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply)?;
+    Ok(reply == *b"+PONG")
 }
 
 fn bench(args: &str, dir: &Path) -> Output {
@@ -117,13 +160,7 @@ fn a_ledger_outlives_its_store_and_betrays_a_lost_write() {
     let text = succeeds(&run.wait_with_output().unwrap());
     assert!(text.contains("acknowledged puts noted"), "{text}");
 
-    redis.child = Command::new("redis-server")
-        .args(["--port", &redis.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-        .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-        .arg(redis.dir.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    redis.child = serve(redis.dir.path(), redis.port).unwrap();
     let began = Instant::now();
     let verify = "verify-ledger --target TARGET --ledger ledger";
     loop {
@@ -137,8 +174,8 @@ fn a_ledger_outlives_its_store_and_betrays_a_lost_write() {
         sleep(Duration::from_millis(100));
     }
     let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
-    std::io::Write::write_all(&mut stream, b"FLUSHALL\r\n").unwrap();
-    std::io::Read::read(&mut stream, &mut [0; 16]).unwrap();
+    stream.write_all(b"FLUSHALL\r\n").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
     let output = redis.bench(verify);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("VIOLATION: record"));
@@ -147,7 +184,7 @@ fn a_ledger_outlives_its_store_and_betrays_a_lost_write() {
 #[test]
 fn what_cannot_work_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     for scheme in ["redis", "forebay", "floor"] {
         let args = format!("run --target {scheme}://127.0.0.1:{port} --workload gets");
         let output = bench(&args, dir.path());
