@@ -127,6 +127,16 @@ pub(crate) enum BenchError {
         /// How it was started.
         command: String,
     },
+    /// A store that this tool had started ended by itself. Look at its last words first.
+    #[error("{name} died ({status}); its last words:\n{words}")]
+    StoreDied {
+        /// Which.
+        name: String,
+        /// Exit code or signal.
+        status: String,
+        /// The end of its log.
+        words: String,
+    },
     /// A store's program is not here.
     #[error("{name}: no `{program}` here; {remedy}")]
     NotInstalled {
@@ -177,6 +187,7 @@ impl BenchError {
             | BenchError::Connection { .. }
             | BenchError::Protocol(_)
             | BenchError::DoesNotStart { .. }
+            | BenchError::StoreDied { .. }
             | BenchError::NotInstalled { .. }
             | BenchError::Metrics { .. }
             | BenchError::Refused { .. } => 3,

@@ -103,6 +103,23 @@ pub(crate) fn signal(pid: u32, signal: libc::c_int) {
     unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
+/// How the child `pid` ended, if it has. It stays to be waited for, so its number is not reused.
+pub(crate) fn ended(pid: u32) -> Option<String> {
+    // SAFETY: a siginfo_t is plain integers, for which zeros are valid; waitid fills it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for the call to fill.
+    let result = unsafe { libc::waitid(libc::P_PID, pid, &mut info, flags) };
+    // SAFETY: waitid has filled the union's member for SIGCHLD, or left zeros.
+    let (child, status) = unsafe { (info.si_pid(), info.si_status()) };
+    match (result, child) {
+        (0, 0) => None,
+        (0, _) if info.si_code == libc::CLD_EXITED => Some(format!("exit code {status}")),
+        (0, _) => Some(format!("killed by signal {status}")),
+        _ => Some("no child of this process any more".to_owned()),
+    }
+}
+
 /// CPU time of a whole process, user and system, in microseconds (in clock ticks, 10 ms each).
 pub(crate) fn process_cpu_micros(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -70,6 +70,35 @@ fn an_interrupted_comparison_ends_its_stores_and_removes_their_data() {
 }
 
 #[test]
+fn a_store_that_dies_in_the_middle_is_named_as_the_cause() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let child = Command::new(bench())
+        .args(["compare", "--targets", "floor-echo", "--workload", "gets", "--records", "100"])
+        .args(["--duration", "2", "--rounds", "1", "--connections", "4"])
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let began = std::time::Instant::now();
+    let victim = loop {
+        let text = std::fs::read_to_string(&children).unwrap_or_default();
+        if let Some(pid) = text.split_whitespace().next() {
+            break pid.to_owned();
+        }
+        assert!(began.elapsed().as_secs() < 20, "no store was started");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(Command::new("kill").args(["-KILL", &victim]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("floor-echo died (killed by signal 9)"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_compared_says_why() {
     let dir = tempfile::tempdir().unwrap();
     for (args, words) in [

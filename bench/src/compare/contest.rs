@@ -20,6 +20,7 @@ use crate::cli::{Cli, Command};
 use crate::commands::{self, Loaded};
 use crate::error::BenchError;
 use crate::fleet::Member;
+use crate::fleet::process::none_has_died;
 use crate::report::json::Report;
 use crate::sys;
 
@@ -145,7 +146,7 @@ fn play(
         witnesses.probes.push(before);
         entrant.member.resume();
         let running = entrant.beside.as_ref().map(|beside| beside()).transpose()?;
-        let cpu = || entrant.member.pid().and_then(sys::process_cpu_micros);
+        let cpu = || entrant.member.cpu_micros();
         let (cpu_before, (stolen_before, ticks_before)) = (cpu(), sys::stolen_ticks());
         let report = attempt(&words(entrant));
         let (cpu_after, (stolen, ticks)) = (cpu(), sys::stolen_ticks());
@@ -180,7 +181,10 @@ pub(crate) fn run(words: &str) -> Result<Report, BenchError> {
 fn attempt(words: &str) -> Result<Report, BenchError> {
     match parse(words) {
         Command::Run(args) => {
-            let mut report = commands::measure(&args)?;
+            let measured = commands::measure(&args);
+            // Before its symptoms: refused connections, or a report full of errors.
+            none_has_died()?;
+            let mut report = measured?;
             report.command = std::iter::once("forebay-bench")
                 .chain(words.split_whitespace())
                 .map(str::to_owned)
@@ -194,7 +198,11 @@ fn attempt(words: &str) -> Result<Report, BenchError> {
 /// Carries out `words` as the command line that they are.
 pub(crate) fn load(words: &str) -> Result<Loaded, BenchError> {
     match parse(words) {
-        Command::Load(args) => commands::load_quietly(&args),
+        Command::Load(args) => {
+            let loaded = commands::load_quietly(&args);
+            none_has_died()?;
+            loaded
+        }
         other => unreachable!("{other:?} is no load"),
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             p99s.push(report.overall.p99_us);
         }
     }
-    let peak = member.pid().and_then(sys::resident_peak_bytes).unwrap_or(0);
+    let peak = member.pids().filter_map(sys::resident_peak_bytes).sum::<u64>();
     let stated = memory_bytes + CONSTANT_BYTES_PER_SHARD;
     bench.say_commands([
         &member.command,

@@ -54,7 +54,9 @@ pub(crate) fn fetch(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>>
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // One write, one packet: `write!` on a socket sends every piece of the format by itself.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
@@ -69,7 +71,25 @@ pub(crate) fn fetch(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>>
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_request_leaves_in_one_piece() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut piece = [0; 1024];
+            let read = stream.read(&mut piece).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbody").unwrap();
+            String::from_utf8_lossy(&piece[..read]).into_owned()
+        });
+        assert_eq!(fetch(address, "/metrics").unwrap(), b"body");
+        let first = server.join().unwrap();
+        assert!(first.starts_with("GET /metrics HTTP/1.1\r\n") && first.ends_with("\r\n\r\n"));
+    }
 
     #[test]
     fn samples_are_summed_over_shards_and_growth_is_a_difference() {

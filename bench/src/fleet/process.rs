@@ -20,8 +20,16 @@ use crate::sys;
 /// What an interrupt must end.
 #[derive(Debug)]
 struct Registry {
-    children: Vec<u32>,
+    children: Vec<Watched>,
     dirs: Vec<PathBuf>,
+}
+
+/// A child, and where to look for its last words.
+#[derive(Clone, Debug)]
+struct Watched {
+    pid: u32,
+    name: String,
+    log: PathBuf,
 }
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { children: Vec::new(), dirs: Vec::new() });
@@ -39,8 +47,8 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn end_all_on_interrupt() -> Result<(), BenchError> {
     let end = || {
         let registry = registry();
-        for &pid in &registry.children {
-            sys::signal(pid, libc::SIGKILL);
+        for child in &registry.children {
+            sys::signal(child.pid, libc::SIGKILL);
         }
         for dir in &registry.dirs {
             let _ = std::fs::remove_dir_all(dir);
@@ -52,21 +60,69 @@ pub(crate) fn end_all_on_interrupt() -> Result<(), BenchError> {
     sys::on_interrupt(end).map_err(|source| BenchError::Io { what: "watching signals", source })
 }
 
+/// The first of this process's children that has ended by itself, as an error that says how and what
+/// it said last; a store that dies under load is the cause of whatever else went wrong then.
+pub(crate) fn none_has_died() -> Result<(), BenchError> {
+    let registry = registry();
+    for child in &registry.children {
+        if let Some(status) = sys::ended(child.pid) {
+            let words = last_words(&child.log);
+            return Err(BenchError::StoreDied { name: child.name.clone(), status, words });
+        }
+    }
+    Ok(())
+}
+
+/// The last lines of a log.
+fn last_words(log: &Path) -> String {
+    let said = std::fs::read(log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let last: Vec<&str> = said.lines().rev().take(LAST_LINES).collect();
+    match last.is_empty() {
+        true => "it said nothing".to_owned(),
+        false => last.into_iter().rev().collect::<Vec<_>>().join("\n"),
+    }
+}
+
+/// Lines of a dead store's log that an error shows.
+const LAST_LINES: usize = 5;
+
 /// A child that ends with its owner.
 #[derive(Debug)]
 pub(crate) struct OwnedProcess {
     child: Child,
+    log: PathBuf,
 }
 
 impl OwnedProcess {
-    /// Takes charge of the child that `start` starts.
+    /// Takes charge of the child that `start` starts, called `name`, which writes to `log`.
     pub(crate) fn start(
+        name: &str,
+        log: &Path,
         start: impl FnOnce() -> std::io::Result<Child>,
     ) -> std::io::Result<OwnedProcess> {
         let mut registry = registry();
         let child = start()?;
-        registry.children.push(child.id());
-        Ok(OwnedProcess { child })
+        registry.children.push(Watched {
+            pid: child.id(),
+            name: name.to_owned(),
+            log: log.to_owned(),
+        });
+        Ok(OwnedProcess { child, log: log.to_owned() })
+    }
+
+    /// How it ended, if it has. It is not waited for, so its number stays its own.
+    pub(crate) fn ended(&self) -> Option<String> {
+        sys::ended(self.pid())
+    }
+
+    /// How it ended, if it has, and the last lines of its log.
+    pub(crate) fn last_words(&self) -> String {
+        let words = last_words(&self.log);
+        match self.ended() {
+            Some(status) => format!("{status}; {words}"),
+            None => words,
+        }
     }
 
     /// Its number.
@@ -93,7 +149,7 @@ impl OwnedProcess {
 impl Drop for OwnedProcess {
     fn drop(&mut self) {
         let pid = self.pid();
-        registry().children.retain(|&child| child != pid);
+        registry().children.retain(|child| child.pid != pid);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -143,7 +199,7 @@ mod tests {
         let (mut pid, mut path) = (0, PathBuf::new());
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let dir = OwnedDir::create(parent.path(), "x").unwrap();
-            let process = OwnedProcess::start(|| {
+            let process = OwnedProcess::start("x", dir.path(), || {
                 let mut command = Command::new("sleep");
                 sys::prepare_child(command.arg("1000"), None);
                 command.spawn()
@@ -156,6 +212,7 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert!(!path.exists() && !Path::new(&format!("/proc/{pid}")).exists());
-        assert!(!registry().children.contains(&pid) && !registry().dirs.contains(&path));
+        assert!(registry().children.iter().all(|child| child.pid != pid));
+        assert!(!registry().dirs.contains(&path));
     }
 }

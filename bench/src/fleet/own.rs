@@ -1,0 +1,82 @@
+//! Stores of this project: `forebay` beside this program, and this program's own floors.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+
+use super::process::OwnedDir;
+use super::spawn::{Output, Spawned, does_not_start, spawn};
+use super::{Member, Place, READY_TIMEOUT, url};
+use crate::error::BenchError;
+
+/// Where a program of this project is.
+pub(crate) fn beside(program: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name(program)
+}
+
+pub(super) fn start_forebay(name: &str, place: &Place) -> Result<Member, BenchError> {
+    let program = beside("forebay");
+    if !program.is_file() {
+        return Err(BenchError::NotInstalled {
+            name: name.to_owned(),
+            program: program.display().to_string(),
+            remedy: "build it beside this program: cargo build --release --workspace",
+        });
+    }
+    let dir = OwnedDir::create(&place.data_dir, name)?;
+    let data = dir.path().join("data").display().to_string();
+    let program = program.display().to_string();
+    let mut words = vec![program, "dev".to_owned(), "--data".to_owned(), data];
+    let addresses = ["--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    words.extend(addresses.map(str::to_owned));
+    words.extend(place.forebay.iter().cloned());
+    start_announced(name, &words, place, dir, "forebay")
+}
+
+pub(super) fn start_floor(name: &str, place: &Place, mode: &str) -> Result<Member, BenchError> {
+    let dir = OwnedDir::create(&place.data_dir, name)?;
+    let program = std::env::current_exe()
+        .map_err(|source| BenchError::Io { what: "finding this program", source })?;
+    let mut words = vec![program.display().to_string(), "floor".to_owned()];
+    words.extend(["--mode", mode, "--listen", "127.0.0.1:0"].map(str::to_owned));
+    if mode == "log" {
+        words.push("--file".to_owned());
+        words.push(dir.path().join("log").display().to_string());
+    }
+    start_announced(name, &words, place, dir, "floor")
+}
+
+/// Starts a program of this project, which says `ready native=ADDR [http=ADDR] …` when it serves.
+fn start_announced(
+    name: &str,
+    words: &[String],
+    place: &Place,
+    dir: OwnedDir,
+    scheme: &str,
+) -> Result<Member, BenchError> {
+    let Spawned { mut process, command } = spawn(name, words, place, dir.path(), Output::Pipe)?;
+    let stdout = process.child().stdout.take().expect("stdout is a pipe");
+    let (sender, ready) = channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout);
+        let _ = stdout.read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    let line = ready.recv_timeout(READY_TIMEOUT).unwrap_or_default();
+    let field = |name: &str| {
+        line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let Some(native) = field("native").filter(|_| line.starts_with("ready ")) else {
+        return Err(does_not_start(name, &command, &process));
+    };
+    Ok(Member {
+        name: name.to_owned(),
+        url: url(&format!("{scheme}://{native}")),
+        http: field("http").and_then(|address| address.parse().ok()),
+        command,
+        processes: vec![process],
+        dir: Some(dir),
+    })
+}
