@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArgs;
-use crate::figures::FiguresArgs;
+use crate::figures::{FiguresArgs, PageArgs};
 use crate::floor::FloorArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
@@ -63,6 +63,9 @@ pub(crate) enum Command {
     /// Run one workload on several stores in turn, round after round, and show the ratios
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(CompareArgs),
+    /// Serve one page to everybody: the control of `figures --only control-flood`
+    #[command(hide = true)]
+    ServePage(PageArgs),
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),

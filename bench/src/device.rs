@@ -61,7 +61,8 @@ pub(crate) fn measure(
     }
 }
 
-fn config(file: File) -> RingConfig {
+/// A ring of one file, durable by RWF_DSYNC.
+pub(crate) fn config(file: File) -> RingConfig {
     RingConfig {
         connections_max: 1,
         files: vec![(ShardFile::Log, file)],

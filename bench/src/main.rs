@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run(&args),
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::Compare(args) => compare::compare(&args),
+        Command::ServePage(args) => figures::serve_page(&args),
         Command::Figures(args) => figures::figures(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };

@@ -145,8 +145,14 @@ pub(crate) fn stolen_ticks() -> (u64, u64) {
     (fields.get(7).copied().unwrap_or(0), fields.iter().sum())
 }
 
-/// File system and device below `path`, for reports.
-pub(crate) fn device_of(path: &Path) -> String {
+/// The disk below `path`, as `/sys/block` calls it.
+pub(crate) fn disk_of(path: &Path) -> Option<String> {
+    let (device, _) = mount_of(path)?;
+    Some(device.rsplit('/').next().unwrap_or(&device).to_owned())
+}
+
+/// Device and kind of the file system that holds `path`.
+fn mount_of(path: &Path) -> Option<(String, String)> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let found = mounts
@@ -157,8 +163,13 @@ pub(crate) fn device_of(path: &Path) -> String {
             path.starts_with(at).then_some((at.len(), device, kind))
         })
         .max_by_key(|(length, ..)| *length);
-    let Some((_, device, kind)) = found else { return "unknown".to_owned() };
-    let name = device.rsplit('/').next().unwrap_or(device);
+    found.map(|(_, device, kind)| (device.to_owned(), kind.to_owned()))
+}
+
+/// File system and device below `path`, for reports.
+pub(crate) fn device_of(path: &Path) -> String {
+    let Some((device, kind)) = mount_of(path) else { return "unknown".to_owned() };
+    let name = device.rsplit('/').next().unwrap_or(&device);
     let setting = |setting: &str| {
         let value = fs::read_to_string(format!("/sys/block/{name}/queue/{setting}")).ok()?;
         Some(value.trim().to_owned())

@@ -1,110 +1,259 @@
 //! The log against the device below it.
 //!
-//! Puts of large values make the log the limit: few records, overwritten, so that checkpoints
-//! have next to nothing to write. What the node's counters say it made durable, in bytes a second
-//! and in bytes a batch, is compared with the device: the same number of bytes a write, the same
-//! number in flight, RWF_DSYNC, on a prewritten file, with no network and nobody to answer. Both
-//! take turns, and the bare ring and log takes part as the floor.
+//! ```text
+//!   log      records ─► LogWriter ─► batches of n blocks ─┐
+//!                                                         ├─► the same ring, file, depth, RWF_DSYNC
+//!   device                    blocks of the same length ──┘
+//! ```
+//!
+//! The log's writer alone: no network, no tree, nobody to answer. It does what it does in a shard,
+//! copying records of a small Put's size, a checksum for each, headers, one batch after the other,
+//! acknowledged in order. A batch is filled only when the device has been given all that came
+//! before, so every batch is full and its length is known; at the end what is left is sealed and
+//! waited for. The device is measured as `forebay probe-disk` does it, on the same file, at the same
+//! length and with as many writes in flight. Both take turns.
 
 use std::path::Path;
+use std::time::Duration;
 
+use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
+use forebay_core::time::Nanos;
+use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use forebay_net::node::config::BATCHES_IN_FLIGHT_MAX;
-use forebay_storage::block::BLOCK_BYTES;
+use forebay_net::ring::{Ring, open_direct};
+use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone};
+use forebay_storage::log::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES};
+use forebay_storage::log::{LogConfig, LogWriter, RecordHeader, RecordKind, RecoveredLog};
 
-use crate::compare::contest;
 use crate::compare::statistics::Spread;
-use crate::compare::table::{Table, bytes};
+use crate::compare::table::{Table, micros, whole};
 use crate::device::{self, Pattern};
 use crate::error::BenchError;
 use crate::fleet::process::OwnedDir;
-use crate::fleet::{Member, Store};
 
-use super::{Bench, published};
+use super::Bench;
 
-/// Length of values: the log's own cost for each byte, not the cost of requests, shall count.
-const VALUE_BYTES: u64 = 16 << 10;
-const RECORDS: u64 = 256;
-/// The file that the device is measured on.
-const FILE_BYTES: u64 = 256 << 20;
+/// Blocks of each batch.
+const SIZES: [usize; 3] = [1, 4, 16];
+/// Of a record: a key of 24 bytes and a value of 100, as in the other figures.
+const PAYLOAD_BYTES: usize = 124;
+/// Records are padded to this.
+const RECORD_ALIGN: usize = 8;
 
-/// Bytes a second of log, of the bare log, of the device.
+/// Bytes a second of the log and of the device.
 pub(super) fn log(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let depth = BATCHES_IN_FLIGHT_MAX;
     bench.begin(
         "The log against the device",
         &format!(
-            "Puts of {VALUE_BYTES} B values. Forebay: bytes that its log made durable, from \
-             `/metrics`. Device: durable writes (RWF_DSYNC) of forebay's mean batch in that round, \
-             {BATCHES_IN_FLIGHT_MAX} in flight, on a prewritten file."
+            "The log's writer alone, records of {PAYLOAD_BYTES} B, full batches, against durable \
+             writes (RWF_DSYNC) of the same length on the same prewritten file; {depth} in flight \
+             for both, in turn. `forebay probe-disk DIR` measures the second by itself."
         ),
     );
     let args = &bench.args.bench;
-    let forebay = Member::start(&Store::Forebay, "forebay", &args.place())?;
-    let floor = Member::start(&Store::FloorLog, "floor-log", &args.place())?;
-    let data = format!("--records {RECORDS} --value-bytes {VALUE_BYTES}{}", bench.pin());
-    contest::load(&format!("load --target {} {data}", forebay.url))?;
-    let run = |member: &Member| {
-        format!(
-            "run --target {} --workload puts {data} --connections {} --depth 4 --duration {} \
-             --warmup {}",
-            member.url, args.connections, args.duration, args.warmup
-        )
-    };
+    let config = config(SIZES[0]);
     let dir = OwnedDir::create(&args.data_dir, "device")?;
     let path = dir.path().join("log");
-    prewrite(&path)?;
-    let (mut logs, mut floors, mut devices, mut batches) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..args.rounds {
-        floor.pause();
-        forebay.resume();
-        let before = published(&forebay)?;
-        let ran = contest::run(&run(&forebay))?;
-        let after = published(&forebay)?;
-        let seconds = ran.duration_s + ran.warmup_s;
-        forebay.pause();
-        let written = after.grown(&before, "log_written_bytes_total");
-        let batch = written / after.grown(&before, "log_batches_total").max(1.0);
-        let blocks = (batch / BLOCK_BYTES as f64).round().max(1.0) as usize;
-        floor.resume();
-        let floor_run = contest::run(&run(&floor))?;
-        floor.pause();
-        let pattern = Pattern::DurableWrites { blocks };
-        let device = device::measure(&path, pattern, BATCHES_IN_FLIGHT_MAX, bench.duration())?;
-        logs.push(written / seconds);
-        batches.push(batch);
-        floors.push(floor_run.achieved_ops_s * VALUE_BYTES as f64);
-        devices.push(device.bytes_s);
-    }
-    forebay.resume();
-    bench.say_commands([
-        &forebay.command,
-        &floor.command,
-        &contest::shown(&run(&forebay)),
-        &contest::shown(&run(&floor)),
+    prewrite(&path, config.capacity_bytes())?;
+    let mut table = Table::new([
+        "write, median of rounds",
+        "device MB/s",
+        "log MB/s",
+        "log by device",
+        "min–max",
+        "batches/s",
+        "p50 us",
+        "CPU us",
     ]);
-    let mut table = Table::new(["median of rounds", "MB/s", "min–max", "by the device", "min–max"]);
-    for (name, values) in [
-        ("device alone", &devices),
-        ("forebay's log", &logs),
-        ("bare ring and log, values alone", &floors),
-    ] {
-        let (rate, ratio) = (Spread::of(values), Spread::ratio(values, &devices));
+    for blocks in SIZES {
+        let (mut devices, mut logs, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut p50s, mut cpus) = (Vec::new(), Vec::new());
+        for _ in 0..args.rounds {
+            let pattern = Pattern::DurableWrites { blocks };
+            let device = device::measure(&path, pattern, depth, bench.duration())?;
+            let log = write_log(&path, blocks, bench.duration())?;
+            devices.push(device.bytes_s);
+            p50s.push(device.p50_us);
+            logs.push(log.bytes_s);
+            batches.push(log.batches_s);
+            cpus.push(log.cpu_us);
+        }
+        let ratio = Spread::ratio(&logs, &devices);
         table.row([
-            name.to_owned(),
-            format!("{:.1}", rate.median / 1e6),
-            format!("{:.1}–{:.1}", rate.min / 1e6, rate.max / 1e6),
+            format!("{} KiB", blocks * BLOCK_BYTES / 1024),
+            format!("{:.1}", Spread::of(&devices).median / 1e6),
+            format!("{:.1}", Spread::of(&logs).median / 1e6),
             format!("{:.2}", ratio.median),
             format!("{:.2}–{:.2}", ratio.min, ratio.max),
+            whole(Spread::of(&batches).median),
+            micros(Spread::of(&p50s).median),
+            micros(Spread::of(&cpus).median),
         ]);
     }
     bench.say(&table.render());
-    bench.say(&format!("Mean batch: {}.\n", bytes(Spread::of(&batches).median)));
+    bench.say(
+        "p50: of the device's own write. CPU: of the log's thread for each batch, submission and \
+         the kernel's part in it included.\n",
+    );
     Ok(())
 }
 
-/// A file of [`FILE_BYTES`] that later writes only overwrite.
-fn prewrite(path: &Path) -> Result<(), BenchError> {
-    forebay_storage::directory::create_prewritten(path, FILE_BYTES, &mut |_| {}).map(drop).map_err(
+/// What the log reached.
+#[derive(Clone, Copy, Debug)]
+struct LogRate {
+    batches_s: f64,
+    /// Made durable, headers and padding included.
+    bytes_s: f64,
+    /// For each batch.
+    cpu_us: f64,
+}
+
+fn config(blocks: usize) -> LogConfig {
+    LogConfig {
+        batch_bytes_max: (blocks * BLOCK_BYTES) as u32,
+        in_flight_max: BATCHES_IN_FLIGHT_MAX,
+        ..LogConfig::standard(ShardId(0), 1)
+    }
+}
+
+/// Writes a brand-new log over the file at `path` for `duration`.
+fn write_log(path: &Path, blocks: usize, duration: Duration) -> Result<LogRate, BenchError> {
+    let file = open_direct(path, false)?;
+    let mut machine = LogMachine::new(config(blocks), duration);
+    let mut ring = Ring::new(device::config(file))?;
+    let cpu = crate::sys::thread_cpu_nanos();
+    ring.run(&mut machine)?;
+    let cpu = crate::sys::thread_cpu_nanos() - cpu;
+    if let Some(failed) = machine.log.failed() {
+        let source = std::io::Error::other(failed.to_string());
+        return Err(BenchError::File { path: path.to_owned(), source });
+    }
+    let stats = machine.log.stats();
+    let seconds = (machine.last.0 - machine.began.unwrap_or(machine.last).0).max(1) as f64 / 1e9;
+    Ok(LogRate {
+        batches_s: stats.batches as f64 / seconds,
+        bytes_s: stats.written_bytes as f64 / seconds,
+        cpu_us: cpu as f64 / 1e3 / stats.batches.max(1) as f64,
+    })
+}
+
+/// Drives a log's writer as a shard does, with nothing else to do.
+struct LogMachine {
+    log: LogWriter,
+    /// That fill a batch.
+    records_each: u64,
+    slot: u64,
+    duration: Duration,
+    began: Option<Nanos>,
+    /// When the last batch was durable.
+    last: Nanos,
+}
+
+impl LogMachine {
+    fn new(config: LogConfig, duration: Duration) -> LogMachine {
+        let buffer = || BlockBuf::zeroed(config.batch_bytes_max as usize / BLOCK_BYTES);
+        let buffers = (0..config.buffers_wanted()).map(|_| buffer()).collect();
+        let record = (RECORD_HEADER_BYTES + PAYLOAD_BYTES).next_multiple_of(RECORD_ALIGN);
+        let room = config.batch_bytes_max as usize - BATCH_HEADER_BYTES;
+        LogMachine {
+            log: LogWriter::new(config, &RecoveredLog::brand_new(), Lsn(0), 0, buffers),
+            records_each: (room / record) as u64,
+            slot: 0,
+            duration,
+            began: None,
+            last: Nanos(0),
+        }
+    }
+
+    /// One batch's records.
+    fn fill(&mut self) {
+        let payload = [0x5a; PAYLOAD_BYTES];
+        for _ in 0..self.records_each {
+            self.slot += 1;
+            let record = RecordHeader {
+                kind: RecordKind(1),
+                group: GroupId(1),
+                slot: Slot(self.slot),
+                ballot: Ballot(1),
+            };
+            match self.log.append(&record, &[&payload]) {
+                Ok(_) => {}
+                // Every buffer waits for the batches before it to be acknowledged.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Machine for LogMachine {
+    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
+    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
+    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
+    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
+    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
+    fn disk_done(&mut self, done: DiskDone, now: Nanos) {
+        if let Ok(durable) = self.log.done(done) {
+            self.log.trim_to(durable);
+        }
+        self.last = now;
+    }
+    fn woken(&mut self, _: Nanos) {}
+    fn turn(&mut self, now: Nanos, fx: &mut Effects) {
+        let began = *self.began.get_or_insert(now);
+        let is_time = now.since(began) < self.duration.as_nanos() as u64;
+        loop {
+            if is_time && self.log.waiting_bytes() == 0 {
+                self.fill();
+            }
+            let handed = fx.disk.len();
+            self.log.seal(&mut fx.disk);
+            if fx.disk.len() == handed {
+                break;
+            }
+        }
+        if !is_time && self.log.is_idle() || self.log.failed().is_some() {
+            fx.stop = true;
+        }
+    }
+}
+
+/// A file that later writes only overwrite.
+fn prewrite(path: &Path, bytes: u64) -> Result<(), BenchError> {
+    forebay_storage::directory::create_prewritten(path, bytes, &mut |_| {}).map(drop).map_err(
         |error| BenchError::File { path: path.to_owned(), source: std::io::Error::other(error) },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_net::ring::testing::{require_direct, require_io_uring};
+
+    use super::*;
+
+    #[test]
+    fn every_batch_is_full_and_everything_is_waited_for() {
+        for blocks in SIZES {
+            let mut machine = LogMachine::new(config(blocks), Duration::from_secs(1));
+            let mut fx = Effects::default();
+            machine.turn(Nanos(5), &mut fx);
+            assert_eq!(fx.disk.len(), BATCHES_IN_FLIGHT_MAX as usize, "as many as may be");
+            let stats = machine.log.stats();
+            assert_eq!(stats.written_bytes, stats.batches * (blocks * BLOCK_BYTES) as u64);
+        }
+    }
+
+    #[test]
+    fn a_real_file_takes_the_log() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        if !require_io_uring() || !require_direct(dir.path()) {
+            return;
+        }
+        let path = dir.path().join("log");
+        let small = LogConfig { segments: 4, ..config(4) };
+        prewrite(&path, small.capacity_bytes()).unwrap();
+        // The file is shorter than the standard log, so the time is too short to reach its end.
+        let rate = write_log(&path, 4, Duration::from_millis(20)).unwrap();
+        assert!(rate.batches_s > 0.0 && rate.bytes_s >= rate.batches_s * 4096.0, "{rate:?}");
+    }
 }

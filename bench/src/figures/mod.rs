@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | puts | durable puts a second, depth 1 and 16 | redis with appendfsync always; bare ring and log |
 //! | gets | cached gets a second, depth 1 and 16 | redis; bare ring echo |
-//! | log | bytes a second that the log makes durable | the device at that batch size and depth |
+//! | log | bytes a second of the log's writer alone | the device at that batch size and depth |
 //! | open-loop | p99.9 at half of the peak, pauses | the same without checkpoints; the bare log |
-//! | control-flood | p99.9 while the operator HTTP is flooded | the same with a CPU hog |
+//! | control-flood | p99.9 while the operator HTTP is flooded | an unrelated server flooded alike; a CPU hog |
 //! | memory | resident peak; reads a second of ten times the memory | the device's random reads |
 //! | scale | puts and gets at 1k, 100k, 10M items; amplification | each other |
 //! | syscalls | io_uring_enter for each request | none: a count |
@@ -15,14 +15,18 @@
 //! stores anew, so that none inherits another's state.
 
 mod control_flood;
+mod interrupts;
 mod log;
 mod memory;
 mod open_loop;
+mod page_server;
 mod requests;
 mod scale;
 mod syscalls;
 
 use std::time::{Duration, Instant};
+
+pub(crate) use page_server::{PageArgs, serve_page};
 
 use crate::compare::BenchArgs;
 use crate::compare::calm::Probe;
@@ -89,9 +93,13 @@ pub(crate) struct FiguresArgs {
     #[arg(long, value_name = "MIB", default_value_t = 2048,
           value_parser = clap::value_parser!(u64).range(32..=1 << 20))]
     pub(crate) scale_memory_mib: u64,
-    /// Threads that flood the operator HTTP, and that hog the CPU in the control run
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) flood_threads: u32,
+    /// Connections that flood the operator HTTP
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) flood_connections: u32,
+    /// Rate of the flood, of what the operator HTTP can answer at most; 100 floods without pause
+    #[arg(long, value_name = "PERCENT", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) flood_percent: u32,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
 }

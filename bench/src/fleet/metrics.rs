@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{Error, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
+use super::http::ANSWER_TIMEOUT;
 use crate::error::BenchError;
 
-/// How long the node may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an empty answer and a wrong one have in common.
 const OK: &[u8] = b"HTTP/1.1 200";
 

@@ -9,6 +9,7 @@
 //! and prints its command line, so that a reader can start the same by hand. A member that is not
 //! being measured stands still (SIGSTOP): its background work cannot be charged to another.
 
+pub(crate) mod http;
 pub(crate) mod metrics;
 mod own;
 mod peers;
@@ -154,6 +155,11 @@ impl Member {
                 dir: None,
             }),
         }
+    }
+
+    /// An HTTP server with nothing behind it, which serves `page`.
+    pub(crate) fn page_server(page: &[u8], place: &Place) -> Result<Member, BenchError> {
+        own::start_page_server(page, place)
     }
 
     /// Its processes, if this tool started them.

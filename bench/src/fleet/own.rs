@@ -47,6 +47,25 @@ pub(super) fn start_floor(name: &str, place: &Place, mode: &str) -> Result<Membe
     start_announced(name, &words, place, dir, "floor")
 }
 
+/// `serve-page` of this program.
+pub(super) fn start_page_server(page: &[u8], place: &Place) -> Result<Member, BenchError> {
+    let name = "page-server";
+    let dir = OwnedDir::create(&place.data_dir, name)?;
+    let path = dir.path().join("page");
+    std::fs::write(&path, page)
+        .map_err(|source| BenchError::File { path: path.clone(), source })?;
+    let program = std::env::current_exe()
+        .map_err(|source| BenchError::Io { what: "finding this program", source })?;
+    let words = [
+        program.display().to_string(),
+        "serve-page".to_owned(),
+        "--page".to_owned(),
+        path.display().to_string(),
+    ];
+    // It is no store: the scheme is that of something that stores nothing.
+    start_announced(name, &words, place, dir, "floor")
+}
+
 /// Starts a program of this project, which says `ready native=ADDR [http=ADDR] …` when it serves.
 fn start_announced(
     name: &str,
