@@ -58,7 +58,7 @@ impl<'a> Iterator for Range<'a> {
             (Some(_), None) => self.step_active(),
             (None, _) => self.step_frozen(),
         };
-        taken.map(|(_, at)| arena.entry(at))
+        taken.map(|(_, first)| arena.entry(arena.latest(first)))
     }
 }
 
@@ -72,7 +72,7 @@ pub struct FrozenCursor {
     freezes: u64,
     removals: u64,
     position: Position,
-    /// The entry at `position`: its bytes stay in the arena even if it leaves the index.
+    /// The first entry of the key at `position`: its bytes stay in the arena even if it leaves the index.
     next: Option<Staged>,
 }
 
@@ -112,7 +112,7 @@ impl FrozenCursor {
             let probe = overlay.arena.probe(next);
             self.settle(overlay, overlay.frozen.index.seek(&overlay.arena, &probe, false));
         }
-        self.next.map(|at| overlay.arena.entry(at))
+        self.next.map(|first| overlay.arena.entry(overlay.arena.latest(first)))
     }
 
     pub(super) fn next<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {

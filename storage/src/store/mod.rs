@@ -41,13 +41,13 @@ use crate::block::{DiskDone, DiskError, DiskOp, OpId};
 use crate::cache::PageCache;
 use crate::log::format::PutPayload;
 use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
-use crate::overlay::{InFlight, Overlay, Staged};
+use crate::overlay::{InFlight, KeyHash, Overlay, Staged};
 use crate::space::SpaceMap;
 use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use read::{Current, PageId, RangeEnd, Read, Visit};
+pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
@@ -148,7 +148,7 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum PendingEntry {
-    Write(Staged),
+    Write(Staged, KeyHash),
     GroupCreate,
     GroupDrop,
 }
@@ -306,8 +306,9 @@ impl Store {
         let position = appended.expect("the log was asked for room");
         let proposed = self.groups.get_mut(group).progress.propose();
         debug_assert_eq!(proposed, slot);
-        self.in_flight.insert(&self.overlay, staged);
-        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged)))
+        let hash = KeyHash::of(group.0, key);
+        self.in_flight.insert(&self.overlay, staged, hash);
+        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged, hash)))
     }
 
     fn enqueue(
@@ -383,14 +384,14 @@ impl Store {
             self.pending.pop_front();
             self.chosen_ticket.0 += 1;
             match pending.entry {
-                PendingEntry::Write(staged) => {
+                PendingEntry::Write(staged, hash) => {
                     let state = self.groups.get_mut(pending.group);
                     state.progress.durable(0, pending.slot);
                     state.progress.apply(pending.slot);
                     state.changed = true;
-                    self.in_flight.remove(&self.overlay, staged);
+                    self.in_flight.remove(&self.overlay, staged, hash);
                     // Also if the group's drop was proposed: until that is chosen it may be lost.
-                    self.overlay.apply(staged);
+                    self.overlay.apply(staged, hash);
                 }
                 PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
