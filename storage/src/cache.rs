@@ -224,6 +224,12 @@ impl PageCache {
         })
     }
 
+    /// Takes all of the budget's memory from the system now, rather than under load. To be called on
+    /// the thread that will use it, so that it is near that thread's core.
+    pub fn populate(&self) {
+        self.arena.populate();
+    }
+
     /// The shard whose pages these are.
     #[must_use]
     pub fn shard(&self) -> ShardId {

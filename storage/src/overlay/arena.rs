@@ -15,6 +15,7 @@
 //! together stays within the bound. This layout never leaves the process.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 
 use forebay_core::ids::Slot;
 use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
@@ -293,9 +294,9 @@ impl Arena {
         }
     }
 
-    /// Of a key's first entry the latest, of its latest the first; see the module's docs.
+    /// Of a key's first entry the latest, of its latest entry the first; see the module's docs.
     #[inline]
-    fn link(&self, at: Staged) -> Staged {
+    pub(super) fn link(&self, at: Staged) -> Staged {
         Staged(word(self.parts(at).0, LINK))
     }
 
@@ -312,10 +313,10 @@ impl Arena {
         self.set_link(first, next);
     }
 
-    /// The latest entry of the key whose first entry this is.
+    /// Brings an entry's header and key near.
     #[inline]
-    pub(super) fn latest(&self, first: Staged) -> Staged {
-        self.link(first)
+    pub(super) fn touch_key(&self, at: Staged) {
+        black_box(self.chunks[at.chunk() as usize].bytes[at.offset()]);
     }
 
     /// Brings the first lines of an entry near: a value of a few hundred bytes with its key.
@@ -323,6 +324,12 @@ impl Arena {
     pub(super) fn touch(&self, at: Staged) {
         let bytes = &self.chunks[at.chunk() as usize].bytes;
         touch_lines(&bytes[at.offset()..], TOUCHED_BYTES);
+    }
+
+    /// Brings near the latest entries of the keys that have these first ones.
+    pub(super) fn touch_latest(&self, firsts: &[Staged]) {
+        firsts.iter().for_each(|&first| self.touch_key(first));
+        firsts.iter().for_each(|&first| self.touch(self.link(first)));
     }
 
     /// The place of an entry in the index's order.

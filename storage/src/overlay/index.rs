@@ -299,6 +299,14 @@ impl Index {
         Some((hints[at.index as usize], entries[at.index as usize]))
     }
 
+    /// At each `n`th place of a leaf, the entry there and those up to the next such place.
+    #[inline]
+    pub(super) fn every(&self, n: usize, at: Position) -> Option<&[Staged]> {
+        let (_, entries) = self.leaves.get(at.leaf as usize)?.used();
+        let from = at.index as usize;
+        from.is_multiple_of(n).then(|| &entries[from..entries.len().min(from + n)])
+    }
+
     pub(super) fn after(&self, at: Position) -> Position {
         self.settle(Position { index: at.index + 1, ..at })
     }

@@ -320,6 +320,25 @@ impl Overlay {
         Range::new(self, span(&self.active), span(&self.frozen), reverse)
     }
 
+    /// Brings near what [`apply`](Self::apply) will read and change for each of several keys.
+    #[inline]
+    pub fn touch_for_apply(&self, hashes: &[KeyHash]) {
+        let points = &self.active.points;
+        hashes.iter().for_each(|&hash| points.touch(hash));
+        for &hash in hashes {
+            points.find(hash, |latest| {
+                self.arena.touch_key(latest);
+                true
+            });
+        }
+        for &hash in hashes {
+            points.find(hash, |latest| {
+                self.arena.touch_key(self.arena.link(latest));
+                true
+            });
+        }
+    }
+
     /// Fixes the active generation for the merge and starts a new one. None, and nothing happens,
     /// while an earlier one is still being merged.
     pub fn freeze(&mut self) -> Option<Frozen> {
@@ -409,7 +428,7 @@ impl Overlay {
         for Generation { index, points, .. } in [&mut self.active, &mut self.frozen] {
             index.remove_group(arena, group, |first| {
                 let hash = KeyHash::of(group, arena.entry(first).key);
-                points.remove(hash, arena.latest(first));
+                points.remove(hash, arena.link(first));
             });
         }
     }

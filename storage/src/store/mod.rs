@@ -201,6 +201,11 @@ impl Store {
         self.config.log.shard
     }
 
+    /// Takes the page cache's memory from the system now, before the service begins.
+    pub fn populate_memory(&self) {
+        self.cache.populate();
+    }
+
     /// Begins a Put of `item` under the encoded `key`.
     ///
     /// # Errors
@@ -377,10 +382,15 @@ impl Store {
     /// Applies every pending entry that the log holds durably: in a group of one, durable is chosen.
     fn apply_durable(&mut self) {
         let durable_lsn = self.log.durable_lsn();
+        let mut near = 0;
         while let Some(pending) = self.pending.front().copied() {
             if pending.position >= durable_lsn {
                 break;
             }
+            if near == 0 {
+                near = self.touch_pending();
+            }
+            near -= 1;
             self.pending.pop_front();
             self.chosen_ticket.0 += 1;
             match pending.entry {
@@ -397,6 +407,20 @@ impl Store {
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
             }
         }
+    }
+
+    /// Brings near what the next entries will be applied to; says how many of them.
+    fn touch_pending(&self) -> usize {
+        let mut hashes = [KeyHash::default(); TOGETHER_MAX];
+        let mut len = 0;
+        for (hash, pending) in hashes.iter_mut().zip(&self.pending) {
+            if let PendingEntry::Write(_, write_hash) = pending.entry {
+                *hash = write_hash;
+            }
+            len += 1;
+        }
+        self.overlay.touch_for_apply(&hashes[..len]);
+        len
     }
 
     /// Does a turn's worth of background work and hands out the operations asked for.
