@@ -136,6 +136,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         eprintln!("forebay: shard {}: {warning}", plan.shard);
     }
 
+    opened.store.populate_memory();
     let context = ShardContext {
         shard: plan.shard,
         node_id: plan.node_id.to_be_bytes(),

@@ -71,14 +71,14 @@ impl Progress {
 }
 
 /// The payload of a request on its way through a handler.
-enum Payload<'a> {
+pub(super) enum Payload<'a> {
     /// In the connection's buffer.
     Arrived(&'a [u8]),
     /// A copy that was made before.
     Copied(SendBuf),
 }
 
-fn message<T>(payload: &[u8]) -> Result<&T, Refusal>
+pub(super) fn message<T>(payload: &[u8]) -> Result<&T, Refusal>
 where
     T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
 {
@@ -116,6 +116,10 @@ impl Shard {
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
+        if kind == Kind::Get {
+            let outcome = self.get_soon(asker, frame.payload);
+            return self.settle(asker, Payload::Arrived(frame.payload), outcome);
+        }
         self.run(asker, Payload::Arrived(frame.payload), None);
     }
 
@@ -149,7 +153,13 @@ impl Shard {
             Payload::Arrived(bytes) => bytes,
             Payload::Copied(copy) => &copy[..],
         };
-        match self.dispatch(asker, bytes, progress) {
+        let outcome = self.dispatch(asker, bytes, progress);
+        self.settle(asker, payload, outcome);
+    }
+
+    /// Does what a handler came to.
+    fn settle(&mut self, asker: Asker, payload: Payload<'_>, outcome: Result<Outcome, Refusal>) {
+        match outcome {
             Ok(Outcome::Done) => self.done_with(payload),
             Ok(Outcome::Wait(page, progress)) => self.park(asker, payload, page, progress),
             Ok(Outcome::Stall(progress)) => self.stall(asker, payload, progress),
@@ -245,7 +255,7 @@ impl Shard {
         }
     }
 
-    fn park(
+    pub(super) fn park(
         &mut self,
         asker: Asker,
         payload: Payload<'_>,
