@@ -24,6 +24,7 @@ mod floor;
 mod generator;
 mod ledger;
 mod report;
+mod stamps;
 mod sys;
 mod target;
 mod workload;
