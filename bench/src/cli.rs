@@ -8,6 +8,7 @@ use crate::compare::CompareArgs;
 use crate::figures::FiguresArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
+use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
 
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
+    SelfTest(SelfTestArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
     VerifyLedger(VerifyArgs),
 }
@@ -166,6 +169,10 @@ pub(crate) struct RunArgs {
     /// Run the generator's threads before all others on their cores (SCHED_FIFO; needs root)
     #[arg(long)]
     pub(crate) realtime: bool,
+    /// The generator's threads never sleep: latencies are tens of microseconds nearer to the truth,
+    /// for a core each (`self-test` shows how much)
+    #[arg(long, requires = "rate")]
+    pub(crate) spin: bool,
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,

@@ -193,6 +193,7 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
         phases: phases(args),
         arrivals: args.arrivals,
         realtime: args.realtime,
+        spin: args.spin,
         ..plan(&args.traffic, args.connections, args.depth)?
     };
     let raw = args.report.as_ref().map(|dir| {
@@ -301,6 +302,7 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
         arrivals: Arrivals::Fixed,
         seed: traffic.seed,
         realtime: false,
+        spin: false,
         interval_millis: 1000,
         timeout_millis: traffic.data.timeout_millis,
         reconnect: true,

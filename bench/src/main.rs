@@ -24,6 +24,7 @@ mod floor;
 mod generator;
 mod ledger;
 mod report;
+mod selftest;
 mod stamps;
 mod sys;
 mod target;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::Compare(args) => compare::compare(&args),
         Command::Figures(args) => figures::figures(&args),
+        Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };
     match ended {

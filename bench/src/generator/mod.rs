@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use forebay_core::time::Nanos;
 use forebay_net::ring::{Ring, RingConfig};
@@ -34,8 +35,11 @@ use machine::Generator;
 use record::{Recorder, Shared};
 use schedule::{Pacing, Schedule};
 
-pub(crate) use record::{Cause, Interval, Sample, latency_histogram};
+pub(crate) use record::{Cause, Interval, LATE_NANOS, Sample, latency_histogram};
 pub(crate) use schedule::{Arrivals, Profile, Ramp};
+
+/// A spinning thread looks at its events for so long before it would sleep after all.
+const SPIN: Duration = Duration::from_secs(1);
 
 /// What one thread is told.
 #[derive(Clone, Debug)]
@@ -107,6 +111,8 @@ pub(crate) struct Plan {
     pub(crate) interval_millis: u64,
     /// The threads run before all others on their cores.
     pub(crate) realtime: bool,
+    /// The threads never sleep.
+    pub(crate) spin: bool,
     /// Limit for one operation.
     pub(crate) timeout_millis: u64,
     /// Open lost connections again.
@@ -282,6 +288,7 @@ fn drive<T: Target>(
         core,
         // Twice: a lost connection's place is free only after its teardown.
         connections_max: sockets * 2 + 16,
+        busy_poll: if plan.spin { SPIN } else { Duration::ZERO },
         ..RingConfig::default()
     })?;
     let mut generator = Generator::new(

@@ -17,6 +17,9 @@ use crate::workload::{OpKind, WorkloadName};
 /// More of a core than this and the client is the limit.
 const CLIENT_LIMIT_FRACTION: f64 = 0.9;
 
+/// So many of its starts late without want of a free connection, and a spinning client is the limit.
+const OWN_LATE_MAX: f64 = 0.01;
+
 /// The label of every closed loop.
 pub(crate) const CLOSED_LOOP: &str =
     "closed loop: latencies leave out waiting for the client (coordinated omission)";
@@ -68,6 +71,7 @@ pub(crate) fn report<T: Target>(
         .collect();
     let cpu_nanos: u64 = outcome.threads.iter().map(|thread| thread.cpu_nanos).sum();
     let attempts = total.successes() + counters.errors_all();
+    let own_late_starts = counters.late_starts - counters.late_for_depth;
     let distribution = match args.workload {
         WorkloadName::Ledger => "each connection its own keys in turn",
         name => args.distribution.unwrap_or(name.distribution()).label(),
@@ -118,7 +122,12 @@ pub(crate) fn report<T: Target>(
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
         pauses_over_10_ms: outcome.pauses,
         client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
-        client_was_the_limit: fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
+        client_was_the_limit: match args.spin {
+            // It uses all of its core whatever it does; then its own lateness tells.
+            true => own_late_starts as f64 > attempts as f64 * OWN_LATE_MAX,
+            false => fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
+        },
+        client_spins: args.spin,
         client_cpu_fraction_by_thread: fractions,
         client_cpu_us_per_op: cpu_nanos as f64 / 1000.0 / attempts.max(1) as f64,
         cpu_stolen_fraction: (stolen - stolen_before) as f64

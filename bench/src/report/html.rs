@@ -327,8 +327,9 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "client CPU",
             format!(
-                "{} of a core by thread, {:.2} us for each operation{limited}",
+                "{} of a core by thread{}, {:.2} us for each operation{limited}",
                 threads.join(", "),
+                if report.client_spins { " (spinning)" } else { "" },
                 report.client_cpu_us_per_op
             ),
         ),

@@ -77,8 +77,10 @@ pub(crate) struct Report {
     pub(crate) client_cpu_fraction: f64,
     pub(crate) client_cpu_fraction_by_thread: Vec<f64>,
     pub(crate) client_cpu_us_per_op: f64,
-    /// Some thread used more than 90 % of its core: the figures are the client's limit, perhaps
-    /// not the store's.
+    /// Its threads never slept: using all of their cores says nothing.
+    pub(crate) client_spins: bool,
+    /// Some thread used more than 90 % of its core, or, if threads spin, 1 % of the starts were late
+    /// by the client's own doing: the figures are the client's limit, perhaps not the store's.
     #[serde(rename = "client_limited")]
     pub(crate) client_was_the_limit: bool,
     /// Of all cores' time during the run, what the hypervisor gave to other machines.
@@ -169,8 +171,9 @@ impl Report {
         let mut warn = |words: String| warnings.push(words);
         if self.client_was_the_limit {
             warn(
-                "the client was the limit: a generator thread used more than 90 % of its core. \
-                 Give it more with --threads, or a core of its own with --core"
+                "the client was the limit: a generator thread used more than 90 % of its core, or \
+                 could not keep to its schedule. Give it more with --threads, or a core of its own \
+                 with --core"
                     .to_owned(),
             );
         }
