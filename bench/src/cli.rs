@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::compare::CompareArgs;
 use crate::figures::{FiguresArgs, PageArgs};
 use crate::floor::FloorArgs;
+use crate::generator::Arrivals;
+use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
 
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
+    SelfTest(SelfTestArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
     VerifyLedger(VerifyArgs),
 }
@@ -77,7 +81,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
     /// The store: forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", default_value = "forebay://127.0.0.1:4700")]
     pub(crate) target: TargetUrl,
     /// Table for the records (created if absent; redis has none)
     #[arg(long, default_value = "usertable")]
@@ -133,7 +137,7 @@ pub(crate) struct LoadArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     /// Which mix of operations
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", default_value = "a")]
     pub(crate) workload: WorkloadName,
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
@@ -156,18 +160,28 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "OPS_PER_SECOND",
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) rate: Option<u64>,
+    /// How an open loop's intended starts lie
+    #[arg(long, value_enum, default_value = "fixed")]
+    pub(crate) arrivals: Arrivals,
     /// Choose records otherwise than the workload does
     #[arg(long)]
     pub(crate) distribution: Option<Distribution>,
-    /// Write DIR/report.json
+    /// Write report.html, report.json, latency.svg and the raw histograms (.hlog, .hgrm) into DIR
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
     /// Run the generator's threads before all others on their cores (SCHED_FIFO; needs root)
     #[arg(long)]
     pub(crate) realtime: bool,
+    /// The generator's threads never sleep: latencies are tens of microseconds nearer to the truth,
+    /// for a core each (`self-test` shows how much)
+    #[arg(long, requires = "rate")]
+    pub(crate) spin: bool,
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
+    /// What the report must say beyond what this run knows.
+    #[arg(skip)]
+    pub(crate) remarks: Vec<String>,
 }
 
 /// `verify-ledger`.

@@ -24,6 +24,8 @@ mod floor;
 mod generator;
 mod ledger;
 mod report;
+mod selftest;
+mod stamps;
 mod sys;
 mod target;
 mod workload;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::ServePage(args) => figures::serve_page(&args),
         Command::Figures(args) => figures::figures(&args),
+        Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };
     match ended {

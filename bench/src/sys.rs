@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// CPU time that the calling thread has used, in the kernel's work for it too.
 pub(crate) fn thread_cpu_nanos() -> u64 {
@@ -198,7 +198,7 @@ pub(crate) fn raise_open_files() -> u64 {
 }
 
 /// What a reader must know about the machine. No name of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hardware {
     cpu_model: String,
     cores: usize,
