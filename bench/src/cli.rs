@@ -28,13 +28,14 @@ Examples:
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
 
 const COMPARE_EXAMPLES: &str = "\
-Each of --targets is a store to start (redis, forebay, floor, floor-echo, floor-log; floor is
-floor-log for workloads that write, floor-echo for others) or the URL of a running one. A store that
-this command starts is pinned to --server-core, keeps its data in a directory of its own below
+Each of --targets is a store to start (redis, etcd3, memcached, forebay, floor, floor-echo, floor-log;
+floor is floor-log for workloads that write, floor-echo for others) or the URL of a running one.
+etcd3 is a cluster of three, all on the one core. A store that this command starts is pinned to --server-core, keeps its data in a directory of its own below
 --data-dir, stands still while another is measured, and is gone afterwards.
 
 Examples:
   forebay-bench compare --targets redis,forebay,floor --workload puts --depth 16
+  forebay-bench compare --spawn redis,etcd3,forebay --workload a
   forebay-bench compare --targets floor,forebay --workload gets --rounds 5 --report reports/gets
   forebay-bench compare --targets redis,forebay --workload a --discard-noisy --duration 10";
 
@@ -80,7 +81,8 @@ pub(crate) enum Command {
 /// What every command says about the data.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
-    /// The store: forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT
+    /// The store: forebay://HOST:PORT, redis://HOST:PORT, etcd://HOST:PORT[,HOST:PORT…],
+    /// dynamodb+http://HOST:PORT, memcached://HOST:PORT or floor://HOST:PORT
     #[arg(long, value_name = "URL", default_value = "forebay://127.0.0.1:4700")]
     pub(crate) target: TargetUrl,
     /// Table for the records (created if absent; redis has none)
@@ -221,6 +223,7 @@ mod tests {
             "compare --targets redis,forebay,floor --workload puts --records 5 --value-bytes 10 \
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
              --report d --discard-noisy",
+            "compare --spawn redis,etcd3,memcached --targets forebay://h:1 --workload a",
             "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());

@@ -16,10 +16,13 @@ use crate::report::json::Report;
 use crate::report::raw::RawLogs;
 use crate::report::{html, text};
 use crate::sys;
+use crate::target::dynamodb::DynamoDb;
+use crate::target::etcd::Etcd;
 use crate::target::floor::Floor;
 use crate::target::forebay::Forebay;
+use crate::target::memcached::Memcached;
 use crate::target::redis::Redis;
-use crate::target::{Scheme, Target};
+use crate::target::{Scheme, Setup, Target, TargetUrl};
 use crate::workload::{
     LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Records, Source, WorkloadName,
 };
@@ -35,22 +38,45 @@ const LOAD_IDLE_PASSES_MAX: u32 = 10;
 
 /// Sets up the target behind `$url` and evaluates `$body` with it as `$target`.
 macro_rules! with_target {
-    ($url:expr, $table:expr, |$target:ident| $body:expr) => {
-        match $url.scheme {
+    ($url:expr, $setup:expr, |$target:ident| $body:expr) => {{
+        let (url, setup): (&TargetUrl, &Setup<'_>) = ($url, $setup);
+        match url.scheme {
             Scheme::Redis => {
-                let $target = Arc::new(Redis::setup($url, CONNECT_TIMEOUT)?);
+                let $target = Arc::new(Redis::setup(url, setup.timeout)?);
                 $body
             }
             Scheme::Floor => {
-                let $target = Arc::new(Floor::setup($url, CONNECT_TIMEOUT)?);
+                let $target = Arc::new(Floor::setup(url, setup.timeout)?);
                 $body
             }
             Scheme::Forebay => {
-                let $target = Arc::new(Forebay::setup($url, $table, CONNECT_TIMEOUT)?);
+                let $target = Arc::new(Forebay::setup(url, setup)?);
+                $body
+            }
+            Scheme::Etcd => {
+                let $target = Arc::new(Etcd::setup(url, setup)?);
+                $body
+            }
+            Scheme::DynamoDb => {
+                let $target = Arc::new(DynamoDb::setup(url, setup)?);
+                $body
+            }
+            Scheme::Memcached => {
+                let $target = Arc::new(Memcached::setup(url, setup)?);
                 $body
             }
         }
-    };
+    }};
+}
+
+/// The plainest data: keys without sort keys, consistent reads.
+fn plain(table: &str) -> Setup<'_> {
+    Setup { table, sort_digits: 0, consistent: true, timeout: CONNECT_TIMEOUT }
+}
+
+/// What the running store at `url` says about itself.
+pub(crate) fn facts(url: &TargetUrl) -> Result<Vec<(String, String)>, BenchError> {
+    with_target!(url, &plain("usertable"), |target| Ok(target.facts().to_vec()))
 }
 
 /// `forebay-bench load`.
@@ -78,11 +104,12 @@ pub(crate) struct Loaded {
 /// Loads, and says nothing on stdout.
 pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
     let data = &args.traffic.data;
-    with_target!(&data.target, &data.table, |target| load_into(args, &target))
+    with_target!(&data.target, &plain(&data.table), |target| load_into(args, &target))
 }
 
 fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, BenchError> {
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
+    check_keys(target.as_ref(), &args.traffic.data)?;
     let mut plan = Plan {
         interval_millis: LOAD_INTERVAL_MILLIS,
         ..plan(&args.traffic, args.connections, args.depth)?
@@ -179,10 +206,11 @@ fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
             "a ledger value takes at least {LEDGER_VALUE_BYTES_MIN} bytes: raise --value-bytes"
         )));
     }
-    with_target!(&data.target, &data.table, |target| run_on(args, &target))
+    with_target!(&data.target, &plain(&data.table), |target| run_on(args, &target))
 }
 
 fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchError> {
+    check_keys(target.as_ref(), &args.traffic.data)?;
     let mix = args.workload.mix();
     for kind in OpKind::ALL.into_iter().filter(|kind| mix.has(*kind)) {
         if let Some(reason) = target.refuses(kind) {
@@ -247,7 +275,7 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
 pub(crate) fn verify_ledger(args: &VerifyArgs) -> Result<(), BenchError> {
     let (header, puts) = ledger::read(&args.ledger)?;
     let timeout = Duration::from_millis(args.timeout_millis);
-    let verdict = with_target!(&args.target, &header.table, |target| ledger::verify(
+    let verdict = with_target!(&args.target, &plain(&header.table), |target| ledger::verify(
         target.as_ref(),
         &header,
         &puts,
@@ -282,6 +310,14 @@ fn phases(args: &RunArgs) -> Vec<Phase> {
 
 fn ledger_header(data: &DataArgs) -> LedgerHeader {
     LedgerHeader { key_bytes: data.key_bytes as usize, table: data.table.clone() }
+}
+
+/// Whether the target takes keys of this length.
+fn check_keys<T: Target>(target: &T, data: &DataArgs) -> Result<(), BenchError> {
+    match target.refuses_keys(data.key_bytes as usize) {
+        Some(reason) => Err(BenchError::Usage(format!("--key-bytes {}: {reason}", data.key_bytes))),
+        None => Ok(()),
+    }
 }
 
 /// What all plans share.

@@ -102,7 +102,8 @@ fn a_store_that_dies_in_the_middle_is_named_as_the_cause() {
 fn what_cannot_be_compared_says_why() {
     let dir = tempfile::tempdir().unwrap();
     for (args, words) in [
-        ("compare --targets memcached --workload gets", "floor-log"),
+        ("compare --targets mysql --workload gets", "floor-log"),
+        ("compare --spawn redis://h:1 --workload gets", "cannot be started"),
         ("compare --targets floor,floor-log --workload puts --records 10", "twice"),
         ("compare --workload ledger", "compares nothing"),
         ("figures --only everything", "possible values"),

@@ -133,10 +133,13 @@ impl BenchArgs {
 /// `forebay-bench compare`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CompareArgs {
-    /// What to compare; ratios are to the first
-    #[arg(long, value_name = "TARGET", value_delimiter = ',', num_args = 1..,
-          default_value = "redis,forebay,floor")]
+    /// What to compare; ratios are to the first [default: redis,forebay,floor]
+    #[arg(long, value_name = "TARGET", value_delimiter = ',', num_args = 1..)]
     pub(crate) targets: Vec<Store>,
+    /// Stores to start here, where they are installed; they come before --targets
+    #[arg(long, value_name = "STORE", value_delimiter = ',', num_args = 1..,
+          value_parser = to_spawn)]
+    pub(crate) spawn: Vec<Store>,
     /// Which mix of operations
     #[arg(long, value_name = "NAME")]
     pub(crate) workload: WorkloadName,
@@ -152,6 +155,24 @@ pub(crate) struct CompareArgs {
     pub(crate) memory: Option<String>,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
+}
+
+/// A store that can be started.
+fn to_spawn(text: &str) -> Result<Store, String> {
+    match text.parse()? {
+        Store::Running(_) => Err("a URL cannot be started; it belongs to --targets".to_owned()),
+        store => Ok(store),
+    }
+}
+
+impl CompareArgs {
+    /// All that are compared, in order.
+    fn stores(&self) -> Vec<Store> {
+        match self.spawn.is_empty() && self.targets.is_empty() {
+            true => vec![Store::Redis, Store::Forebay, Store::Floor],
+            false => self.spawn.iter().chain(&self.targets).cloned().collect(),
+        }
+    }
 }
 
 /// `compare.json`.
@@ -175,7 +196,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), BenchError> {
         place = place.with(["--memory", memory]);
     }
     println!("{}", args.bench.machine_lines());
-    let started = start_all(&args.targets, args.workload, &args.bench, &place)?;
+    let started = start_all(&args.stores(), args.workload, &args.bench, &place)?;
     for line in &started.lines {
         println!("    {line}");
     }
@@ -247,7 +268,7 @@ pub(crate) fn start_all(
             _ => return Err(BenchError::Usage(format!("--targets names {store} twice"))),
         };
         let member = match Member::start(store, &name, place) {
-            Err(error @ BenchError::NotInstalled { .. }) if *store == Store::Redis => {
+            Err(error @ BenchError::NotInstalled { .. }) if *store != Store::Forebay => {
                 started.lines.push(format!("left out: {error}"));
                 eprintln!("forebay-bench: left out: {error}");
                 continue;
@@ -256,14 +277,23 @@ pub(crate) fn start_all(
         };
         started.lines.push(member.command.clone());
         started.lines.push(args.fill(&member)?);
+        started.lines.push(format!("# {name}: {}", facts_line(&member)?));
         // Nothing of it runs while the next is loaded.
         member.pause();
         started.members.push(member);
     }
     match started.members.is_empty() {
-        true => Err(BenchError::Usage("none of --targets can be measured".to_owned())),
+        true => Err(BenchError::Usage("none of the targets can be measured".to_owned())),
         false => Ok(started),
     }
+}
+
+/// What the store says about itself, durability above all.
+fn facts_line(member: &Member) -> Result<String, BenchError> {
+    let facts = crate::commands::facts(&member.url)?;
+    let facts: Vec<String> =
+        facts.into_iter().map(|(name, value)| format!("{name} {value}")).collect();
+    Ok(facts.join("; "))
 }
 
 /// Each of `members` under the same load.

@@ -39,6 +39,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) enum Store {
     /// `redis-server` from PATH, durable.
     Redis,
+    /// Three `etcd` from PATH, one cluster.
+    Etcd3,
+    /// `memcached` from PATH.
+    Memcached,
     /// The `forebay` beside this program.
     Forebay,
     /// The floor under the workload.
@@ -57,6 +61,8 @@ impl FromStr for Store {
     fn from_str(text: &str) -> Result<Store, String> {
         Ok(match text {
             "redis" => Store::Redis,
+            "etcd3" => Store::Etcd3,
+            "memcached" => Store::Memcached,
             "forebay" => Store::Forebay,
             "floor" => Store::Floor,
             "floor-echo" => Store::FloorEcho,
@@ -64,8 +70,8 @@ impl FromStr for Store {
             url if url.contains("://") => Store::Running(url.parse()?),
             _ => {
                 return Err(
-                    "expected redis, forebay, floor, floor-echo, floor-log, or the URL of \
-                            a running store"
+                    "expected redis, etcd3, memcached, forebay, floor, floor-echo, floor-log, or \
+                     the URL of a running store"
                         .to_owned(),
                 );
             }
@@ -77,6 +83,8 @@ impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Store::Redis => f.write_str("redis"),
+            Store::Etcd3 => f.write_str("etcd3"),
+            Store::Memcached => f.write_str("memcached"),
             Store::Forebay => f.write_str("forebay"),
             Store::Floor => f.write_str("floor"),
             Store::FloorEcho => f.write_str("floor-echo"),
@@ -143,6 +151,8 @@ impl Member {
     pub(crate) fn start(store: &Store, name: &str, place: &Place) -> Result<Member, BenchError> {
         match store {
             Store::Redis => peers::start_redis(name, place),
+            Store::Etcd3 => peers::start_etcd3(name, place),
+            Store::Memcached => peers::start_memcached(name, place),
             Store::Forebay => own::start_forebay(name, place),
             Store::FloorEcho => own::start_floor(name, place, "echo"),
             Store::Floor | Store::FloorLog => own::start_floor(name, place, "log"),

@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::metrics::fetch;
 use super::ports::{attempts, free_port};
 use super::process::{OwnedDir, OwnedProcess};
 use super::spawn::{Output, Spawned, does_not_start, spawn};
@@ -37,6 +38,103 @@ pub(super) fn start_redis(name: &str, place: &Place) -> Result<Member, BenchErro
         Ok(Member {
             name: name.to_owned(),
             url: url(&format!("redis://{address}")),
+            http: None,
+            command,
+            processes: vec![process],
+            dir: Some(dir),
+        })
+    })
+}
+
+/// Three etcd processes that form one cluster, each with its own directory; every setting that
+/// concerns durability is etcd's default.
+pub(super) fn start_etcd3(name: &str, place: &Place) -> Result<Member, BenchError> {
+    attempts(|| {
+        let dir = OwnedDir::create(&place.data_dir, name)?;
+        let mut ports = Vec::new();
+        for _ in 0..ETCD_MEMBERS {
+            ports.push((free_port()?, free_port()?));
+        }
+        let at = |port: u16| format!("http://127.0.0.1:{port}");
+        let cluster: Vec<String> = (1..)
+            .zip(&ports)
+            .map(|(number, &(_, peers))| format!("n{number}={}", at(peers)))
+            .collect();
+        let mut processes = Vec::new();
+        let mut commands = Vec::new();
+        for (number, &(clients, peers)) in (1..).zip(&ports) {
+            // A log of its own for each: they must not write over each other.
+            let own = dir.path().join(format!("n{number}"));
+            std::fs::create_dir(&own)
+                .map_err(|source| BenchError::File { path: own.clone(), source })?;
+            let words = [
+                "etcd".to_owned(),
+                format!("--name=n{number}"),
+                "--data-dir".to_owned(),
+                own.join("data").display().to_string(),
+                format!("--listen-client-urls={}", at(clients)),
+                format!("--advertise-client-urls={}", at(clients)),
+                format!("--listen-peer-urls={}", at(peers)),
+                format!("--initial-advertise-peer-urls={}", at(peers)),
+                format!("--initial-cluster={}", cluster.join(",")),
+                "--initial-cluster-state=new".to_owned(),
+                // Every version of a key is kept until it is compacted; the default is 2 GB.
+                "--quota-backend-bytes=8589934592".to_owned(),
+                "--logger=zap".to_owned(),
+                "--log-level=warn".to_owned(),
+            ];
+            let Spawned { process, command } = spawn(name, &words, place, &own, Output::Log)?;
+            processes.push(process);
+            commands.push(command);
+        }
+        // A member is healthy once the cluster has a leader, which takes all that were started.
+        for ((&(clients, _), process), command) in ports.iter().zip(&processes).zip(&commands) {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, clients));
+            serves(name, command, process, || is_healthy(address))?;
+        }
+        let addresses: Vec<String> =
+            ports.iter().map(|(clients, _)| format!("127.0.0.1:{clients}")).collect();
+        Ok(Member {
+            name: name.to_owned(),
+            url: url(&format!("etcd://{}", addresses.join(","))),
+            http: None,
+            command: commands.join("\n    "),
+            processes,
+            dir: Some(dir),
+        })
+    })
+}
+
+/// Of the smallest cluster that outlives one member.
+const ETCD_MEMBERS: usize = 3;
+
+fn is_healthy(address: SocketAddr) -> bool {
+    fetch(address, "/health")
+        .is_ok_and(|body| String::from_utf8_lossy(&body).contains("\"health\":\"true\""))
+}
+
+/// `memcached`, with memory for all that the figures load.
+pub(super) fn start_memcached(name: &str, place: &Place) -> Result<Member, BenchError> {
+    attempts(|| {
+        let dir = OwnedDir::create(&place.data_dir, name)?;
+        let port = free_port()?;
+        // As root it wants to know whom to run as; else it ignores that.
+        let words = [
+            "memcached",
+            "--listen=127.0.0.1",
+            &format!("--port={port}"),
+            "--udp-port=0",
+            "--memory-limit=1024",
+            "--user=nobody",
+        ]
+        .map(str::to_owned);
+        let Spawned { process, command } = spawn(name, &words, place, dir.path(), Output::Log)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let versions = || answers(address, b"version\r\n", b"VERSION ");
+        serves(name, &command, &process, versions)?;
+        Ok(Member {
+            name: name.to_owned(),
+            url: url(&format!("memcached://{address}")),
             http: None,
             command,
             processes: vec![process],

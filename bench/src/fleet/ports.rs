@@ -59,7 +59,9 @@ pub(crate) fn attempts<T>(
 /// Whether a store's last words say that its port was taken.
 fn is_about_a_port(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
-    words.contains("address already in use") || words.contains("failed listening")
+    words.contains("address already in use")
+        || words.contains("failed listening")
+        || words.contains("failed to listen")
 }
 
 /// The kernel's range for outgoing connections; its own default where it cannot be read.

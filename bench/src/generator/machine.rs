@@ -318,6 +318,10 @@ impl<T: Target> Generator<T> {
             OpKind::Put | OpKind::Insert => {
                 Request::Put { key, value: self.slots.source.value(planned) }
             }
+            OpKind::ConditionalPut => {
+                Request::PutExisting { key, value: self.slots.source.value(planned) }
+            }
+            OpKind::Query => Request::Query { key, items: planned.argument as u32 },
             OpKind::Scan => Request::Scan { key, items: planned.argument as u32 },
         };
         encode(&mut self.sockets, &mut self.dirty, socket, request, correlation);
@@ -512,6 +516,13 @@ impl<T: Target> Machine for Generator<T> {
                 .get_or_insert_with(|| format!("the target does not speak its protocol: {error}"));
             self.broken.push(conn);
             self.socket_gone(index, now);
+            return;
+        }
+        let socket = &mut self.sockets[index as usize];
+        socket.codec.speak(&mut socket.out);
+        if !socket.out.is_empty() && !socket.dirty {
+            socket.dirty = true;
+            self.dirty.push(index);
         }
     }
 

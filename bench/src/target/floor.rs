@@ -77,8 +77,8 @@ pub(crate) struct FloorCodec {
 impl Codec for FloorCodec {
     fn encode(&mut self, request: Request<'_>, correlation: u64, out: &mut SendBuf) {
         let value: &[u8] = match request {
-            Request::Put { value, .. } => value,
-            Request::Get { .. } | Request::Scan { .. } => &[],
+            Request::Put { value, .. } | Request::PutExisting { value, .. } => value,
+            Request::Get { .. } | Request::Query { .. } | Request::Scan { .. } => &[],
         };
         let key = request.key();
         let payload = key.len() + value.len();

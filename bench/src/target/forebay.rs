@@ -13,23 +13,26 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use forebay_core::expression::{Condition, ConditionExpression, SortKeyCondition};
 use forebay_core::item::{ItemRef, ItemWriter, ValueRef};
 use forebay_core::key::partition_hash;
 use forebay_core::limits::FRAME_BYTES_MAX;
 use forebay_core::message::{
     ArchivedDescribeNodeReply, ArchivedErrorReply, ArchivedGetReply, ArchivedTableReply,
     CreateTableRequest, DescribeNodeRequest, DescribeTableRequest, ErrorCode, GetRequest, Kind,
-    Message, PutRequest, ReturnValues, ScanRequest,
+    Message, PutRequest, QueryRequest, ReturnValues, ScanRequest,
 };
 use forebay_core::table::{KeySchema, KeyType, TableDescription, TableStatus};
 use forebay_net::frame::{self, Frame, FrameSerializer, Inbox, PROTOCOL_VERSION};
 use forebay_net::machine::SendBuf;
 
-use super::{Codec, Outcome, ProtocolError, Request, Target, TargetUrl};
+use super::{Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl, split_key};
 use crate::error::BenchError;
 
 /// The key attribute.
 const ID: &str = "id";
+/// The sort key attribute, in tables that have one.
+const SORT: &str = "n";
 /// The value attribute.
 const VALUE: &str = "v";
 /// How long a new table may take to serve.
@@ -53,11 +56,14 @@ struct Route {
     hash_seed: [u8; 16],
     /// Last hash of each partition, ascending, and the address that serves it.
     partitions: Vec<(u64, usize)>,
+    /// Digits at a key's end that are its sort key.
+    sort_digits: usize,
+    consistent: bool,
 }
 
 impl Route {
     fn hash(&self, key: &[u8]) -> u64 {
-        partition_hash(&self.hash_seed, key)
+        partition_hash(&self.hash_seed, split_key(key, self.sort_digits).0)
     }
 
     fn partition(&self, hash: u64) -> (u64, usize) {
@@ -67,11 +73,8 @@ impl Route {
 
 impl Forebay {
     /// Finds or creates `table` on the node at `url`.
-    pub(crate) fn setup(
-        url: &TargetUrl,
-        table: &str,
-        timeout: Duration,
-    ) -> Result<Forebay, BenchError> {
+    pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, BenchError> {
+        let Setup { table, sort_digits, consistent, timeout } = *setup;
         let address = url.resolve()?;
         let mut node = Asker::connect(address, timeout)
             .map_err(|source| BenchError::unreachable(url, address, source))?;
@@ -91,7 +94,7 @@ impl Forebay {
         let system = shards.get(&0).copied().unwrap_or(address);
         let mut system = Asker::connect(system, timeout)
             .map_err(|source| BenchError::unreachable(url, system, source))?;
-        let table = find_or_create(&mut system, table)?;
+        let table = find_or_create(&mut system, table, &schema(sort_digits))?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
         let mut partitions = Vec::new();
         for partition in &table.partitions {
@@ -110,14 +113,31 @@ impl Forebay {
             ("protocol".to_owned(), PROTOCOL_VERSION.to_string()),
             ("shards".to_owned(), shards.len().to_string()),
             ("partitions".to_owned(), partitions.len().to_string()),
+            ("reads".to_owned(), if consistent { "consistent" } else { "eventual" }.to_owned()),
             ("durability".to_owned(), "every acknowledged write is on the device".to_owned()),
         ];
-        let route = Route { table: table.id.0, hash_seed: table.hash_seed, partitions };
+        let route = Route {
+            table: table.id.0,
+            hash_seed: table.hash_seed,
+            partitions,
+            sort_digits,
+            consistent,
+        };
         Ok(Forebay { addresses, facts, route })
     }
 }
 
-fn find_or_create(node: &mut Asker, name: &str) -> Result<TableDescription, BenchError> {
+/// The key of a table whose records' last digits are their sort key.
+fn schema(sort_digits: usize) -> KeySchema {
+    let schema = KeySchema::partition_only(ID, KeyType::S);
+    if sort_digits == 0 { schema } else { schema.with_sort(SORT, KeyType::S) }
+}
+
+fn find_or_create(
+    node: &mut Asker,
+    name: &str,
+    schema: &KeySchema,
+) -> Result<TableDescription, BenchError> {
     let began = Instant::now();
     let mut created = false;
     loop {
@@ -125,9 +145,11 @@ fn find_or_create(node: &mut Asker, name: &str) -> Result<TableDescription, Benc
             node.ask(&DescribeTableRequest { name }, "to describe the table", read_table);
         match described {
             Ok(table) if table.status == TableStatus::Active => {
-                if table.schema != KeySchema::partition_only(ID, KeyType::S) {
+                if table.schema != *schema {
+                    let sort = schema.sort.as_ref().map_or("no sort key", |_| "sort key `n` (S)");
                     return Err(BenchError::Usage(format!(
-                        "table {name} has another key than `{ID}` (S): choose another --table"
+                        "table {name} has another key than `{ID}` (S) and {sort}: choose another \
+                         --table"
                     )));
                 }
                 return Ok(table);
@@ -141,8 +163,8 @@ fn find_or_create(node: &mut Asker, name: &str) -> Result<TableDescription, Benc
                     name,
                     partition_key: ID,
                     partition_key_type: b'S',
-                    sort_key: "",
-                    sort_key_type: 0,
+                    sort_key: schema.sort.as_ref().map_or("", |_| SORT),
+                    sort_key_type: schema.sort.as_ref().map_or(0, |_| b'S'),
                     partitions: 0,
                 };
                 match node.ask(&request, "to create the table", |_| Some(())) {
@@ -176,7 +198,7 @@ impl Target for Forebay {
     type Codec = ForebayCodec;
 
     fn codec(&self) -> ForebayCodec {
-        ForebayCodec { route: self.route.clone(), item: Vec::new(), inbox: Inbox::default() }
+        ForebayCodec::new(self.route.clone())
     }
 
     fn addresses(&self) -> &[SocketAddr] {
@@ -202,16 +224,58 @@ pub(crate) struct ForebayCodec {
     /// The item being sent.
     item: Vec<u8>,
     inbox: Inbox,
+    /// The condition of conditional puts, while none is being encoded.
+    exists: Option<Condition>,
+    /// A sort key's buffer, likewise.
+    sort: Vec<u8>,
 }
 
 impl ForebayCodec {
+    fn new(route: Route) -> ForebayCodec {
+        let exists = ConditionExpression::exists(ID).compile();
+        ForebayCodec {
+            route,
+            item: Vec::new(),
+            inbox: Inbox::default(),
+            exists: Some(exists.expect("a condition on one attribute")),
+            sort: Vec::new(),
+        }
+    }
+
+    /// A put, perhaps on a condition, which comes back for the next one.
+    fn put(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        condition: Option<Condition>,
+        correlation: u64,
+        out: &mut SendBuf,
+    ) -> Option<Condition> {
+        self.write_item(key, Some(value));
+        let message = PutRequest {
+            table: self.route.table,
+            epoch: 0,
+            item: &self.item,
+            condition,
+            return_values: ReturnValues::None,
+            return_old_on_failure: false,
+        };
+        frame::append(out, correlation, &message);
+        message.condition
+    }
+
     fn write_item(&mut self, key: &[u8], value: Option<&[u8]>) {
         // Keys are spelled in ASCII and lengths were checked on the command line.
         let key = std::str::from_utf8(key).expect("keys are ASCII");
         self.item.clear();
         let mut writer = ItemWriter::new(&mut self.item);
+        let (partition, sort) = key.split_at(key.len() - self.route.sort_digits);
         writer
-            .push(ID, ValueRef::S(key))
+            .push(ID, ValueRef::S(partition))
+            .and_then(|()| match sort {
+                "" => Ok(()),
+                sort => writer.push(SORT, ValueRef::S(sort)),
+            })
             .and_then(|()| match value {
                 Some(value) => writer.push(VALUE, ValueRef::B(value)),
                 None => Ok(()),
@@ -232,21 +296,39 @@ impl Codec for ForebayCodec {
                     epoch: 0,
                     key: &self.item,
                     projection: None,
-                    consistent: true,
+                    consistent: self.route.consistent,
                 };
                 frame::append(out, correlation, &message);
             }
             Request::Put { key, value } => {
-                self.write_item(key, Some(value));
-                let message = PutRequest {
+                self.put(key, value, None, correlation, out);
+            }
+            Request::PutExisting { key, value } => {
+                let exists = self.exists.take();
+                self.exists = self.put(key, value, exists, correlation, out);
+            }
+            Request::Query { key, items } => {
+                let (partition_key, sort) = split_key(key, self.route.sort_digits);
+                self.sort.clear();
+                self.sort.extend_from_slice(sort);
+                let sort_key = (!sort.is_empty())
+                    .then(|| SortKeyCondition::GreaterOrEqual(std::mem::take(&mut self.sort)));
+                let message = QueryRequest {
                     table,
                     epoch: 0,
-                    item: &self.item,
-                    condition: None,
-                    return_values: ReturnValues::None,
-                    return_old_on_failure: false,
+                    partition_key,
+                    sort_key,
+                    descending: false,
+                    limit: items,
+                    filter: None,
+                    projection: None,
+                    resume: None,
+                    consistent: self.route.consistent,
                 };
                 frame::append(out, correlation, &message);
+                if let Some(SortKeyCondition::GreaterOrEqual(sort)) = message.sort_key {
+                    self.sort = sort;
+                }
             }
             Request::Scan { key, items } => {
                 let hash = self.route.hash(key);
@@ -363,7 +445,8 @@ impl Asker {
 #[cfg(test)]
 mod tests {
     use forebay_core::message::{
-        ArchivedPutRequest, ArchivedScanRequest, ErrorReply, GetReply, WriteReply,
+        ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest, ErrorReply, GetReply,
+        WriteReply,
     };
 
     use super::super::tests::{Owned, a_warm_codec_allocates_nothing, every_split_decodes_alike};
@@ -371,9 +454,14 @@ mod tests {
 
     fn codec() -> ForebayCodec {
         let half = u64::MAX / 2;
-        let route =
-            Route { table: 7, hash_seed: [3; 16], partitions: vec![(half, 0), (u64::MAX, 1)] };
-        ForebayCodec { route, item: Vec::new(), inbox: Inbox::default() }
+        let route = Route {
+            table: 7,
+            hash_seed: [3; 16],
+            partitions: vec![(half, 0), (u64::MAX, 1)],
+            sort_digits: 0,
+            consistent: true,
+        };
+        ForebayCodec::new(route)
     }
 
     #[test]
@@ -387,6 +475,31 @@ mod tests {
         let item = ItemRef::validate(&put.item).unwrap();
         assert_eq!(item.get(ID), Some(ValueRef::S("user1")));
         assert_eq!(item.get(VALUE), Some(ValueRef::B(b"abc")));
+    }
+
+    #[test]
+    fn the_last_digits_of_a_key_are_its_sort_key_where_a_table_has_one() {
+        let mut codec = codec();
+        codec.route.sort_digits = 3;
+        let mut out = SendBuf::new();
+        codec.encode(Request::PutExisting { key: b"user00042017", value: b"abc" }, 1, &mut out);
+        let frame = frame::split(&out).unwrap().unwrap();
+        let put = frame.message::<ArchivedPutRequest<'_>>().unwrap();
+        let item = ItemRef::validate(&put.item).unwrap();
+        assert_eq!(item.get(ID), Some(ValueRef::S("user00042")));
+        assert_eq!(item.get(SORT), Some(ValueRef::S("017")));
+        assert!(put.condition.is_some());
+        for _ in 0..2 {
+            out.clear();
+            codec.encode(Request::Query { key: b"user00042017", items: 9 }, 1, &mut out);
+            let frame = frame::split(&out).unwrap().unwrap();
+            let query = frame.message::<ArchivedQueryRequest<'_>>().unwrap();
+            assert_eq!((&*query.partition_key, query.limit.to_native()), (&b"user00042"[..], 9));
+            assert!(query.sort_key.is_some() && query.consistent);
+        }
+        assert!(codec.exists.is_some(), "the condition is there for the next put");
+        let other = codec.route.hash(b"user00042999");
+        assert_eq!(codec.route.hash(b"user00042000"), other, "one partition key, one place");
     }
 
     #[test]

@@ -14,18 +14,42 @@
 //! one socket to every address of its target, because a sharded store serves each key from its own
 //! port; with one address a lane is one socket.
 
+pub(crate) mod dynamodb;
+pub(crate) mod etcd;
 pub(crate) mod floor;
 pub(crate) mod forebay;
+mod grpc;
+pub(crate) mod memcached;
 pub(crate) mod redis;
 pub(crate) mod session;
+mod url;
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::str::FromStr;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use forebay_net::machine::SendBuf;
+pub(crate) use url::{Scheme, TargetUrl};
 
-use crate::error::BenchError;
 use crate::workload::OpKind;
+
+/// What a store is told about the data before a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup<'a> {
+    /// The table, where a store has tables.
+    pub(crate) table: &'a str,
+    /// How many digits at a key's end are its sort key; 0 for none. What comes before is the
+    /// partition key, so 10 to that power records share one.
+    pub(crate) sort_digits: usize,
+    /// Reads see every acknowledged write. Otherwise a store may answer from any replica.
+    pub(crate) consistent: bool,
+    /// How long reaching it may take.
+    pub(crate) timeout: Duration,
+}
+
+/// Parts of a record's key where its last `sort_digits` digits are the sort key.
+pub(crate) fn split_key(key: &[u8], sort_digits: usize) -> (&[u8], &[u8]) {
+    key.split_at(key.len() - sort_digits)
+}
 
 /// One request on the wire.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +66,20 @@ pub(crate) enum Request<'a> {
         /// Its bytes.
         value: &'a [u8],
     },
+    /// Write one record if it is there.
+    PutExisting {
+        /// Its key.
+        key: &'a [u8],
+        /// Its bytes.
+        value: &'a [u8],
+    },
+    /// Read records of `key`'s partition key, from its sort key on.
+    Query {
+        /// Where to start.
+        key: &'a [u8],
+        /// At most so many.
+        items: u32,
+    },
     /// Read records from `key` on.
     Scan {
         /// Where to start.
@@ -55,10 +93,18 @@ impl<'a> Request<'a> {
     /// The key that decides where it goes.
     pub(crate) fn key(&self) -> &'a [u8] {
         match self {
-            Request::Get { key } | Request::Put { key, .. } | Request::Scan { key, .. } => key,
+            Request::Get { key }
+            | Request::Put { key, .. }
+            | Request::PutExisting { key, .. }
+            | Request::Query { key, .. }
+            | Request::Scan { key, .. } => key,
         }
     }
 }
+
+/// The words of a conditional write whose record was not there. The load wrote every record, so it
+/// tells that something is wrong, and counts as an error.
+pub(crate) const CONDITION_FAILED: &str = "the condition failed: no such record";
 
 /// What a store answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +134,14 @@ pub(crate) enum ProtocolError {
     /// More replies than requests.
     #[error("a reply without a request")]
     Unasked,
+    /// The server ends the connection, or speaks HTTP/2 as it must not.
+    #[error("HTTP/2: {what} (code {code})")]
+    Http2 {
+        /// What happened.
+        what: &'static str,
+        /// HTTP/2's error code, where there is one.
+        code: u32,
+    },
     /// A frame that fails its checks.
     #[error("a reply frame is damaged: {what}")]
     Damaged {
@@ -107,6 +161,10 @@ pub(crate) trait Codec {
         bytes: &[u8],
         reply: &mut impl FnMut(u64, Outcome<'_>),
     ) -> Result<(), ProtocolError>;
+
+    /// Appends what the protocol itself has to send after [`Codec::decode`]: acknowledgements, or
+    /// requests that had to wait. Most protocols have nothing to say.
+    fn speak(&mut self, _out: &mut SendBuf) {}
 }
 
 /// A store to measure.
@@ -128,88 +186,9 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn refuses(&self, _kind: OpKind) -> Option<&'static str> {
         None
     }
-}
-
-/// Protocols by URL scheme.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    /// This project's native protocol.
-    Forebay,
-    /// RESP2.
-    Redis,
-    /// The bare echo servers of `forebay-bench floor`.
-    Floor,
-}
-
-impl Scheme {
-    /// Each with its name and how to start one, for messages.
-    pub(crate) fn start_hint(self) -> &'static str {
-        match self {
-            Scheme::Forebay => "start a node with `forebay dev --native HOST:PORT`",
-            Scheme::Redis => {
-                "start one with `redis-server --port PORT --appendonly yes --appendfsync always`"
-            }
-            Scheme::Floor => {
-                "start one with `forebay-bench floor` (see `forebay-bench floor --help`)"
-            }
-        }
-    }
-}
-
-/// The value of `--target`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TargetUrl {
-    /// Which protocol.
-    pub(crate) scheme: Scheme,
-    /// `HOST:PORT`.
-    pub(crate) authority: String,
-}
-
-impl FromStr for TargetUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<TargetUrl, String> {
-        let expected = "expected forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT";
-        let (scheme, authority) = text.split_once("://").ok_or(expected)?;
-        let scheme = match scheme {
-            "forebay" => Scheme::Forebay,
-            "redis" => Scheme::Redis,
-            "floor" => Scheme::Floor,
-            other => return Err(format!("unknown store `{other}`: {expected}")),
-        };
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
-        match authority.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(TargetUrl { scheme, authority: authority.to_owned() })
-            }
-            _ => Err(format!("`{authority}` is no HOST:PORT: {expected}")),
-        }
-    }
-}
-
-impl std::fmt::Display for TargetUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Forebay => "forebay",
-            Scheme::Redis => "redis",
-            Scheme::Floor => "floor",
-        };
-        write!(f, "{scheme}://{}", self.authority)
-    }
-}
-
-impl TargetUrl {
-    /// Its address, IPv4 first: servers here often listen on 127.0.0.1 alone.
-    pub(crate) fn resolve(&self) -> Result<SocketAddr, BenchError> {
-        let found = self
-            .authority
-            .to_socket_addrs()
-            .map_err(|source| BenchError::Resolve { authority: self.authority.clone(), source })?
-            .min_by_key(|address| !address.is_ipv4());
-        found.ok_or_else(|| BenchError::Resolve {
-            authority: self.authority.clone(),
-            source: std::io::Error::other("the name has no address"),
-        })
+    /// Why it takes no keys of so many bytes.
+    fn refuses_keys(&self, _key_bytes: usize) -> Option<&'static str> {
+        None
     }
 }
 
@@ -328,17 +307,5 @@ pub(crate) mod tests {
         };
         (0..10).for_each(|_| round());
         assert_eq!(allocations_in(|| (0..100).for_each(|_| round())), 0);
-    }
-
-    #[test]
-    fn target_urls_are_read_and_bad_ones_say_what_is_expected() {
-        let url: TargetUrl = "redis://localhost:6379".parse().unwrap();
-        assert_eq!(url.scheme, Scheme::Redis);
-        assert_eq!(url.to_string(), "redis://localhost:6379");
-        assert!("forebay://[::1]:7000/".parse::<TargetUrl>().is_ok());
-        for bad in ["localhost:1", "mysql://x:1", "redis://x", "redis://x:99999", "redis://:1"] {
-            let error = bad.parse::<TargetUrl>().unwrap_err();
-            assert!(error.contains("HOST:PORT"), "{bad}: {error}");
-        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use forebay_net::machine::SendBuf;
 
-use super::{Carry, Codec, Outcome, ProtocolError, Request, Target, TargetUrl};
+use super::{CONDITION_FAILED, Carry, Codec, Outcome, ProtocolError, Request, Target, TargetUrl};
 use crate::error::BenchError;
 use crate::workload::OpKind;
 
@@ -56,21 +56,25 @@ impl Target for Redis {
     }
 
     fn refuses(&self, kind: OpKind) -> Option<&'static str> {
-        (kind == OpKind::Scan)
-            .then_some("redis has no ordered key space to scan; workload e runs on forebay:// only")
+        matches!(kind, OpKind::Scan | OpKind::Query).then_some(
+            "redis has no ordered key space to scan; scans and queries run on forebay://, etcd:// \
+             and dynamodb+http://",
+        )
     }
 }
 
 /// One connection's requests in order, and the torn reply at its end.
 #[derive(Debug, Default)]
 pub(crate) struct RedisCodec {
-    asked: VecDeque<u64>,
+    /// Correlations, and whether a null answer means that a condition failed.
+    asked: VecDeque<(u64, bool)>,
     carry: Carry,
 }
 
 impl Codec for RedisCodec {
     fn encode(&mut self, request: Request<'_>, correlation: u64, out: &mut SendBuf) {
-        self.asked.push_back(correlation);
+        let is_conditional = matches!(request, Request::PutExisting { .. });
+        self.asked.push_back((correlation, is_conditional));
         match request {
             Request::Get { key } => {
                 out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
@@ -81,7 +85,15 @@ impl Codec for RedisCodec {
                 push_bulk(key, out);
                 push_bulk(value, out);
             }
-            Request::Scan { .. } => unreachable!("scans are refused before a run starts"),
+            Request::PutExisting { key, value } => {
+                out.extend_from_slice(b"*4\r\n$3\r\nSET\r\n");
+                push_bulk(key, out);
+                push_bulk(value, out);
+                out.extend_from_slice(b"$2\r\nXX\r\n");
+            }
+            Request::Query { .. } | Request::Scan { .. } => {
+                unreachable!("scans and queries are refused before a run starts")
+            }
         }
     }
 
@@ -93,7 +105,11 @@ impl Codec for RedisCodec {
         let asked = &mut self.asked;
         self.carry.feed(bytes, |bytes| {
             let Some((outcome, used)) = parse(bytes)? else { return Ok(None) };
-            let correlation = asked.pop_front().ok_or(ProtocolError::Unasked)?;
+            let (correlation, is_conditional) = asked.pop_front().ok_or(ProtocolError::Unasked)?;
+            let outcome = match outcome {
+                Outcome::Missing if is_conditional => Outcome::Refused(CONDITION_FAILED),
+                outcome => outcome,
+            };
             reply(correlation, outcome);
             Ok(Some(used))
         })
@@ -236,6 +252,19 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_that_fails_is_a_refusal_and_a_missing_record_is_not() {
+        let mut codec = RedisCodec::default();
+        let mut out = SendBuf::new();
+        codec.encode(Request::PutExisting { key: b"k", value: b"v" }, 1, &mut out);
+        codec.encode(Request::Get { key: b"k" }, 2, &mut out);
+        assert!(out.starts_with(b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n$2\r\nXX\r\n"));
+        let mut got = Vec::new();
+        codec.decode(b"$-1\r\n$-1\r\n", &mut |n, o| got.push((n, Owned::from(o)))).unwrap();
+        let refused = Owned::Refused(CONDITION_FAILED.to_owned());
+        assert_eq!(got, [(1, refused), (2, Owned::Missing)]);
+    }
+
+    #[test]
     fn a_warm_connection_allocates_nothing() {
         let answers =
             |out: &mut SendBuf| out.extend_from_slice(b"+OK\r\n$-1\r\n+OK\r\n$3\r\nabc\r\n");
@@ -245,7 +274,10 @@ mod tests {
     #[test]
     fn foreign_bytes_are_named_errors() {
         let decode = |bytes: &[u8], asked: u64| {
-            let mut codec = RedisCodec { asked: (0..asked).collect(), carry: Carry::default() };
+            let mut codec = RedisCodec {
+                asked: (0..asked).map(|n| (n, false)).collect(),
+                carry: Carry::default(),
+            };
             codec.decode(bytes, &mut |_, _| {})
         };
         assert_eq!(decode(b"HTTP/1.1", 1), Err(ProtocolError::ReplyKind { found: b'H' }));

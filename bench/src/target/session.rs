@@ -68,6 +68,11 @@ impl<T: Target> Session<T> {
                     *outstanding -= 1;
                     reply(correlation, outcome);
                 })?;
+                link.codec.speak(&mut link.out);
+                if !link.out.is_empty() {
+                    link.stream.write_all(&link.out).map_err(|source| link.failed(source))?;
+                    link.out.clear();
+                }
             }
         }
         Ok(())

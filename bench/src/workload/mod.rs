@@ -58,12 +58,23 @@ pub(crate) enum OpKind {
     Scan,
     /// Read a record, then write it; one latency for both.
     ReadModifyWrite,
+    /// Write a whole record on the condition that it is there.
+    ConditionalPut,
+    /// Read some records of one partition key in the order of their sort keys.
+    Query,
 }
 
 impl OpKind {
     /// All of them, in the order of reports.
-    pub(crate) const ALL: [OpKind; 5] =
-        [OpKind::Get, OpKind::Put, OpKind::Insert, OpKind::Scan, OpKind::ReadModifyWrite];
+    pub(crate) const ALL: [OpKind; 7] = [
+        OpKind::Get,
+        OpKind::Put,
+        OpKind::Insert,
+        OpKind::Scan,
+        OpKind::ReadModifyWrite,
+        OpKind::ConditionalPut,
+        OpKind::Query,
+    ];
     /// How many there are.
     pub(crate) const COUNT: usize = OpKind::ALL.len();
 
@@ -75,6 +86,8 @@ impl OpKind {
             OpKind::Insert => "insert",
             OpKind::Scan => "scan",
             OpKind::ReadModifyWrite => "read_modify_write",
+            OpKind::ConditionalPut => "conditional_put",
+            OpKind::Query => "query",
         }
     }
 }
@@ -87,6 +100,16 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
+    /// So many of each hundred; what is not named does not occur.
+    pub(crate) fn of(parts: &[(OpKind, u32)]) -> Mix {
+        let mut percent = [0; OpKind::COUNT];
+        for &(kind, part) in parts {
+            percent[kind as usize] += part;
+        }
+        assert_eq!(percent.iter().sum::<u32>(), 100, "percentages of a whole");
+        Mix { percent }
+    }
+
     fn draw(&self, rng: &mut impl Rng) -> OpKind {
         let mut point = rng.random_range(0..100u32);
         for kind in OpKind::ALL {
@@ -146,16 +169,16 @@ impl WorkloadName {
 
     /// Its mix.
     pub(crate) fn mix(self) -> Mix {
-        let percent = match self {
-            WorkloadName::A => [50, 50, 0, 0, 0],
-            WorkloadName::B => [95, 5, 0, 0, 0],
-            WorkloadName::C | WorkloadName::Gets => [100, 0, 0, 0, 0],
-            WorkloadName::D => [95, 0, 5, 0, 0],
-            WorkloadName::E => [0, 0, 5, 95, 0],
-            WorkloadName::F => [50, 0, 0, 0, 50],
-            WorkloadName::Puts | WorkloadName::Ledger => [0, 100, 0, 0, 0],
-        };
-        Mix { percent }
+        use OpKind::{Get, Insert, Put, ReadModifyWrite, Scan};
+        match self {
+            WorkloadName::A => Mix::of(&[(Get, 50), (Put, 50)]),
+            WorkloadName::B => Mix::of(&[(Get, 95), (Put, 5)]),
+            WorkloadName::C | WorkloadName::Gets => Mix::of(&[(Get, 100)]),
+            WorkloadName::D => Mix::of(&[(Get, 95), (Insert, 5)]),
+            WorkloadName::E => Mix::of(&[(Scan, 95), (Insert, 5)]),
+            WorkloadName::F => Mix::of(&[(Get, 50), (ReadModifyWrite, 50)]),
+            WorkloadName::Puts | WorkloadName::Ledger => Mix::of(&[(Put, 100)]),
+        }
     }
 
     /// How it chooses records unless the command line says otherwise.

@@ -1,0 +1,180 @@
+//! `--target`: which protocol, where.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use crate::error::BenchError;
+
+/// Protocols by URL scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// This project's native protocol.
+    Forebay,
+    /// RESP2.
+    Redis,
+    /// gRPC over HTTP/2 without TLS.
+    Etcd,
+    /// DynamoDB's JSON over HTTP/1.1, signed.
+    DynamoDb,
+    /// Memcached's text protocol.
+    Memcached,
+    /// The bare echo servers of `forebay-bench floor`.
+    Floor,
+}
+
+/// What is expected of a URL, for messages and help.
+const EXPECTED: &str = "expected forebay://HOST:PORT, redis://HOST:PORT, \
+     etcd://HOST:PORT[,HOST:PORT…], dynamodb+http://HOST:PORT, memcached://HOST:PORT or \
+     floor://HOST:PORT";
+/// Why there is no TLS here.
+const NO_TLS: &str = "dynamodb+https: this tool speaks no TLS, whose cost would be in the figures; \
+     put a TLS proxy on this machine before the endpoint and use dynamodb+http://HOST:PORT";
+
+impl Scheme {
+    const ALL: [Scheme; 6] = [
+        Scheme::Forebay,
+        Scheme::Redis,
+        Scheme::Etcd,
+        Scheme::DynamoDb,
+        Scheme::Memcached,
+        Scheme::Floor,
+    ];
+
+    /// As it stands in URLs.
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Forebay => "forebay",
+            Scheme::Redis => "redis",
+            Scheme::Etcd => "etcd",
+            Scheme::DynamoDb => "dynamodb+http",
+            Scheme::Memcached => "memcached",
+            Scheme::Floor => "floor",
+        }
+    }
+
+    /// How to start one, for messages.
+    pub(crate) fn start_hint(self) -> &'static str {
+        match self {
+            Scheme::Forebay => "start a node with `forebay dev --native HOST:PORT`",
+            Scheme::Redis => {
+                "start one with `redis-server --port PORT --appendonly yes --appendfsync always`"
+            }
+            Scheme::Etcd => {
+                "start one with `etcd --listen-client-urls http://HOST:PORT \
+                 --advertise-client-urls http://HOST:PORT`"
+            }
+            Scheme::DynamoDb => "start the endpoint, or a proxy to it, on that address",
+            Scheme::Memcached => "start one with `memcached -l HOST -p PORT`",
+            Scheme::Floor => {
+                "start one with `forebay-bench floor` (see `forebay-bench floor --help`)"
+            }
+        }
+    }
+}
+
+/// The value of `--target`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetUrl {
+    /// Which protocol.
+    pub(crate) scheme: Scheme,
+    /// `HOST:PORT`; etcd takes more of them, with commas between.
+    pub(crate) authority: String,
+}
+
+impl FromStr for TargetUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TargetUrl, String> {
+        let (name, authority) = text.split_once("://").ok_or(EXPECTED)?;
+        if name == "dynamodb+https" {
+            return Err(NO_TLS.to_owned());
+        }
+        let scheme = Scheme::ALL
+            .into_iter()
+            .find(|scheme| scheme.name() == name)
+            .ok_or_else(|| format!("unknown store `{name}`: {EXPECTED}"))?;
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let places: Vec<&str> = match scheme {
+            Scheme::Etcd => authority.split(',').collect(),
+            _ => vec![authority],
+        };
+        for place in places {
+            match place.rsplit_once(':') {
+                Some((host, port))
+                    if !host.is_empty() && !host.contains(',') && port.parse::<u16>().is_ok() => {}
+                _ => return Err(format!("`{place}` is no HOST:PORT: {EXPECTED}")),
+            }
+        }
+        Ok(TargetUrl { scheme, authority: authority.to_owned() })
+    }
+}
+
+impl std::fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", self.scheme.name(), self.authority)
+    }
+}
+
+impl TargetUrl {
+    /// Its address; the first, if it has more.
+    pub(crate) fn resolve(&self) -> Result<SocketAddr, BenchError> {
+        Ok(self.resolve_all()?[0])
+    }
+
+    /// Its addresses, at least one, in the order given; of each host IPv4 first, because servers
+    /// here often listen on 127.0.0.1 alone.
+    pub(crate) fn resolve_all(&self) -> Result<Vec<SocketAddr>, BenchError> {
+        self.authority
+            .split(',')
+            .map(|place| {
+                let failed = |source| BenchError::Resolve { authority: place.to_owned(), source };
+                let found = place.to_socket_addrs().map_err(failed)?;
+                found
+                    .min_by_key(|address| !address.is_ipv4())
+                    .ok_or_else(|| failed(std::io::Error::other("the name has no address")))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_urls_are_read_and_bad_ones_say_what_is_expected() {
+        for text in [
+            "forebay://[::1]:7000",
+            "redis://localhost:6379",
+            "etcd://127.0.0.1:1,127.0.0.1:2",
+            "dynamodb+http://h:8000",
+            "memcached://h:11211",
+            "floor://h:1",
+        ] {
+            let url: TargetUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), text);
+        }
+        assert!("forebay://[::1]:7000/".parse::<TargetUrl>().is_ok());
+        for bad in [
+            "localhost:1",
+            "mysql://x:1",
+            "redis://x",
+            "redis://x:99999",
+            "redis://:1",
+            "redis://a:1,b:2",
+            "etcd://a:1,",
+        ] {
+            let error = bad.parse::<TargetUrl>().unwrap_err();
+            assert!(error.contains("HOST:PORT"), "{bad}: {error}");
+        }
+        let error = "dynamodb+https://h:443".parse::<TargetUrl>().unwrap_err();
+        assert!(error.contains("no TLS"), "{error}");
+    }
+
+    #[test]
+    fn several_places_are_resolved_in_order() {
+        let url: TargetUrl = "etcd://127.0.0.1:5,127.0.0.1:3".parse().unwrap();
+        let ports: Vec<u16> = url.resolve_all().unwrap().iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [5, 3]);
+    }
+}

@@ -1,0 +1,247 @@
+//! The whole tool against a small endpoint that speaks DynamoDB's API and believes no signature that
+//! it has not recomputed, from AWS's description, by code of its own.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use support::{bench, report, succeeds};
+
+const ACCESS_KEY: &str = "AKIDTEST";
+const SECRET: &str = "a/secret+that=nobody needs";
+const REGION: &str = "eu-test-1";
+
+#[derive(Default)]
+struct Endpoint {
+    /// By partition key and sort key.
+    items: Mutex<BTreeMap<(String, String), Value>>,
+    keys: Mutex<Option<Value>>,
+    refused: AtomicU64,
+    /// Refuses every so-many-th put as throttled; 0 for none.
+    throttle_every: u64,
+    puts: AtomicU64,
+}
+
+fn start(throttle_every: u64) -> (Arc<Endpoint>, SocketAddr) {
+    let endpoint = Arc::new(Endpoint { throttle_every, ..Endpoint::default() });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let shared = Arc::clone(&endpoint);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let endpoint = Arc::clone(&shared);
+            std::thread::spawn(move || serve(&endpoint, stream));
+        }
+    });
+    (endpoint, address)
+}
+
+fn serve(endpoint: &Endpoint, stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut writer = stream;
+    loop {
+        let mut headers = BTreeMap::new();
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        assert_eq!(line, "POST / HTTP/1.1\r\n");
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.insert(name.to_lowercase(), value.trim().to_owned());
+        }
+        let mut body = vec![0; headers["content-length"].parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        let (status, answer) = match is_signed(&headers, &body) {
+            true => answer(endpoint, &headers["x-amz-target"], &body),
+            false => {
+                endpoint.refused.fetch_add(1, Ordering::Relaxed);
+                (400, json!({"__type": "x#InvalidSignatureException", "message": "no"}))
+            }
+        };
+        let answer = answer.to_string();
+        let head = format!(
+            "HTTP/1.1 {status} X\r\nServer: in-test\r\nContent-Length: {}\r\n\r\n",
+            answer.len()
+        );
+        if writer.write_all((head + &answer).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_signed(headers: &BTreeMap<String, String>, body: &[u8]) -> bool {
+    let authorization = &headers["authorization"];
+    let part = |name: &str| {
+        let rest = authorization.split_once(name).unwrap().1;
+        rest.split(',').next().unwrap().to_owned()
+    };
+    let names = part("SignedHeaders=");
+    for needed in ["host", "x-amz-date", "x-amz-target", "content-type"] {
+        assert!(names.split(';').any(|name| name == needed), "{needed} is not signed");
+    }
+    let canonical_headers: String =
+        names.split(';').map(|name| format!("{name}:{}\n", headers[name])).collect();
+    let canonical =
+        format!("POST\n/\n\n{canonical_headers}\n{names}\n{}", hex(&Sha256::digest(body)));
+    let date = &headers["x-amz-date"];
+    let day = &date[..8];
+    let scope = format!("{day}/{REGION}/dynamodb/aws4_request");
+    let to_sign = format!(
+        "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
+        hex(&Sha256::digest(canonical.as_bytes()))
+    );
+    let mut key = format!("AWS4{SECRET}").into_bytes();
+    for part in [day, REGION, "dynamodb", "aws4_request"] {
+        key = hmac(&key, part);
+    }
+    part("Credential=") == format!("{ACCESS_KEY}/{scope}")
+        && part("Signature=") == hex(&hmac(&key, &to_sign))
+}
+
+fn answer(endpoint: &Endpoint, target: &str, body: &[u8]) -> (u16, Value) {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(body["TableName"], "usertable");
+    let text = |value: &Value| value["S"].as_str().unwrap_or_default().to_owned();
+    let key = |item: &Value| (text(&item["id"]), text(&item["n"]));
+    let mut items = endpoint.items.lock().unwrap();
+    match target.strip_prefix("DynamoDB_20120810.").unwrap() {
+        "DescribeTable" => match &*endpoint.keys.lock().unwrap() {
+            None => (400, json!({"__type": "x#ResourceNotFoundException", "message": "none"})),
+            Some(keys) => (
+                200,
+                json!({"Table": {"TableStatus": "ACTIVE", "KeySchema": keys,
+                                 "BillingModeSummary": {"BillingMode": "PAY_PER_REQUEST"}}}),
+            ),
+        },
+        "CreateTable" => {
+            *endpoint.keys.lock().unwrap() = Some(body["KeySchema"].clone());
+            (200, json!({}))
+        }
+        "PutItem" => {
+            let count = endpoint.puts.fetch_add(1, Ordering::Relaxed) + 1;
+            if endpoint.throttle_every > 0 && count.is_multiple_of(endpoint.throttle_every) {
+                return (400, json!({"__type": "x#ThrottlingException", "message": "slow down"}));
+            }
+            let item = body["Item"].clone();
+            let is_there = items.contains_key(&key(&item));
+            if body["ConditionExpression"] == "attribute_exists(id)" && !is_there {
+                return (400, json!({"__type": "x#ConditionalCheckFailedException"}));
+            }
+            items.insert(key(&item), item);
+            (200, json!({}))
+        }
+        "GetItem" => {
+            assert_eq!(body["ConsistentRead"], true);
+            match items.get(&key(&body["Key"])) {
+                Some(item) => (200, json!({"Item": item})),
+                None => (200, json!({})),
+            }
+        }
+        "Scan" => {
+            let from = key(&body["ExclusiveStartKey"]);
+            let limit = body["Limit"].as_u64().unwrap() as usize;
+            let found: Vec<&Value> = items.range(from..).skip(1).take(limit).map(|i| i.1).collect();
+            (200, json!({"Items": found, "Count": found.len()}))
+        }
+        other => panic!("{other} was not expected"),
+    }
+}
+
+fn signed(args: &str, address: SocketAddr, dir: &std::path::Path) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
+        .args(args.replace("TARGET", &format!("dynamodb+http://{address}")).split_whitespace())
+        .current_dir(dir)
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_REGION", REGION)
+        .env_remove("AWS_SESSION_TOKEN")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_table_is_created_loaded_and_read_with_signed_requests() {
+    let (endpoint, address) = start(0);
+    let dir = tempfile::tempdir().unwrap();
+    let loaded = signed("load --target TARGET --records 500 --value-bytes 50", address, dir.path());
+    assert!(succeeds(&loaded).contains("loaded 500 records"));
+    assert_eq!(endpoint.items.lock().unwrap().len(), 500);
+    for workload in ["a", "d", "e", "f", "puts", "gets"] {
+        let text = succeeds(&signed(
+            &format!(
+                "run --target TARGET --workload {workload} --records 500 --value-bytes 50 \
+                 --connections 4 --depth 2 --duration 1 --warmup 0 --report {workload}"
+            ),
+            address,
+            dir.path(),
+        ));
+        assert!(text.contains("PAY_PER_REQUEST") && text.contains("in-test"), "{text}");
+        assert!(!text.contains(SECRET), "no secret in a report");
+        let json = report(&dir.path().join(workload));
+        assert_eq!(json["errors"], 0, "{workload}: {json}");
+        assert_eq!(json["reads_that_found_nothing"], 0, "{workload}");
+        assert!(json["achieved_ops_s"].as_f64().unwrap() > 0.0, "{workload}");
+    }
+    assert_eq!(endpoint.refused.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_ledger_on_this_api_is_kept_and_throttled_puts_are_errors() {
+    let (_endpoint, address) = start(10);
+    let dir = tempfile::tempdir().unwrap();
+    let run = "run --target TARGET --workload ledger --ledger ledger --records 100 --connections 4 \
+               --duration 1 --report r";
+    succeeds(&signed(run, address, dir.path()));
+    let json = report(&dir.path().join("r"));
+    assert!(json["errors"].as_u64().unwrap() > 0, "{json}");
+    let first = json["first_error"].as_str().unwrap();
+    assert!(first.contains("ThrottlingException: slow down"), "{first}");
+    let verified = signed("verify-ledger --target TARGET --ledger ledger", address, dir.path());
+    assert!(succeeds(&verified).contains("0 missing, 0 stale, 0 damaged"));
+}
+
+#[test]
+fn wrong_credentials_and_tls_are_refused_with_words() {
+    let (endpoint, address) = start(0);
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
+        .args(["run", "--workload", "gets", "--target", &format!("dynamodb+http://{address}")])
+        .current_dir(dir.path())
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", "another")
+        .env("AWS_REGION", REGION)
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains("InvalidSignatureException"), "{words}");
+    assert!(endpoint.refused.load(Ordering::Relaxed) > 0);
+    let output =
+        bench(&format!("run --workload gets --target dynamodb+https://{address}"), dir.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("TLS"), "{output:?}");
+}
