@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArgs;
+use crate::diff::DiffArgs;
 use crate::figures::FiguresArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
@@ -23,6 +24,9 @@ Examples:
   redis-server --port 6379 --appendonly yes --appendfsync always &
   forebay-bench load --target redis://127.0.0.1:6379 --records 100000
   forebay-bench run  --target redis://127.0.0.1:6379 --workload a --records 100000
+
+  A report of this store on this machine, with nothing to prepare
+  forebay-bench run  --spawn
 
   An open loop, which is what to publish: latency from the intended start of each operation
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
@@ -68,6 +72,8 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Show two reports beside each other; exit code 1 if their loads differ
+    Diff(DiffArgs),
     /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
     SelfTest(SelfTestArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
@@ -144,10 +150,10 @@ pub(crate) struct RunArgs {
     /// Operations outstanding on each connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
-    /// Seconds to measure
-    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+    /// Seconds to measure [default: 10; with --spawn 30]
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=864_000))]
-    pub(crate) duration: u64,
+    pub(crate) duration: Option<u64>,
     /// Seconds of load before the measurement
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(0..=86_400))]
@@ -176,9 +182,23 @@ pub(crate) struct RunArgs {
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
+    /// Start this store here first, in a fresh directory, load it, find its peak, and report at half
+    /// of that (or at --rate)
+    #[arg(long, conflicts_with_all = ["target", "ledger", "realtime"])]
+    pub(crate) spawn: bool,
+    /// Where the store that --spawn starts keeps its data [default: here]; it is removed again
+    #[arg(long, value_name = "DIR", requires = "spawn")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// What the report must say beyond what this run knows.
     #[arg(skip)]
     pub(crate) remarks: Vec<String>,
+}
+
+impl RunArgs {
+    /// Seconds to measure; `default` if the command line does not say.
+    pub(crate) fn duration_or(&self, default: u64) -> u64 {
+        self.duration.unwrap_or(default)
+    }
 }
 
 /// `verify-ledger`.
@@ -214,6 +234,10 @@ mod tests {
             "run --target redis://h:1 --workload a --records 5 --value-bytes 10 --connections 4 \
              --depth 2 --duration 3 --rate 100 --seed 7 --report d --core 0,1 --threads 2",
             "run --target forebay://h:1 --workload ledger --ledger f",
+            "run --spawn",
+            "run --spawn --data-dir d --workload b --rate 1000 --arrivals poisson --spin",
+            "self-test --duration 1",
+            "diff a b",
             "verify-ledger --target forebay://h:1 --ledger f",
             "compare --targets redis,forebay,floor --workload puts --records 5 --value-bytes 10 \
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
@@ -225,7 +249,15 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        let bad = ["forebay-bench", "run", "--target", "x", "--workload", "a"];
-        assert!(Cli::try_parse_from(bad).is_err());
+        for bad in [
+            "run --target x --workload a",
+            "run --spawn --target forebay://h:1",
+            "run --spin",
+            "run --data-dir d",
+            "diff a",
+        ] {
+            let words = std::iter::once("forebay-bench").chain(bad.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{bad}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::report::collect::{Progress, Watch};
 use crate::report::json::Report;
 use crate::report::raw::RawLogs;
 use crate::report::{html, text};
+use crate::spawn;
 use crate::sys;
 use crate::target::floor::Floor;
 use crate::target::forebay::Forebay;
@@ -26,6 +27,8 @@ use crate::workload::{
 
 /// How long reaching a target may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a measurement, if the command line does not say.
+const RUN_SECONDS: u64 = 10;
 /// Progress of a load is shown this often.
 const LOAD_INTERVAL_MILLIS: u64 = 200;
 /// Between two passes over what a store refused.
@@ -128,6 +131,11 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
 
 /// `forebay-bench run`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
+    if args.spawn { spawn::run(args) } else { run_once(args) }
+}
+
+/// A run against a store that serves already.
+pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
     let Measured { report, ledger_written, .. } = measure_any(args)?;
     print!("{}", text::render(&report));
     if let Some(dir) = &args.report {
@@ -277,7 +285,7 @@ fn phases(args: &RunArgs) -> Vec<Phase> {
         ramp,
     };
     let warmup = (args.warmup > 0).then(|| phase("warm-up", args.warmup, false));
-    warmup.into_iter().chain([phase("measured", args.duration, true)]).collect()
+    warmup.into_iter().chain([phase("measured", args.duration_or(RUN_SECONDS), true)]).collect()
 }
 
 fn ledger_header(data: &DataArgs) -> LedgerHeader {

@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |-----:|---|
 //! | 0 | done |
-//! | 1 | the run, or what it found, is bad: no operation succeeded, or the ledger is violated |
+//! | 1 | the run, or what it found, is bad: no operation succeeded, the ledger is violated, the self-test failed, or the loads of two reports differ |
 //! | 2 | the command line is wrong (clap's code) |
 //! | 3 | the target cannot be reached or does not speak its protocol |
 //! | 4 | this machine is in the way: a file, a ring, a core |
@@ -103,6 +103,15 @@ pub(crate) enum BenchError {
         failed: usize,
         /// All.
         checks: usize,
+    },
+    /// Two reports are of different loads. Their ratios say nothing about the stores.
+    #[error(
+        "the two runs differ in {settings} setting(s) of workload or load: do not compare the \
+             stores by these ratios"
+    )]
+    LoadsDiffer {
+        /// How many settings.
+        settings: usize,
     },
     /// A ledger file that this tool did not write.
     #[error("{}:{line}: {reason}", path.display())]
@@ -209,6 +218,7 @@ impl BenchError {
         match self {
             BenchError::NothingSucceeded { .. }
             | BenchError::SelfTestFailed { .. }
+            | BenchError::LoadsDiffer { .. }
             | BenchError::LoadIncomplete { .. }
             | BenchError::LedgerViolated { .. } => 1,
             BenchError::Unsupported { .. } | BenchError::Usage(_) => 2,

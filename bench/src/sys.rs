@@ -215,14 +215,18 @@ impl Hardware {
 
     /// In one line.
     pub(crate) fn line(&self) -> String {
+        format!("{}, load {:.2}", self.lasting(), self.load_average_1m)
+    }
+
+    /// What is the same from one run to the next.
+    pub(crate) fn lasting(&self) -> String {
         format!(
-            "{}, {} cores, governor {}, {:.1} GiB, Linux {}, load {:.2}",
+            "{}, {} cores, governor {}, {:.1} GiB, Linux {}",
             self.cpu_model,
             self.cores,
             self.cpu_governor,
             self.memory_bytes as f64 / f64::from(1 << 30),
-            self.kernel,
-            self.load_average_1m
+            self.kernel
         )
     }
 }

@@ -271,7 +271,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         .map(|fraction| format!("{:.0} %", fraction * 100.0))
         .collect();
     let limited = if report.client_was_the_limit { "; the client was the limit" } else { "" };
-    vec![
+    let mut stamps = vec![
         (
             "workload",
             format!(
@@ -342,7 +342,9 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         ),
         ("began", utc(report.began_unix_s)),
         ("forebay-bench", report.version.clone()),
-    ]
+    ];
+    stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
+    stamps
 }
 
 fn facts(report: &Report, out: &mut String) {

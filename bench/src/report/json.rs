@@ -167,7 +167,7 @@ impl Report {
 
     /// What a reader must not miss.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.remarks.clone();
+        let mut warnings = Vec::new();
         let mut warn = |words: String| warnings.push(words);
         if self.client_was_the_limit {
             warn(
@@ -176,6 +176,14 @@ impl Report {
                  with --core"
                     .to_owned(),
             );
+        }
+        if self.is_open_loop && self.achieved_ops_s < self.offered_ops_s * KEPT_UP_MIN {
+            warn(format!(
+                "the store did not keep up: {:.0} of {:.0} operations a second ended in time. What \
+                 waits grows with the length of the run, so these latencies say how long the run \
+                 was; offer less to learn about the store",
+                self.achieved_ops_s, self.offered_ops_s
+            ));
         }
         if !self.is_optimised_build {
             warn(
@@ -251,6 +259,8 @@ impl Report {
 /// Other processes using more than this are worth a warning: beyond what the sample's ticks can
 /// make of a quiet machine.
 const BUSY_CORES_MAX: f64 = 0.15;
+/// Below this share of the offered rate a queue grows without end.
+const KEPT_UP_MIN: f64 = 0.98;
 /// Stolen CPU time that shows in a p99.
 const STOLEN_MAX: f64 = 0.01;
 
@@ -311,6 +321,8 @@ pub(crate) mod tests {
         suspicious.cpu_stolen_fraction = 0.02;
         suspicious.is_optimised_build = false;
         suspicious.intervals[1].ops = 0;
+        suspicious.is_open_loop = true;
+        suspicious.achieved_ops_s = suspicious.offered_ops_s * 0.9;
         let warnings = suspicious.warnings().join("\n");
         for word in [
             "client was the limit",
@@ -321,6 +333,7 @@ pub(crate) mod tests {
             "cc1 90 %",
             "hypervisor gave 2.0 %",
             "nothing succeeded",
+            "did not keep up",
         ] {
             assert!(warnings.contains(word), "{word} in {warnings}");
         }

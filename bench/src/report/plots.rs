@@ -60,10 +60,10 @@ pub(crate) fn percentiles(report: &Report) -> Chart {
     };
     let decades = report.curves.values().map(known).fold(DECADES_MIN, f64::max).ceil();
     let end = decades + MAX_MARGIN;
-    let names = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
+    let names = ["90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
     let mut ticks: Vec<(f64, String)> =
-        names.iter().enumerate().map(|(at, name)| (at as f64, (*name).to_owned())).collect();
-    ticks.insert(1, (place(0.5), "50 %".to_owned()));
+        (1u32..).zip(names).map(|(at, name)| (f64::from(at), name.to_owned())).collect();
+    ticks.insert(0, (place(0.5), "50 %".to_owned()));
     ticks.push((end, "max".to_owned()));
     let mut marks = Vec::new();
     for (colour, (name, curve)) in report.curves.iter().enumerate() {
