@@ -26,20 +26,22 @@ while True:
         break
     total.add(interval)
     intervals += 1
-print(intervals, reader.get_start_time_sec(), total.get_total_count(), total.get_max_value(),
-      *[total.get_value_at_percentile(p) for p in (50, 90, 99, 99.9, 99.99)])
 below = []
 for item in total.get_recorded_iterator():
     below.append((item.value_iterated_to, item.total_count_to_this_value))
+def reached_by(rank):
+    # The first value that so many samples reach, as Java has it; this port's own percentiles round
+    # the rank to the nearest.
+    return min(at for at, count in below if count >= rank - 1e-6)
+print(intervals, reader.get_start_time_sec(), total.get_total_count(), total.get_max_value(),
+      *[reached_by(p / 100 * total.get_total_count()) for p in (50, 90, 99, 99.9, 99.99)])
 for line in open(sys.argv[2]):
     words = line.split()
     if len(words) < 3 or not words[0].replace(".", "").isdigit():
         continue
     value, rank = float(words[0]) * 1000, float(words[1]) * total.get_total_count()
     count = max(count for at, count in below if at <= value * 1.0005)
-    # The first value that as many samples reach; the printed percentile is rounded.
-    found = min(at for at, count in below if count >= rank - 1e-6)
-    print(words[0], words[2], found / 1000, count)
+    print(words[0], words[2], reached_by(rank) / 1000, count)
 "#;
 
 /// A Python that has the package, made once for all runs of the tests.
