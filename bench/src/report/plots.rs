@@ -9,7 +9,7 @@ const COLUMNS_MAX: usize = 400;
 /// The percentile axis reaches p99.999 at least.
 const DECADES_MIN: f64 = 5.0;
 /// Between the last percentile and the maximum.
-const MAX_MARGIN: f64 = 0.45;
+const MAX_MARGIN: f64 = 0.7;
 
 /// Microseconds for a reader: three digits and the unit that fits.
 pub(crate) fn human_time(us: f64) -> String {
