@@ -31,6 +31,7 @@
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::hint::black_box;
 use std::sync::Arc;
 
 use forebay_core::ids::ShardId;
@@ -223,6 +224,17 @@ impl PageCache {
         })
     }
 
+    /// Takes all of the budget's memory from the system now, rather than under load. To be called on
+    /// the thread that will use it, so that it is near that thread's core.
+    pub fn populate(&mut self) {
+        self.arena.populate();
+        let first = self.warm.len();
+        self.warm.extend(std::iter::from_fn(|| self.arena.next_block()));
+        self.resident_bytes += (self.warm.len() - first) * BLOCK_BYTES;
+        // Taken from the end: neighbours in order, so that little is spread over few huge pages.
+        self.warm[first..].reverse();
+    }
+
     /// The shard whose pages these are.
     #[must_use]
     pub fn shard(&self) -> ShardId {
@@ -276,6 +288,17 @@ impl PageCache {
             None => {
                 self.misses.set(self.misses.get() + 1);
                 None
+            }
+        }
+    }
+
+    /// Brings near what [`PageCache::get`] looks at for each of several pages.
+    #[inline]
+    pub fn touch<'p>(&self, pages: impl Iterator<Item = &'p PageRef> + Clone) {
+        pages.clone().for_each(|page| self.map.touch(page.id));
+        for page in pages {
+            if let Some((index, _)) = self.map.get(page.id) {
+                black_box(self.frames[index as usize].pins);
             }
         }
     }

@@ -12,9 +12,12 @@
 //! than [`OUTBOX_PAUSE_BYTES`] and one reply. When many connections are slow at once, each is
 //! paused sooner: see [`OUTBOXES_BYTES_MAX`].
 
+use std::collections::VecDeque;
+
 use forebay_core::message::{ErrorReply, Message};
 use forebay_core::time::Nanos;
 
+use super::Asker;
 use crate::frame::{self, FrameSerializer, Inbox};
 use crate::machine::{ConnId, Effects, SendBuf};
 
@@ -51,6 +54,9 @@ struct Connection {
     closing: bool,
     unanswered: u32,
     stalled: u32,
+    /// Requests that were taken off the inbox before it was known how large the replies before
+    /// theirs would be. They go first when the connection goes on.
+    deferred: VecDeque<(Asker, SendBuf)>,
 }
 
 impl Connection {
@@ -112,6 +118,7 @@ impl Connections {
         let Some(connection) = self.get(conn) else { return };
         connection.open = false;
         connection.inbox = Inbox::default();
+        connection.deferred.clear();
         let (was_paused, unsent) = (connection.paused, connection.outbox.len());
         connection.outbox.clear();
         if connection.outbox.capacity() > OUTBOX_KEEP_BYTES {
@@ -173,6 +180,19 @@ impl Connections {
         } else {
             OUTBOX_PAUSE_BYTES
         }
+    }
+
+    /// A request will be handled when its connection goes on; it is paused.
+    pub(super) fn defer(&mut self, asker: Asker, payload: SendBuf) {
+        if let Some(connection) = self.get(asker.conn) {
+            debug_assert!(connection.paused);
+            connection.deferred.push_back((asker, payload));
+        }
+    }
+
+    /// The next deferred request of a connection that wants requests.
+    pub(super) fn next_deferred(&mut self, conn: ConnId) -> Option<(Asker, SendBuf)> {
+        self.get(conn)?.deferred.pop_front()
     }
 
     /// One of the connection's writes waits for room.

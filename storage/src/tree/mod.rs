@@ -54,7 +54,7 @@ pub const LEVELS_MAX: usize = 32;
 pub const LEVEL_OVERFLOW: u8 = 0xff;
 
 /// Where a page is and what it must look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PageRef {
     /// First block in the `pages` file.
     pub id: u64,
