@@ -71,11 +71,25 @@ struct Timeline {
     expire_at: Nanos,
 }
 
-/// CPU time and wall time of the measured part.
+/// A look at this thread's use of its CPU.
+#[derive(Clone, Copy, Debug)]
+struct CpuLook {
+    used_nanos: u64,
+    waited_nanos: u64,
+    at: Nanos,
+}
+
+impl CpuLook {
+    fn at(at: Nanos) -> CpuLook {
+        CpuLook { used_nanos: sys::thread_cpu_nanos(), waited_nanos: sys::thread_wait_nanos(), at }
+    }
+}
+
+/// Around the measured part.
 #[derive(Clone, Copy, Debug, Default)]
 struct CpuWatch {
-    began: Option<(u64, Nanos)>,
-    ended: Option<(u64, Nanos)>,
+    began: Option<CpuLook>,
+    ended: Option<CpuLook>,
 }
 
 /// The machine.
@@ -161,12 +175,17 @@ impl<T: Target> Generator<T> {
 
     /// What the thread has to say at the end, beyond its intervals.
     pub(crate) fn into_report(mut self) -> ThreadReport {
-        let (cpu_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
-            (Some((cpu, from)), Some((cpu_end, to))) => (cpu_end - cpu, to.since(from)),
-            _ => (0, 0),
+        let (cpu_nanos, waited_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
+            (Some(from), Some(to)) => (
+                to.used_nanos - from.used_nanos,
+                to.waited_nanos.saturating_sub(from.waited_nanos),
+                to.at.since(from.at),
+            ),
+            _ => (0, 0, 0),
         };
         ThreadReport {
             cpu_nanos,
+            waited_nanos,
             wall_nanos,
             first_error: self.slots.first_error().take(),
             not_started: self.not_started,
@@ -254,7 +273,7 @@ impl<T: Target> Generator<T> {
     fn watch(&mut self, now: Nanos) {
         let line = self.timeline;
         if now >= line.measure_from && self.cpu.began.is_none() {
-            self.cpu.began = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.began = Some(CpuLook::at(now));
             self.shared.measure_from(line.measure_from);
         }
         if self.slots.take_successes() > 0 && now >= line.measure_from && now <= line.end {
@@ -266,7 +285,7 @@ impl<T: Target> Generator<T> {
             self.timeline.interval_end = from + self.settings.interval_nanos;
         }
         if now >= line.end && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             // The time from the last success to the end is a gap too.
             self.shared.success_at(line.end);
         }
@@ -362,7 +381,7 @@ impl<T: Target> Generator<T> {
 
     fn finish(&mut self, now: Nanos, fx: &mut Effects) {
         if self.cpu.began.is_some() && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             self.shared.success_at(now);
         }
         self.slots.expire(Nanos(u64::MAX));

@@ -65,6 +65,8 @@ pub(crate) struct Settings {
 pub(crate) struct ThreadReport {
     /// CPU time within the measured time.
     pub(crate) cpu_nanos: u64,
+    /// Time within it in which the thread could have run and had no CPU, because others had it.
+    pub(crate) waited_nanos: u64,
     /// The measured time.
     pub(crate) wall_nanos: u64,
     /// The words of the first failure.

@@ -122,6 +122,11 @@ pub(crate) fn report<T: Target>(
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
         pauses_over_10_ms: outcome.pauses,
         client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
+        client_waited_fraction: outcome
+            .threads
+            .iter()
+            .map(|thread| thread.waited_nanos as f64 / thread.wall_nanos.max(1) as f64)
+            .fold(0.0, f64::max),
         client_was_the_limit: match args.spin {
             // It uses all of its core whatever it does; then its own lateness tells.
             true => own_late_starts as f64 > attempts as f64 * OWN_LATE_MAX,

@@ -327,10 +327,12 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "client CPU",
             format!(
-                "{} of a core by thread{}, {:.2} us for each operation{limited}",
+                "{} of a core by thread{}, {:.2} us for each operation{limited}; waited {:.1} % of \
+                 the time for a CPU that others had",
                 threads.join(", "),
                 if report.client_spins { " (spinning)" } else { "" },
-                report.client_cpu_us_per_op
+                report.client_cpu_us_per_op,
+                report.client_waited_fraction * 100.0
             ),
         ),
         (
