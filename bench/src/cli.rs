@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArgs;
+use crate::diff::DiffArgs;
 use crate::figures::{FiguresArgs, PageArgs};
+use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
 use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
-use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
+use crate::workload::{
+    Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, RunShapeArgs, ShapeArgs, WorkloadArg,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,14 +28,18 @@ Examples:
   forebay-bench load --target redis://127.0.0.1:6379 --records 100000
   forebay-bench run  --target redis://127.0.0.1:6379 --workload a --records 100000
 
+  A report of this store on this machine, with nothing to prepare
+  forebay-bench run  --spawn
+
   An open loop, which is what to publish: latency from the intended start of each operation
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
 
 const COMPARE_EXAMPLES: &str = "\
 Each of --targets is a store to start (redis, etcd3, memcached, forebay, floor, floor-echo, floor-log;
 floor is floor-log for workloads that write, floor-echo for others) or the URL of a running one.
-etcd3 is a cluster of three, all on the one core. A store that this command starts is pinned to --server-core, keeps its data in a directory of its own below
---data-dir, stands still while another is measured, and is gone afterwards.
+etcd3 is a cluster of three, all on the one core. A store that this command starts is pinned to
+--server-core, keeps its data in a directory of its own below --data-dir, stands still while another
+is measured, and is gone afterwards.
 
 Examples:
   forebay-bench compare --targets redis,forebay,floor --workload puts --depth 16
@@ -72,6 +80,8 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Show two reports beside each other; exit code 1 if their loads differ
+    Diff(DiffArgs),
     /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
     SelfTest(SelfTestArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
@@ -120,6 +130,8 @@ pub(crate) struct TrafficArgs {
     /// Seed of keys, values and mix: equal seeds repeat a run
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
 }
 
 /// `load`.
@@ -127,6 +139,9 @@ pub(crate) struct TrafficArgs {
 pub(crate) struct LoadArgs {
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
+    /// A scenario file whose records, sizes and sort keys count
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) workload: Option<WorkloadArg>,
     /// Connections over all threads
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connections: u32,
@@ -138,9 +153,9 @@ pub(crate) struct LoadArgs {
 /// `run`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Which mix of operations
-    #[arg(long, value_name = "NAME", default_value = "a")]
-    pub(crate) workload: WorkloadName,
+    /// Which mix of operations: a to f, puts, gets, ledger, or a scenario file
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "a")]
+    pub(crate) workload: WorkloadArg,
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
     /// Connections over all threads
@@ -149,10 +164,10 @@ pub(crate) struct RunArgs {
     /// Operations outstanding on each connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
-    /// Seconds to measure
-    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+    /// Seconds to measure [default: 10; with --spawn 30]
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=864_000))]
-    pub(crate) duration: u64,
+    pub(crate) duration: Option<u64>,
     /// Seconds of load before the measurement
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(0..=86_400))]
@@ -165,7 +180,8 @@ pub(crate) struct RunArgs {
     /// How an open loop's intended starts lie
     #[arg(long, value_enum, default_value = "fixed")]
     pub(crate) arrivals: Arrivals,
-    /// Choose records otherwise than the workload does
+    /// Choose records otherwise than the workload does: uniform, zipfian[:THETA], latest[:THETA],
+    /// sequential, hotspot:KEYS,OPS or moving-hotspot:KEYS,OPS,EVERY (percent, percent, operations)
     #[arg(long)]
     pub(crate) distribution: Option<Distribution>,
     /// Write report.html, report.json, latency.svg and the raw histograms (.hlog, .hgrm) into DIR
@@ -178,12 +194,30 @@ pub(crate) struct RunArgs {
     /// for a core each (`self-test` shows how much)
     #[arg(long, requires = "rate")]
     pub(crate) spin: bool,
+    #[command(flatten)]
+    pub(crate) shape: RunShapeArgs,
+    #[command(flatten)]
+    pub(crate) find: FindRateArgs,
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
+    /// Start this store here first, in a fresh directory, load it, find its peak, and report at half
+    /// of that (or at --rate)
+    #[arg(long, conflicts_with_all = ["target", "ledger", "realtime"])]
+    pub(crate) spawn: bool,
+    /// Where the store that --spawn starts keeps its data [default: here]; it is removed again
+    #[arg(long, value_name = "DIR", requires = "spawn")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// What the report must say beyond what this run knows.
     #[arg(skip)]
     pub(crate) remarks: Vec<String>,
+}
+
+impl RunArgs {
+    /// Seconds to measure; `default` if the command line does not say.
+    pub(crate) fn duration_or(&self, default: u64) -> u64 {
+        self.duration.unwrap_or(default)
+    }
 }
 
 /// `verify-ledger`.
@@ -219,6 +253,14 @@ mod tests {
             "run --target redis://h:1 --workload a --records 5 --value-bytes 10 --connections 4 \
              --depth 2 --duration 3 --rate 100 --seed 7 --report d --core 0,1 --threads 2",
             "run --target forebay://h:1 --workload ledger --ledger f",
+            "run --spawn",
+            "run --spawn --data-dir d --workload b --rate 1000 --arrivals poisson --spin",
+            "load --target etcd://h:1,h:2 --workload x/shop.toml --value-sizes list:10x1,20x2",
+            "run --workload x/shop.toml --distribution hotspot:20,80 --sort-digits 2 --eventual",
+            "run --workload c --think-time 5 --value-sizes uniform:5-50",
+            "run --workload c --find-rate --p99-us 900",
+            "self-test --duration 1",
+            "diff a b",
             "verify-ledger --target forebay://h:1 --ledger f",
             "compare --targets redis,forebay,floor --workload puts --records 5 --value-bytes 10 \
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
@@ -231,7 +273,19 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        let bad = ["forebay-bench", "run", "--target", "x", "--workload", "a"];
-        assert!(Cli::try_parse_from(bad).is_err());
+        for bad in [
+            "run --target x --workload a",
+            "run --spawn --target forebay://h:1",
+            "run --spin",
+            "run --rate 5 --think-time 5",
+            "run --find-rate",
+            "run --workload mysql",
+            "run --distribution zipf",
+            "run --data-dir d",
+            "diff a",
+        ] {
+            let words = std::iter::once("forebay-bench").chain(bad.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{bad}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use forebay_core::time::Nanos;
 
 use crate::cli::{DataArgs, LoadArgs, RunArgs, TrafficArgs, VerifyArgs};
 use crate::error::BenchError;
+use crate::find_rate;
 use crate::generator::{self, Arrivals, Phase, Plan, Ramp, RunOutcome};
 use crate::ledger::{self, LedgerHeader, LedgerWriter, Verdict};
 use crate::report::build::{self, Before};
@@ -15,6 +16,7 @@ use crate::report::collect::{Progress, Watch};
 use crate::report::json::Report;
 use crate::report::raw::RawLogs;
 use crate::report::{html, text};
+use crate::spawn;
 use crate::sys;
 use crate::target::dynamodb::DynamoDb;
 use crate::target::etcd::Etcd;
@@ -24,11 +26,14 @@ use crate::target::memcached::Memcached;
 use crate::target::redis::Redis;
 use crate::target::{Scheme, Setup, Target, TargetUrl};
 use crate::workload::{
-    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, Records, Source, WorkloadName,
+    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, PhaseSpec, Records, Scenario, Shape,
+    Sizes, Source, WorkloadArg,
 };
 
 /// How long reaching a target may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a measurement, if the command line does not say.
+const RUN_SECONDS: u64 = 10;
 /// Progress of a load is shown this often.
 const LOAD_INTERVAL_MILLIS: u64 = 200;
 /// Between two passes over what a store refused.
@@ -69,6 +74,59 @@ macro_rules! with_target {
     }};
 }
 
+/// `args`, with what its scenario says in their place, and the scenario.
+fn resolve(args: &RunArgs) -> Result<(RunArgs, Scenario), BenchError> {
+    let scenario = scenario(args)?;
+    let mut run = args.clone();
+    let traffic = &mut run.traffic;
+    traffic.records = scenario.records.unwrap_or(traffic.records);
+    traffic.seed = scenario.seed.unwrap_or(traffic.seed);
+    traffic.value_bytes = scenario.shape.sizes.mean().round() as u64;
+    traffic.shape.sort_digits = scenario.sort_digits.unwrap_or(traffic.shape.sort_digits);
+    run.connections = scenario.connections.unwrap_or(run.connections);
+    run.depth = scenario.depth.unwrap_or(run.depth);
+    run.shape.eventual = scenario.is_eventual.unwrap_or(run.shape.eventual);
+    run.shape.think_time = scenario.think_time.or(run.shape.think_time);
+    if let Some(is_poisson) = scenario.is_poisson {
+        run.arrivals = if is_poisson { Arrivals::Poisson } else { Arrivals::Fixed };
+    }
+    let conflict = match (run.rate.is_some(), &scenario) {
+        (true, scenario) if !scenario.phases.is_empty() => {
+            Some("--rate: the scenario's phases have rates of their own")
+        }
+        (true, _) if run.shape.think_time.is_some() => {
+            Some("--rate: an open loop's rate says when to start, a think time says it too")
+        }
+        _ if scenario.is_ledger && run.traffic.shape.sort_digits > 0 => {
+            Some("--sort-digits: --workload ledger has plain keys")
+        }
+        _ if scenario.is_ledger && run.traffic.shape.value_sizes.is_some() => {
+            Some("--value-sizes: values of --workload ledger have one length")
+        }
+        _ => None,
+    };
+    match conflict {
+        Some(words) => Err(BenchError::Usage(words.to_owned())),
+        None => Ok((run, scenario)),
+    }
+}
+
+/// What `args.workload` says.
+pub(crate) fn scenario(args: &RunArgs) -> Result<Scenario, BenchError> {
+    let mut otherwise = Shape::of(sizes(&args.traffic));
+    otherwise.distribution = args.distribution.unwrap_or(otherwise.distribution);
+    let mut scenario = Scenario::of(&args.workload, otherwise)?;
+    if let (WorkloadArg::Named(_), Some(distribution)) = (&args.workload, args.distribution) {
+        scenario.shape.distribution = distribution;
+    }
+    Ok(scenario)
+}
+
+fn sizes(traffic: &TrafficArgs) -> Sizes {
+    let fixed = Sizes::Fixed(traffic.value_bytes as usize);
+    traffic.shape.value_sizes.clone().unwrap_or(fixed)
+}
+
 /// The plainest data: keys without sort keys, consistent reads.
 fn plain(table: &str) -> Setup<'_> {
     Setup { table, sort_digits: 0, consistent: true, timeout: CONNECT_TIMEOUT }
@@ -81,34 +139,51 @@ pub(crate) fn facts(url: &TargetUrl) -> Result<Vec<(String, String)>, BenchError
 
 /// `forebay-bench load`.
 pub(crate) fn load(args: &LoadArgs) -> Result<(), BenchError> {
-    let Loaded { records, seconds } = load_quietly(args)?;
-    let TrafficArgs { value_bytes, ref data, .. } = args.traffic;
+    let Loaded { records, seconds, ref sizes } = load_quietly(args)?;
     println!(
-        "loaded {records} records of {} B keys and {value_bytes} B values in {seconds:.2} s \
+        "loaded {records} records of {} B keys and {sizes} values in {seconds:.2} s \
          ({:.0} records/s)",
-        data.key_bytes,
+        args.traffic.data.key_bytes,
         records as f64 / seconds
     );
     Ok(())
 }
 
 /// A load that succeeded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     /// All of them.
     pub(crate) records: u64,
     /// How long it took.
     pub(crate) seconds: f64,
+    /// Lengths of values.
+    pub(crate) sizes: Sizes,
 }
 
 /// Loads, and says nothing on stdout.
 pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
-    let data = &args.traffic.data;
-    with_target!(&data.target, &plain(&data.table), |target| load_into(args, &target))
+    let mut load = args.clone();
+    let mut sizes = sizes(&args.traffic);
+    if let Some(workload) = &args.workload {
+        let scenario = Scenario::of(workload, Shape::of(sizes))?;
+        let traffic = &mut load.traffic;
+        traffic.records = scenario.records.unwrap_or(traffic.records);
+        traffic.seed = scenario.seed.unwrap_or(traffic.seed);
+        traffic.shape.sort_digits = scenario.sort_digits.unwrap_or(traffic.shape.sort_digits);
+        sizes = scenario.shape.sizes;
+    }
+    let data = &load.traffic.data;
+    let sort_digits = load.traffic.shape.sort_digits.into();
+    let setup = Setup { sort_digits, ..plain(&data.table) };
+    with_target!(&data.target, &setup, |target| load_into(&load, &sizes, &target))
 }
 
-fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, BenchError> {
-    let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
+fn load_into<T: Target>(
+    args: &LoadArgs,
+    sizes: &Sizes,
+    target: &Arc<T>,
+) -> Result<Loaded, BenchError> {
+    let TrafficArgs { records, seed, .. } = args.traffic;
     check_keys(target.as_ref(), &args.traffic.data)?;
     let mut plan = Plan {
         interval_millis: LOAD_INTERVAL_MILLIS,
@@ -131,14 +206,15 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
         let left = Arc::new(Mutex::new(Vec::new()));
         let source = |part, _| {
             let (wanted, left) = (wanted.clone(), Arc::clone(&left));
-            Source::Load(Load::new(wanted, value_bytes as usize, seed, part, left))
+            Source::Load(Load::new(wanted, sizes.clone(), seed, part, left))
         };
         let outcome = generator::run(target, &plan, source, &mut watch)?;
         let done = outcome.collected.total.successes();
         loaded += done;
         let list = std::mem::take(&mut *left.lock().expect("the threads have ended"));
         if loaded == records {
-            return Ok(Loaded { records, seconds: began.elapsed().as_secs_f64() });
+            let seconds = began.elapsed().as_secs_f64();
+            return Ok(Loaded { records, seconds, sizes: sizes.clone() });
         }
         // A store that sheds load while it catches up is asked again for what it refused.
         idle_passes = if done == 0 { idle_passes + 1 } else { 0 };
@@ -155,6 +231,15 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
 
 /// `forebay-bench run`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
+    match (args.spawn, args.find.p99_us) {
+        (true, _) => spawn::run(args),
+        (false, Some(limit_us)) => find_rate::find_rate(args, limit_us),
+        (false, None) => run_once(args),
+    }
+}
+
+/// A run against a store that serves already.
+pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
     let Measured { report, ledger_written, .. } = measure_any(args)?;
     print!("{}", text::render(&report));
     if let Some(dir) = &args.report {
@@ -194,8 +279,9 @@ struct Measured {
 }
 
 fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
+    let (args, scenario) = &resolve(args)?;
     let data = &args.traffic.data;
-    let is_ledger = args.workload == WorkloadName::Ledger;
+    let is_ledger = scenario.is_ledger;
     if is_ledger != args.ledger.is_some() {
         return Err(BenchError::Usage(
             "--workload ledger and --ledger FILE go together".to_owned(),
@@ -206,22 +292,32 @@ fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
             "a ledger value takes at least {LEDGER_VALUE_BYTES_MIN} bytes: raise --value-bytes"
         )));
     }
-    with_target!(&data.target, &plain(&data.table), |target| run_on(args, &target))
+    let setup = Setup {
+        sort_digits: args.traffic.shape.sort_digits.into(),
+        consistent: !args.shape.eventual,
+        ..plain(&data.table)
+    };
+    with_target!(&data.target, &setup, |target| run_on(args, scenario, &target))
 }
 
-fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchError> {
+fn run_on<T: Target>(
+    args: &RunArgs,
+    scenario: &Scenario,
+    target: &Arc<T>,
+) -> Result<Measured, BenchError> {
     check_keys(target.as_ref(), &args.traffic.data)?;
-    let mix = args.workload.mix();
+    let mix = scenario.shape.mix;
     for kind in OpKind::ALL.into_iter().filter(|kind| mix.has(*kind)) {
         if let Some(reason) = target.refuses(kind) {
-            return Err(BenchError::Unsupported { workload: args.workload.label(), reason });
+            return Err(BenchError::Unsupported { workload: scenario.name.clone(), reason });
         }
     }
     let mut plan = Plan {
-        phases: phases(args),
+        phases: phases(args, scenario),
         arrivals: args.arrivals,
         realtime: args.realtime,
         spin: args.spin,
+        think_nanos: args.shape.think_time.map_or(0, |time| time.as_nanos() as u64),
         ..plan(&args.traffic, args.connections, args.depth)?
     };
     let raw = args.report.as_ref().map(|dir| {
@@ -252,15 +348,13 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
         };
         generator::run(target, &plan, source, &mut watch)?
     } else {
-        let distribution = args.distribution.unwrap_or(args.workload.distribution());
-        let source = |part, _| {
-            Source::Mixed(Mixed::new(mix, distribution, records, value_bytes, seed, part))
-        };
+        let shape = &scenario.shape;
+        let source = |part, _| Source::Mixed(Mixed::shaped(shape, records, seed, part));
         generator::run(target, &plan, source, &mut watch)?
     };
 
-    let mut report = build::report(args, target.as_ref(), &plan, &outcome, before);
-    report.remarks.clone_from(&args.remarks);
+    let mut report = build::report(args, scenario, target.as_ref(), &plan, &outcome, before);
+    report.remarks = remarks(args, scenario);
     if let Some(dir) = &args.report {
         // The report first: it is what is missed most if the disk is full.
         report.write(dir)?;
@@ -295,8 +389,44 @@ pub(crate) fn verify_ledger(args: &VerifyArgs) -> Result<(), BenchError> {
     }
 }
 
-/// Warm-up, and one phase that is measured.
-fn phases(args: &RunArgs) -> Vec<Phase> {
+/// What a reader must know of the load beyond the report's own fields.
+fn remarks(args: &RunArgs, scenario: &Scenario) -> Vec<String> {
+    let mut remarks = args.remarks.clone();
+    if let WorkloadArg::File(path) = &args.workload {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        remarks.push(format!("the load is the scenario {file}"));
+    }
+    let Shape { mix, sizes, items, .. } = &scenario.shape;
+    if !matches!(sizes, Sizes::Fixed(_)) {
+        remarks.push(format!("lengths of values: {sizes}; the mean is given as their length"));
+    }
+    if mix.has(OpKind::Query) || mix.has(OpKind::Scan) {
+        remarks.push(format!("items of a scan or query: {} to {}", items.0, items.1));
+    }
+    if let Some(time) = args.shape.think_time {
+        remarks.push(format!("think time: {} ms after each answer", time.as_secs_f64() * 1e3));
+    }
+    if args.traffic.shape.sort_digits > 0 {
+        let together = 10u64.pow(args.traffic.shape.sort_digits.into());
+        remarks.push(format!("{together} records share a partition key"));
+    }
+    if args.shape.eventual {
+        remarks.push("reads may be answered by any replica, and stale".to_owned());
+    }
+    remarks
+}
+
+/// The scenario's phases; or a warm-up, and one phase that is measured.
+fn phases(args: &RunArgs, scenario: &Scenario) -> Vec<Phase> {
+    if !scenario.phases.is_empty() {
+        let phase = |spec: &PhaseSpec| Phase {
+            name: spec.name.clone(),
+            nanos: spec.seconds * Nanos::PER_SECOND,
+            is_measured: !spec.is_warmup,
+            ramp: spec.rate.map(|(from, to)| Ramp { from, to }),
+        };
+        return scenario.phases.iter().map(phase).collect();
+    }
     let ramp = args.rate.map(|rate| Ramp::steady(rate as f64));
     let phase = |name: &str, seconds: u64, is_measured| Phase {
         name: name.to_owned(),
@@ -305,7 +435,7 @@ fn phases(args: &RunArgs) -> Vec<Phase> {
         ramp,
     };
     let warmup = (args.warmup > 0).then(|| phase("warm-up", args.warmup, false));
-    warmup.into_iter().chain([phase("measured", args.duration, true)]).collect()
+    warmup.into_iter().chain([phase("measured", args.duration_or(RUN_SECONDS), true)]).collect()
 }
 
 fn ledger_header(data: &DataArgs) -> LedgerHeader {
@@ -341,6 +471,7 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
         spin: false,
         interval_millis: 1000,
         timeout_millis: traffic.data.timeout_millis,
+        think_nanos: 0,
         reconnect: true,
         key_bytes: traffic.data.key_bytes as usize,
         ledger: None,

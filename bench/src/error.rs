@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |-----:|---|
 //! | 0 | done |
-//! | 1 | the run, or what it found, is bad: no operation succeeded, or the ledger is violated |
+//! | 1 | the run, or what it found, is bad: no operation succeeded, the ledger is violated, the self-test failed, or the loads of two reports differ |
 //! | 2 | the command line is wrong (clap's code) |
 //! | 3 | the target cannot be reached or does not speak its protocol |
 //! | 4 | this machine is in the way: a file, a ring, a core |
@@ -61,7 +61,7 @@ pub(crate) enum BenchError {
     #[error("workload {workload} cannot run on this target: {reason}")]
     Unsupported {
         /// The workload.
-        workload: &'static str,
+        workload: String,
         /// Why.
         reason: &'static str,
     },
@@ -104,6 +104,25 @@ pub(crate) enum BenchError {
         /// All.
         checks: usize,
     },
+    /// Two reports are of different loads. Their ratios say nothing about the stores.
+    #[error(
+        "the two runs differ in {settings} setting(s) of workload or load: do not compare the \
+             stores by these ratios"
+    )]
+    LoadsDiffer {
+        /// How many settings.
+        settings: usize,
+    },
+    /// A scenario file that cannot be read as one. The line and the reason say what to change.
+    #[error("{}:{line}: {reason}", path.display())]
+    Scenario {
+        /// Which.
+        path: PathBuf,
+        /// Where in it.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// A ledger file that this tool did not write.
     #[error("{}:{line}: {reason}", path.display())]
     Ledger {
@@ -135,6 +154,16 @@ pub(crate) enum BenchError {
         errors: u64,
         /// The first failure.
         first: String,
+    },
+    /// No rate keeps the limit. Raise it, or look at the store at the lowest rate tried.
+    #[error(
+        "no rate was held with p99 of at most {limit_us} us; the lowest tried: {lowest} a second"
+    )]
+    NoRateHolds {
+        /// Of p99.
+        limit_us: u64,
+        /// Operations a second.
+        lowest: u64,
     },
     /// Records could not be loaded. Look at the store, then load again: loading twice is harmless.
     #[error("{failed} of {records} records were not loaded (first failure: {first})")]
@@ -219,9 +248,13 @@ impl BenchError {
         match self {
             BenchError::NothingSucceeded { .. }
             | BenchError::SelfTestFailed { .. }
+            | BenchError::LoadsDiffer { .. }
             | BenchError::LoadIncomplete { .. }
+            | BenchError::NoRateHolds { .. }
             | BenchError::LedgerViolated { .. } => 1,
-            BenchError::Unsupported { .. } | BenchError::Usage(_) => 2,
+            BenchError::Unsupported { .. } | BenchError::Scenario { .. } | BenchError::Usage(_) => {
+                2
+            }
             BenchError::Resolve { .. }
             | BenchError::Unreachable { .. }
             | BenchError::Connection { .. }

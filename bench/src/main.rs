@@ -3,8 +3,10 @@
 //! ```text
 //!   cli ─► commands ─► generator (thread per core, on this project's ring) ─► target (a codec)
 //!                          ▲ workload: which operation, which record, which bytes
-//!                          └─► report: rows and totals ─► text, report.json
+//!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
+//!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
+//!   selftest ─► servers whose behaviour is known ─► the same generator ─► is it what was known?
 //! ```
 //!
 //! What makes its numbers worth something: latency counts from the intended start when a rate is
@@ -17,14 +19,17 @@ mod cli;
 mod commands;
 mod compare;
 mod device;
+mod diff;
 mod error;
 mod figures;
+mod find_rate;
 mod fleet;
 mod floor;
 mod generator;
 mod ledger;
 mod report;
 mod selftest;
+mod spawn;
 mod stamps;
 mod sys;
 mod target;
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::ServePage(args) => figures::serve_page(&args),
         Command::Figures(args) => figures::figures(&args),
+        Command::Diff(args) => diff::diff(&args),
         Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };

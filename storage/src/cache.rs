@@ -226,8 +226,13 @@ impl PageCache {
 
     /// Takes all of the budget's memory from the system now, rather than under load. To be called on
     /// the thread that will use it, so that it is near that thread's core.
-    pub fn populate(&self) {
+    pub fn populate(&mut self) {
         self.arena.populate();
+        let first = self.warm.len();
+        self.warm.extend(std::iter::from_fn(|| self.arena.next_block()));
+        self.resident_bytes += (self.warm.len() - first) * BLOCK_BYTES;
+        // Taken from the end: neighbours in order, so that little is spread over few huge pages.
+        self.warm[first..].reverse();
     }
 
     /// The shard whose pages these are.

@@ -20,7 +20,7 @@ use crate::fleet::process::end_all_on_interrupt;
 use crate::fleet::{Member, Place, Store, share_cores};
 use crate::report::json::{write_json, write_text};
 use crate::sys::{self, Hardware};
-use crate::workload::{OpKind, WorkloadName};
+use crate::workload::{OpKind, Scenario, Shape, Sizes, WorkloadArg, WorkloadName};
 use calm::Probe;
 use contest::{Contest, Entrant, Rules};
 
@@ -92,21 +92,34 @@ impl BenchArgs {
     }
 
     /// The words of a run that say what the load is.
-    pub(crate) fn load_words(&self, workload: WorkloadName, depth: u32) -> String {
+    pub(crate) fn load_words(&self, workload: impl Into<WorkloadArg>, depth: u32) -> String {
         let BenchArgs { records, value_bytes, connections, duration, warmup, .. } = self;
         format!(
             "--workload {} --records {records} --value-bytes {value_bytes} \
              --connections {connections} --depth {depth} --duration {duration} --warmup {warmup}{}",
-            workload.label(),
+            workload.into(),
             self.pin()
         )
     }
 
     /// Loads the records into `member`; returns the command for the reader.
     pub(crate) fn fill(&self, member: &Member) -> Result<String, BenchError> {
+        self.fill_for(member, None)
+    }
+
+    /// Loads the records that `workload` wants.
+    fn fill_for(
+        &self,
+        member: &Member,
+        workload: Option<&WorkloadArg>,
+    ) -> Result<String, BenchError> {
         let BenchArgs { records, value_bytes, .. } = self;
+        let file = match workload {
+            Some(WorkloadArg::File(path)) => format!(" --workload {}", path.display()),
+            _ => String::new(),
+        };
         let words = format!(
-            "load --target {} --records {records} --value-bytes {value_bytes}{}",
+            "load --target {} --records {records} --value-bytes {value_bytes}{file}{}",
             member.url,
             self.pin()
         );
@@ -140,9 +153,9 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "STORE", value_delimiter = ',', num_args = 1..,
           value_parser = to_spawn)]
     pub(crate) spawn: Vec<Store>,
-    /// Which mix of operations
-    #[arg(long, value_name = "NAME")]
-    pub(crate) workload: WorkloadName,
+    /// Which mix of operations: a to f, puts, gets, or a scenario file
+    #[arg(long, value_name = "NAME|FILE.toml", value_parser = without_blanks)]
+    pub(crate) workload: WorkloadArg,
     /// Operations outstanding on each connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
@@ -155,6 +168,14 @@ pub(crate) struct CompareArgs {
     pub(crate) memory: Option<String>,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
+}
+
+/// A workload whose name can stand in a command line that is shown.
+fn without_blanks(text: &str) -> Result<WorkloadArg, String> {
+    match text.contains(char::is_whitespace) {
+        true => Err("a file without blanks in its name".to_owned()),
+        false => text.parse(),
+    }
 }
 
 /// A store that can be started.
@@ -187,7 +208,7 @@ struct CompareReport<'a> {
 
 /// `forebay-bench compare`.
 pub(crate) fn compare(args: &CompareArgs) -> Result<(), BenchError> {
-    if args.workload == WorkloadName::Ledger {
+    if args.workload == WorkloadName::Ledger.into() {
         return Err(BenchError::Usage("--workload ledger compares nothing; use `run`".to_owned()));
     }
     end_all_on_interrupt()?;
@@ -196,16 +217,16 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), BenchError> {
         place = place.with(["--memory", memory]);
     }
     println!("{}", args.bench.machine_lines());
-    let started = start_all(&args.stores(), args.workload, &args.bench, &place)?;
+    let started = start_all(&args.stores(), &args.workload, &args.bench, &place)?;
     for line in &started.lines {
         println!("    {line}");
     }
-    let mut load = args.bench.load_words(args.workload, args.depth);
+    let mut load = args.bench.load_words(args.workload.clone(), args.depth);
     if let Some(rate) = args.rate {
         load.push_str(&format!(" --rate {rate}"));
     }
     println!();
-    let title = format!("{}, depth {}", args.workload.label(), args.depth);
+    let title = format!("{}, depth {}", args.workload, args.depth);
     let probe = Probe::prepare(&args.bench.data_dir)?;
     let contest = contest::hold(
         &title,
@@ -248,12 +269,12 @@ pub(crate) struct Started {
 /// Starts and fills `stores`. One that is not installed is left out, and named.
 pub(crate) fn start_all(
     stores: &[Store],
-    workload: WorkloadName,
+    workload: &WorkloadArg,
     args: &BenchArgs,
     place: &Place,
 ) -> Result<Started, BenchError> {
-    let mix = workload.mix();
-    let writes = [OpKind::Put, OpKind::Insert, OpKind::ReadModifyWrite];
+    let mix = Scenario::of(workload, Shape::of(Sizes::Fixed(1)))?.shape.mix;
+    let writes = [OpKind::Put, OpKind::Insert, OpKind::ReadModifyWrite, OpKind::ConditionalPut];
     let is_written = writes.into_iter().any(|kind| mix.has(kind));
     let mut started = Started { members: Vec::new(), lines: Vec::new() };
     for store in stores {
@@ -276,7 +297,7 @@ pub(crate) fn start_all(
             member => member?,
         };
         started.lines.push(member.command.clone());
-        started.lines.push(args.fill(&member)?);
+        started.lines.push(args.fill_for(&member, Some(workload))?);
         started.lines.push(format!("# {name}: {}", facts_line(&member)?));
         // Nothing of it runs while the next is loaded.
         member.pause();

@@ -30,7 +30,7 @@ pub(super) fn gets(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 fn against(bench: &mut Bench<'_>, workload: WorkloadName, floor: Store) -> Result<(), BenchError> {
     let args = &bench.args.bench;
     let stores = [Store::Redis, Store::Forebay, floor.clone()];
-    let started = start_all(&stores, workload, args, &args.place())?;
+    let started = start_all(&stores, &workload.into(), args, &args.place())?;
     bench.say_commands(&started.lines);
     for &depth in &bench.args.depths {
         let title =

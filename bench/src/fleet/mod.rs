@@ -29,6 +29,7 @@ use crate::error::BenchError;
 use crate::sys;
 use crate::target::TargetUrl;
 use metrics::Metrics;
+pub(crate) use own::beside;
 use process::{OwnedDir, OwnedProcess};
 
 /// How long a store may take to serve; prewriting a large log on a slow disk takes its time.

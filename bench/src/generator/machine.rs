@@ -71,11 +71,25 @@ struct Timeline {
     expire_at: Nanos,
 }
 
-/// CPU time and wall time of the measured part.
+/// A look at this thread's use of its CPU.
+#[derive(Clone, Copy, Debug)]
+struct CpuLook {
+    used_nanos: u64,
+    waited_nanos: u64,
+    at: Nanos,
+}
+
+impl CpuLook {
+    fn at(at: Nanos) -> CpuLook {
+        CpuLook { used_nanos: sys::thread_cpu_nanos(), waited_nanos: sys::thread_wait_nanos(), at }
+    }
+}
+
+/// Around the measured part.
 #[derive(Clone, Copy, Debug, Default)]
 struct CpuWatch {
-    began: Option<(u64, Nanos)>,
-    ended: Option<(u64, Nanos)>,
+    began: Option<CpuLook>,
+    ended: Option<CpuLook>,
 }
 
 /// The machine.
@@ -133,7 +147,11 @@ impl<T: Target> Generator<T> {
         Generator {
             keys: KeySpelling::new(settings.key_bytes),
             pacing: settings.pacing.clone(),
-            slots: Slots::new(settings.lanes, settings.depth, recorder, source),
+            slots: {
+                let mut slots = Slots::new(settings.lanes, settings.depth, recorder, source);
+                slots.think(settings.think_nanos);
+                slots
+            },
             by_conn: Vec::with_capacity(sockets.len()),
             dirty: Vec::with_capacity(sockets.len()),
             broken: Vec::new(),
@@ -161,12 +179,17 @@ impl<T: Target> Generator<T> {
 
     /// What the thread has to say at the end, beyond its intervals.
     pub(crate) fn into_report(mut self) -> ThreadReport {
-        let (cpu_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
-            (Some((cpu, from)), Some((cpu_end, to))) => (cpu_end - cpu, to.since(from)),
-            _ => (0, 0),
+        let (cpu_nanos, waited_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
+            (Some(from), Some(to)) => (
+                to.used_nanos - from.used_nanos,
+                to.waited_nanos.saturating_sub(from.waited_nanos),
+                to.at.since(from.at),
+            ),
+            _ => (0, 0, 0),
         };
         ThreadReport {
             cpu_nanos,
+            waited_nanos,
             wall_nanos,
             first_error: self.slots.first_error().take(),
             not_started: self.not_started,
@@ -229,6 +252,7 @@ impl<T: Target> Generator<T> {
 
     fn turn_running(&mut self, now: Nanos, fx: &mut Effects) {
         self.watch(now);
+        self.slots.clock(now);
         if self.settings.reconnect {
             self.reconnect_due(now, fx);
         }
@@ -254,7 +278,7 @@ impl<T: Target> Generator<T> {
     fn watch(&mut self, now: Nanos) {
         let line = self.timeline;
         if now >= line.measure_from && self.cpu.began.is_none() {
-            self.cpu.began = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.began = Some(CpuLook::at(now));
             self.shared.measure_from(line.measure_from);
         }
         if self.slots.take_successes() > 0 && now >= line.measure_from && now <= line.end {
@@ -266,7 +290,7 @@ impl<T: Target> Generator<T> {
             self.timeline.interval_end = from + self.settings.interval_nanos;
         }
         if now >= line.end && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             // The time from the last success to the end is a gap too.
             self.shared.success_at(line.end);
         }
@@ -366,7 +390,7 @@ impl<T: Target> Generator<T> {
 
     fn finish(&mut self, now: Nanos, fx: &mut Effects) {
         if self.cpu.began.is_some() && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             self.shared.success_at(now);
         }
         self.slots.expire(Nanos(u64::MAX));
@@ -429,6 +453,9 @@ impl<T: Target> Generator<T> {
             && schedule.next() < line.end
         {
             at = at.min(schedule.next());
+        }
+        if let Some(until) = self.slots.thinks_until() {
+            at = at.min(until);
         }
         if self.down > 0 && self.settings.reconnect {
             let due = self.sockets.iter().filter_map(|socket| socket.connect_at).min();
@@ -505,6 +532,7 @@ impl<T: Target> Machine for Generator<T> {
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
         let Some(index) = self.socket_of(conn) else { return };
         let slots = &mut self.slots;
+        slots.clock(now);
         let decoded =
             self.sockets[index as usize].codec.decode(bytes, &mut |correlation, outcome| {
                 slots.complete(correlation, outcome, now);

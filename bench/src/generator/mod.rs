@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     warmup_phases: usize,
     interval_nanos: u64,
     timeout_nanos: u64,
+    /// Closed loop: from an operation's end to its slot's next operation.
+    think_nanos: u64,
     /// Open lost connections again; otherwise the run ends when all are lost.
     reconnect: bool,
     key_bytes: usize,
@@ -65,6 +67,8 @@ pub(crate) struct Settings {
 pub(crate) struct ThreadReport {
     /// CPU time within the measured time.
     pub(crate) cpu_nanos: u64,
+    /// Time within it in which the thread could have run and had no CPU, because others had it.
+    pub(crate) waited_nanos: u64,
     /// The measured time.
     pub(crate) wall_nanos: u64,
     /// The words of the first failure.
@@ -115,6 +119,8 @@ pub(crate) struct Plan {
     pub(crate) spin: bool,
     /// Limit for one operation.
     pub(crate) timeout_millis: u64,
+    /// Closed loop: from an operation's end to its slot's next operation.
+    pub(crate) think_nanos: u64,
     /// Open lost connections again.
     pub(crate) reconnect: bool,
     /// Length of keys.
@@ -165,6 +171,7 @@ impl Plan {
             warmup_phases: self.warmup_phases(),
             interval_nanos: self.interval_millis * Nanos::PER_MILLI,
             timeout_nanos: self.timeout_millis * Nanos::PER_MILLI,
+            think_nanos: self.think_nanos,
             reconnect: self.reconnect,
             key_bytes: self.key_bytes,
         }

@@ -13,7 +13,7 @@
 //! given up is told from the answer to its successor. `ready` is a queue, so the slots, and with
 //! them the connections, take turns.
 //!
-//! Invariants: a slot is in exactly one of ready, parked, busy (or retired, when its lane has
+//! Invariants: a slot is in exactly one of ready, parked, thinking, busy (or retired, when its lane has
 //! nothing left to do); `outstanding` counts the busy ones.
 
 use std::collections::VecDeque;
@@ -96,6 +96,12 @@ pub(super) struct Slots {
     /// Successes that end later are recorded but do not count as achieved in time.
     measure_until: Nanos,
     successes_in_turn: u64,
+    /// From an operation's end to its slot's next operation.
+    think_nanos: u64,
+    /// Slots that think, and until when; the first to be done first.
+    thinking: VecDeque<(Nanos, u32)>,
+    /// As the machine said last.
+    now: Nanos,
     first_error: Option<String>,
     pub(super) recorder: Recorder,
     pub(super) source: Source,
@@ -142,6 +148,9 @@ impl Slots {
             phases: Phases::default(),
             measure_until: Nanos(u64::MAX),
             successes_in_turn: 0,
+            think_nanos: 0,
+            thinking: VecDeque::new(),
+            now: Nanos(0),
             first_error: None,
             recorder,
             source,
@@ -157,6 +166,27 @@ impl Slots {
     /// The phase of an operation intended at `at`.
     pub(super) fn phase_at(&self, at: Nanos) -> u32 {
         self.phases.at(at)
+    }
+
+    /// Slots rest for so long after each operation.
+    pub(super) fn think(&mut self, nanos: u64) {
+        self.think_nanos = nanos;
+    }
+
+    /// It is `now`: who has thought long enough is ready again.
+    pub(super) fn clock(&mut self, now: Nanos) {
+        self.now = now;
+        while let Some(&(until, index)) = self.thinking.front()
+            && until <= now
+        {
+            self.thinking.pop_front();
+            self.rest(index);
+        }
+    }
+
+    /// When the next slot has thought long enough.
+    pub(super) fn thinks_until(&self) -> Option<Nanos> {
+        self.thinking.front().map(|(until, _)| *until)
     }
 
     /// Operations in flight.
@@ -318,7 +348,15 @@ impl Slots {
         slot.generation = slot.generation.wrapping_add(1);
         self.outstanding -= 1;
         self.source.finished(slot.lane, slot.planned, end);
-        let lane = &mut self.lanes[slot.lane as usize];
+        match self.think_nanos {
+            0 => self.rest(index),
+            nanos => self.thinking.push_back((self.now + nanos, index)),
+        }
+    }
+
+    /// The slot may be used again, as soon as its lane may.
+    fn rest(&mut self, index: u32) {
+        let lane = &mut self.lanes[self.slots[index as usize].lane as usize];
         if lane.up {
             self.ready.push_back(index);
         } else {

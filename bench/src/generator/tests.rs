@@ -18,7 +18,7 @@ use super::record::{Interval, Recorder, Sample, Shared};
 use super::schedule::{Pacing, Schedule};
 use crate::allocations::allocations_in;
 use crate::target::floor::{Floor, reply_frame, request_correlations};
-use crate::workload::{Load, Mixed, OpKind, Part, Records, Source, WorkloadName};
+use crate::workload::{Load, Mixed, OpKind, Part, Records, Sizes, Source, WorkloadName};
 
 const ALONE: Part = Part { thread: 0, threads: 1 };
 const MICRO: u64 = 1_000;
@@ -34,6 +34,7 @@ fn settings(lanes: u32, depth: u32, pacing: Pacing) -> Settings {
         warmup_phases: 0,
         interval_nanos: SECOND,
         timeout_nanos: 5 * SECOND,
+        think_nanos: 0,
         reconnect: true,
         key_bytes: 24,
     }
@@ -233,6 +234,19 @@ fn a_closed_loop_asks_less_during_a_stall() {
     assert!(by_second[1] < 20 && by_second[0] > 70_000, "{by_second:?}");
 }
 
+/// A hundred microseconds of service and nine hundred of thought: a thousand a second for each slot.
+#[test]
+fn users_who_think_ask_again_after_their_think_time() {
+    let mut thinking = settings(2, 3, Pacing::Closed);
+    thinking.think_nanos = 900 * MICRO;
+    let mut sim = Sim::new(thinking, source(WorkloadName::Gets));
+    let (total, _, outstanding) = sim.run();
+    let gets = total.latencies[OpKind::Get as usize].as_ref().unwrap();
+    assert!(gets.len().abs_diff(6 * 3000) <= 12, "{}", gets.len());
+    assert!(gets.max().abs_diff(100 * MICRO) < 200, "thinking is no latency: {}", gets.max());
+    assert!(outstanding <= 6);
+}
+
 #[test]
 fn a_known_delay_is_reported_exactly() {
     let mut sim = Sim::new(settings(64, 1, open(20_000)), source(WorkloadName::A));
@@ -318,7 +332,7 @@ fn a_load_ends_when_every_record_is_there() {
     let load = Settings { phase_nanos: Vec::new(), ..settings(4, 8, Pacing::Closed) };
     let mut sim = Sim::new(
         load,
-        Source::Load(Load::new(Records::All(10_001), 100, 1, ALONE, Arc::default())),
+        Source::Load(Load::new(Records::All(10_001), Sizes::Fixed(100), 1, ALONE, Arc::default())),
     );
     let (total, ..) = sim.run();
     assert_eq!(total.successes(), 10_001);

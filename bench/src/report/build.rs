@@ -12,7 +12,7 @@ use crate::generator::{Arrivals, Cause, Interval, Plan, RunOutcome};
 use crate::stamps::Stamps;
 use crate::sys::{self, Hardware};
 use crate::target::Target;
-use crate::workload::{OpKind, WorkloadName};
+use crate::workload::{OpKind, Scenario};
 
 /// More of a core than this and the client is the limit.
 const CLIENT_LIMIT_FRACTION: f64 = 0.9;
@@ -53,6 +53,7 @@ impl Before {
 /// The report of one run.
 pub(crate) fn report<T: Target>(
     args: &RunArgs,
+    scenario: &Scenario,
     target: &T,
     plan: &Plan,
     outcome: &RunOutcome,
@@ -72,9 +73,9 @@ pub(crate) fn report<T: Target>(
     let cpu_nanos: u64 = outcome.threads.iter().map(|thread| thread.cpu_nanos).sum();
     let attempts = total.successes() + counters.errors_all();
     let own_late_starts = counters.late_starts - counters.late_for_depth;
-    let distribution = match args.workload {
-        WorkloadName::Ledger => "each connection its own keys in turn",
-        name => args.distribution.unwrap_or(name.distribution()).label(),
+    let distribution = match scenario.is_ledger {
+        true => "each connection its own keys in turn".to_owned(),
+        false => scenario.shape.distribution.to_string(),
     };
     let phases = phase_reports(plan, outcome);
     let offered = match plan.profile() {
@@ -88,14 +89,14 @@ pub(crate) fn report<T: Target>(
     let (stolen, ticks) = sys::stolen_ticks();
     let (stolen_before, ticks_before) = before.ticks;
     Report {
-        workload: args.workload.label().to_owned(),
+        workload: scenario.name.clone(),
         target: args.traffic.data.target.to_string(),
         target_facts: target.facts().iter().cloned().collect(),
         table: args.traffic.data.table.clone(),
         records: args.traffic.records,
         key_bytes: args.traffic.data.key_bytes,
         value_bytes: args.traffic.value_bytes,
-        key_distribution: distribution.to_owned(),
+        key_distribution: distribution,
         connections: plan.connections,
         depth: plan.depth,
         threads: plan.threads,
@@ -122,6 +123,11 @@ pub(crate) fn report<T: Target>(
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
         pauses_over_10_ms: outcome.pauses,
         client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
+        client_waited_fraction: outcome
+            .threads
+            .iter()
+            .map(|thread| thread.waited_nanos as f64 / thread.wall_nanos.max(1) as f64)
+            .fold(0.0, f64::max),
         client_was_the_limit: match args.spin {
             // It uses all of its core whatever it does; then its own lateness tells.
             true => own_late_starts as f64 > attempts as f64 * OWN_LATE_MAX,

@@ -271,7 +271,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         .map(|fraction| format!("{:.0} %", fraction * 100.0))
         .collect();
     let limited = if report.client_was_the_limit { "; the client was the limit" } else { "" };
-    vec![
+    let mut stamps = vec![
         (
             "workload",
             format!(
@@ -327,10 +327,12 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "client CPU",
             format!(
-                "{} of a core by thread{}, {:.2} us for each operation{limited}",
+                "{} of a core by thread{}, {:.2} us for each operation{limited}; waited {:.1} % of \
+                 the time for a CPU that others had",
                 threads.join(", "),
                 if report.client_spins { " (spinning)" } else { "" },
-                report.client_cpu_us_per_op
+                report.client_cpu_us_per_op,
+                report.client_waited_fraction * 100.0
             ),
         ),
         (
@@ -342,7 +344,9 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         ),
         ("began", utc(report.began_unix_s)),
         ("forebay-bench", report.version.clone()),
-    ]
+    ];
+    stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
+    stamps
 }
 
 fn facts(report: &Report, out: &mut String) {

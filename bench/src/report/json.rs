@@ -77,6 +77,9 @@ pub(crate) struct Report {
     pub(crate) client_cpu_fraction: f64,
     pub(crate) client_cpu_fraction_by_thread: Vec<f64>,
     pub(crate) client_cpu_us_per_op: f64,
+    /// Of the measured time, what the unluckiest generator thread waited for a CPU that others had:
+    /// part of its latencies is this.
+    pub(crate) client_waited_fraction: f64,
     /// Its threads never slept: using all of their cores says nothing.
     pub(crate) client_spins: bool,
     /// Some thread used more than 90 % of its core, or, if threads spin, 1 % of the starts were late
@@ -167,7 +170,7 @@ impl Report {
 
     /// What a reader must not miss.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.remarks.clone();
+        let mut warnings = Vec::new();
         let mut warn = |words: String| warnings.push(words);
         if self.client_was_the_limit {
             warn(
@@ -176,6 +179,14 @@ impl Report {
                  with --core"
                     .to_owned(),
             );
+        }
+        if self.is_open_loop && self.achieved_ops_s < self.offered_ops_s * KEPT_UP_MIN {
+            warn(format!(
+                "the store did not keep up: {:.0} of {:.0} operations a second ended in time. What \
+                 waits grows with the length of the run, so these latencies say how long the run \
+                 was; offer less to learn about the store",
+                self.achieved_ops_s, self.offered_ops_s
+            ));
         }
         if !self.is_optimised_build {
             warn(
@@ -238,6 +249,13 @@ impl Report {
                 self.stamps.busy_line()
             ));
         }
+        if self.client_waited_fraction > WAITED_MAX {
+            warn(format!(
+                "the client waited {:.1} % of the time for a CPU that others had: part of these \
+                 latencies is this machine's. Give it a core of its own with --core",
+                self.client_waited_fraction * 100.0
+            ));
+        }
         if self.cpu_stolen_fraction > STOLEN_MAX {
             warn(format!(
                 "the hypervisor gave {:.1} % of the CPU time to other machines during the run",
@@ -251,6 +269,10 @@ impl Report {
 /// Other processes using more than this are worth a warning: beyond what the sample's ticks can
 /// make of a quiet machine.
 const BUSY_CORES_MAX: f64 = 0.15;
+/// Below this share of the offered rate a queue grows without end.
+const KEPT_UP_MIN: f64 = 0.98;
+/// Waiting for a CPU that shows in a p99.
+const WAITED_MAX: f64 = 0.01;
 /// Stolen CPU time that shows in a p99.
 const STOLEN_MAX: f64 = 0.01;
 
@@ -310,7 +332,10 @@ pub(crate) mod tests {
         suspicious.stamps.busy_processes = vec![Busy { name: "cc1".to_owned(), cpu_fraction: 0.9 }];
         suspicious.cpu_stolen_fraction = 0.02;
         suspicious.is_optimised_build = false;
+        suspicious.client_waited_fraction = 0.05;
         suspicious.intervals[1].ops = 0;
+        suspicious.is_open_loop = true;
+        suspicious.achieved_ops_s = suspicious.offered_ops_s * 0.9;
         let warnings = suspicious.warnings().join("\n");
         for word in [
             "client was the limit",
@@ -321,6 +346,8 @@ pub(crate) mod tests {
             "cc1 90 %",
             "hypervisor gave 2.0 %",
             "nothing succeeded",
+            "did not keep up",
+            "waited 5.0 %",
         ] {
             assert!(warnings.contains(word), "{word} in {warnings}");
         }

@@ -9,7 +9,7 @@ const COLUMNS_MAX: usize = 400;
 /// The percentile axis reaches p99.999 at least.
 const DECADES_MIN: f64 = 5.0;
 /// Between the last percentile and the maximum.
-const MAX_MARGIN: f64 = 0.45;
+const MAX_MARGIN: f64 = 0.7;
 
 /// Microseconds for a reader: three digits and the unit that fits.
 pub(crate) fn human_time(us: f64) -> String {
@@ -60,10 +60,10 @@ pub(crate) fn percentiles(report: &Report) -> Chart {
     };
     let decades = report.curves.values().map(known).fold(DECADES_MIN, f64::max).ceil();
     let end = decades + MAX_MARGIN;
-    let names = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
+    let names = ["90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
     let mut ticks: Vec<(f64, String)> =
-        names.iter().enumerate().map(|(at, name)| (at as f64, (*name).to_owned())).collect();
-    ticks.insert(1, (place(0.5), "50 %".to_owned()));
+        (1u32..).zip(names).map(|(at, name)| (f64::from(at), name.to_owned())).collect();
+    ticks.insert(0, (place(0.5), "50 %".to_owned()));
     ticks.push((end, "max".to_owned()));
     let mut marks = Vec::new();
     for (colour, (name, curve)) in report.curves.iter().enumerate() {

@@ -256,13 +256,15 @@ impl Chart {
             }
             Mark::Dot { at, colour, word } => {
                 let (x, y) = self.at(at.0, at.1);
+                // Every other one below its line, so that neighbours do not cover each other.
+                let words_y = if colour % 2 == 0 { y - 6.0 } else { y + 15.0 };
                 put(
                     out,
                     format_args!(
                         "<circle class=\"dot c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>\
                      <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                         x - 6.0,
-                        y - 5.0,
+                        words_y,
                         escape(word)
                     ),
                 );

@@ -81,6 +81,7 @@ pub(crate) fn sample() -> Report {
         client_cpu_fraction: 0.95,
         client_cpu_fraction_by_thread: vec![0.95],
         client_cpu_us_per_op: 2.0,
+        client_waited_fraction: 0.0,
         client_spins: false,
         client_was_the_limit: true,
         cpu_stolen_fraction: 0.001,

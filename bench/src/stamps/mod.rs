@@ -46,7 +46,9 @@ impl Stamps {
         let mut averages = averages.split_whitespace().map(|word| word.parse().unwrap_or(0.0));
         let mut next = || averages.next().unwrap_or(0.0);
         let load_average = [next(), next(), next()];
-        let busy_processes = processes::busiest(SAMPLE, BUSY_MAX);
+        // The store itself is not "something else".
+        let own: Vec<u32> = store.iter().map(|found| found.pid).collect();
+        let busy_processes = processes::busiest(SAMPLE, BUSY_MAX, &own);
         let device = store.as_ref().and_then(|found| found.data.as_deref()).map(Device::below);
         Stamps {
             load_average,

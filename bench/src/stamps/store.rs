@@ -28,6 +28,7 @@ pub(crate) struct StoreProcess {
 /// A process, and its largest open file.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
+    pub(crate) pid: u32,
     pub(crate) process: StoreProcess,
     pub(crate) data: Option<PathBuf>,
 }
@@ -46,6 +47,7 @@ pub(crate) fn find(address: SocketAddr) -> Option<Found> {
         line.unwrap_or_default().trim().to_owned()
     };
     Some(Found {
+        pid,
         process: StoreProcess {
             name: field("Name"),
             cores: field("Cpus_allowed_list"),

@@ -3,33 +3,12 @@
 use rand::Rng;
 
 use super::zipfian::{ScrambledZipfian, Zipfian};
-
-/// How records are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Distribution {
-    /// All alike.
-    Uniform,
-    /// YCSB's scrambled Zipfian, theta 0.99.
-    Zipfian,
-    /// Zipfian over age: the newest records are the popular ones.
-    Latest,
-}
-
-impl Distribution {
-    /// Its name in reports.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Distribution::Uniform => "uniform",
-            Distribution::Zipfian => "zipfian theta 0.99, scrambled",
-            Distribution::Latest => "latest, zipfian theta 0.99",
-        }
-    }
-}
+use super::{Distribution, Part};
 
 /// A running chooser of records.
 ///
-/// The uniform and Zipfian choosers stay on the loaded records for the whole run, so that the hot
-/// set does not move while records are inserted; the latest one follows the inserts.
+/// All but the latest one stay on the loaded records for the whole run, so that the hot set does not
+/// move while records are inserted; the latest one follows the inserts.
 #[derive(Clone, Debug)]
 pub(crate) enum KeyChooser {
     /// All alike.
@@ -41,15 +20,37 @@ pub(crate) enum KeyChooser {
     Zipfian(ScrambledZipfian),
     /// The newest first.
     Latest(Zipfian),
+    /// One after the other; each thread its own part of them.
+    Sequential {
+        /// Loaded records.
+        records: u64,
+        /// The next one.
+        next: u64,
+        /// From one to the next.
+        step: u64,
+    },
+    /// Some records get most of the operations.
+    Hotspot(Hotspot),
 }
 
 impl KeyChooser {
     /// A chooser over `records` loaded records.
-    pub(crate) fn new(distribution: Distribution, records: u64) -> KeyChooser {
+    pub(crate) fn new(distribution: Distribution, records: u64, part: Part) -> KeyChooser {
         match distribution {
             Distribution::Uniform => KeyChooser::Uniform { records },
-            Distribution::Zipfian => KeyChooser::Zipfian(ScrambledZipfian::new(records)),
-            Distribution::Latest => KeyChooser::Latest(Zipfian::new(records)),
+            Distribution::Zipfian { theta } => {
+                KeyChooser::Zipfian(ScrambledZipfian::new(records, theta))
+            }
+            Distribution::Latest { theta } => KeyChooser::Latest(Zipfian::new(records, theta)),
+            Distribution::Sequential => {
+                KeyChooser::Sequential { records, next: part.thread % records, step: part.threads }
+            }
+            Distribution::Hotspot { keys, ops } => {
+                KeyChooser::Hotspot(Hotspot::new(records, keys, ops, u64::MAX))
+            }
+            Distribution::MovingHotspot { keys, ops, every } => {
+                KeyChooser::Hotspot(Hotspot::new(records, keys, ops, every))
+            }
         }
     }
 
@@ -62,7 +63,50 @@ impl KeyChooser {
                 zipfian.grow(known);
                 known - 1 - zipfian.draw(rng)
             }
+            KeyChooser::Sequential { records, next, step } => {
+                let index = *next;
+                *next = (*next + *step) % *records;
+                index
+            }
+            KeyChooser::Hotspot(hotspot) => hotspot.draw(rng),
         }
+    }
+}
+
+/// A window of consecutive records that gets more than its share, and perhaps moves on.
+///
+/// It moves by its own length after a number of draws, not of seconds: a run is then repeated by its
+/// seed whatever its rate is, and a faster store meets a faster hot spot, as it would with more users.
+#[derive(Clone, Debug)]
+pub(crate) struct Hotspot {
+    records: u64,
+    hot: u64,
+    /// Of the draws.
+    share: f64,
+    /// Where the window begins.
+    begin: u64,
+    every: u64,
+    drawn: u64,
+}
+
+impl Hotspot {
+    fn new(records: u64, keys: f64, ops: f64, every: u64) -> Hotspot {
+        let hot = ((records as f64 * keys).round() as u64).clamp(1, records);
+        Hotspot { records, hot, share: ops, begin: 0, every, drawn: 0 }
+    }
+
+    fn draw(&mut self, rng: &mut impl Rng) -> u64 {
+        if self.drawn == self.every {
+            self.drawn = 0;
+            self.begin = (self.begin + self.hot) % self.records;
+        }
+        self.drawn += 1;
+        let is_hot = self.hot == self.records || rng.random::<f64>() < self.share;
+        let within = match is_hot {
+            true => rng.random_range(0..self.hot),
+            false => rng.random_range(self.hot..self.records),
+        };
+        (self.begin + within) % self.records
     }
 }
 
@@ -117,6 +161,8 @@ mod tests {
 
     use super::*;
 
+    const ALONE: Part = Part { thread: 0, threads: 1 };
+
     #[test]
     fn keys_are_padded_and_never_keep_old_digits() {
         let mut keys = KeySpelling::new(24);
@@ -129,7 +175,7 @@ mod tests {
     fn uniform_choice_passes_a_chi_square_test() {
         const RECORDS: u64 = 100;
         const DRAWS: u64 = 100_000;
-        let mut chooser = KeyChooser::new(Distribution::Uniform, RECORDS);
+        let mut chooser = KeyChooser::new(Distribution::Uniform, RECORDS, ALONE);
         let mut rng = SmallRng::seed_from_u64(3);
         let mut counts = [0u64; RECORDS as usize];
         for _ in 0..DRAWS {
@@ -143,10 +189,44 @@ mod tests {
 
     #[test]
     fn latest_follows_the_inserts() {
-        let mut chooser = KeyChooser::new(Distribution::Latest, 1000);
+        let mut chooser = KeyChooser::new(Distribution::LATEST, 1000, ALONE);
         let mut rng = SmallRng::seed_from_u64(5);
         let newest = (0..10_000).filter(|_| chooser.draw(&mut rng, 1100) >= 1000).count();
         assert!(newest > 5_000, "only {newest} of 10000 draws among the newest hundred");
         assert!((0..10_000).all(|_| chooser.draw(&mut rng, 1100) < 1100));
+    }
+
+    #[test]
+    fn threads_walk_over_every_record_once_a_lap() {
+        let mut seen = [0; 90];
+        for thread in 0..3 {
+            let part = Part { thread, threads: 3 };
+            let mut chooser = KeyChooser::new(Distribution::Sequential, 90, part);
+            let mut rng = SmallRng::seed_from_u64(1);
+            for _ in 0..60 {
+                seen[chooser.draw(&mut rng, 90) as usize] += 1;
+            }
+        }
+        assert_eq!(seen, [2; 90]);
+    }
+
+    #[test]
+    fn a_hot_spot_gets_its_share_and_moves_on_when_it_should() {
+        let moving = Distribution::MovingHotspot { keys: 0.1, ops: 0.9, every: 10_000 };
+        let mut chooser = KeyChooser::new(moving, 1000, ALONE);
+        let mut rng = SmallRng::seed_from_u64(6);
+        for lap in 0..12u64 {
+            let window = (lap * 100) % 1000..(lap * 100) % 1000 + 100;
+            let hot =
+                (0..10_000).filter(|_| window.contains(&chooser.draw(&mut rng, 1000))).count();
+            assert!((8_800..=9_200).contains(&hot), "lap {lap}: {hot}");
+        }
+        let still = Distribution::Hotspot { keys: 0.2, ops: 0.5 };
+        let mut chooser = KeyChooser::new(still, 10, ALONE);
+        let hot = (0..10_000).filter(|_| chooser.draw(&mut rng, 10) < 2).count();
+        assert!((4_800..=5_200).contains(&hot), "{hot}");
+        let all = Distribution::Hotspot { keys: 1.0, ops: 0.5 };
+        let mut chooser = KeyChooser::new(all, 3, ALONE);
+        assert!((0..100).all(|_| chooser.draw(&mut rng, 3) < 3));
     }
 }

@@ -13,31 +13,34 @@
 
 use rand::{Rng, RngCore};
 
+use super::Sizes;
+
 /// Bytes of the pool beyond one value.
 const POOL_BYTES: usize = 64 * 1024;
 
 /// The smallest value that can prove itself.
 pub(crate) const LEDGER_VALUE_BYTES_MIN: usize = 20;
 
-/// A source of values of one length.
+/// A source of values.
 #[derive(Clone, Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
-    value_bytes: usize,
+    sizes: Sizes,
 }
 
 impl Values {
-    /// Values of `value_bytes`, from bytes that `rng` determines.
-    pub(crate) fn new(value_bytes: usize, rng: &mut impl Rng) -> Values {
-        let mut pool = vec![0; POOL_BYTES + value_bytes];
+    /// Values of these `sizes`, from bytes that `rng` determines.
+    pub(crate) fn new(sizes: Sizes, rng: &mut impl Rng) -> Values {
+        let mut pool = vec![0; POOL_BYTES + sizes.max()];
         rng.fill_bytes(&mut pool);
-        Values { pool, value_bytes }
+        Values { pool, sizes }
     }
 
     /// A value.
     pub(crate) fn draw(&self, rng: &mut impl RngCore) -> &[u8] {
+        let bytes = self.sizes.draw(rng);
         let offset = rng.next_u32() as usize % POOL_BYTES;
-        &self.pool[offset..offset + self.value_bytes]
+        &self.pool[offset..offset + bytes]
     }
 }
 
@@ -114,7 +117,7 @@ mod tests {
     fn equal_seeds_give_equal_values() {
         let draw = || {
             let mut rng = SmallRng::seed_from_u64(9);
-            let values = Values::new(100, &mut rng);
+            let values = Values::new(Sizes::Fixed(100), &mut rng);
             (0..10).map(|_| values.draw(&mut rng).to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());

@@ -16,18 +16,19 @@
 
 use rand::Rng;
 
-/// YCSB's constant.
+/// YCSB's theta.
 pub(crate) const THETA: f64 = 0.99;
 
 /// The size of the range that YCSB draws scrambled ranks from.
 const SCRAMBLED_ITEMS: u64 = 10_000_000_000;
-/// zeta(10^10) for theta 0.99, as YCSB states it.
+/// zeta(10^10) for [`THETA`], as YCSB states it.
 const SCRAMBLED_ZETA: f64 = 26.469_028_201_783_02;
 
 /// Ranks `0..items`, the small ones popular.
 #[derive(Clone, Debug)]
 pub(crate) struct Zipfian {
     items: u64,
+    theta: f64,
     zeta_items: f64,
     zeta_two: f64,
     alpha: f64,
@@ -35,18 +36,20 @@ pub(crate) struct Zipfian {
 }
 
 impl Zipfian {
-    /// Ranks over `items`; costs one power for each item, once.
-    pub(crate) fn new(items: u64) -> Zipfian {
+    /// Ranks over `items`; costs one power for each item, once. `theta` lies between 0 and 1.
+    pub(crate) fn new(items: u64, theta: f64) -> Zipfian {
         assert!(items > 0, "a distribution needs something to choose from");
-        Zipfian::with_zeta(items, zeta(0, items, 0.0))
+        Zipfian::with_zeta(items, theta, zeta(0, items, theta, 0.0))
     }
 
-    fn with_zeta(items: u64, zeta_items: f64) -> Zipfian {
+    fn with_zeta(items: u64, theta: f64, zeta_items: f64) -> Zipfian {
+        assert!(0.0 < theta && theta < 1.0, "the formula holds below 1");
         let mut zipfian = Zipfian {
             items,
+            theta,
             zeta_items,
-            zeta_two: zeta(0, 2, 0.0),
-            alpha: 1.0 / (1.0 - THETA),
+            zeta_two: zeta(0, 2, theta, 0.0),
+            alpha: 1.0 / (1.0 - theta),
             eta: 0.0,
         };
         zipfian.set_eta();
@@ -56,13 +59,13 @@ impl Zipfian {
     fn set_eta(&mut self) {
         let items = self.items as f64;
         self.eta =
-            (1.0 - (2.0 / items).powf(1.0 - THETA)) / (1.0 - self.zeta_two / self.zeta_items);
+            (1.0 - (2.0 / items).powf(1.0 - self.theta)) / (1.0 - self.zeta_two / self.zeta_items);
     }
 
     /// Ranks now run over more items. Costs one power for each added item.
     pub(crate) fn grow(&mut self, items: u64) {
         if items > self.items {
-            self.zeta_items = zeta(self.items, items, self.zeta_items);
+            self.zeta_items = zeta(self.items, items, self.theta, self.zeta_items);
             self.items = items;
             self.set_eta();
         }
@@ -75,7 +78,7 @@ impl Zipfian {
         if uz < 1.0 {
             return 0;
         }
-        if uz < 1.0 + 0.5f64.powf(THETA) {
+        if uz < 1.0 + 0.5f64.powf(self.theta) {
             return 1.min(self.items - 1);
         }
         let rank = (self.items as f64 * (self.eta * u - self.eta + 1.0).powf(self.alpha)) as u64;
@@ -84,8 +87,20 @@ impl Zipfian {
 }
 
 /// Continues the sum of `1 / i^theta` from item `from` (exclusive) to `to` (inclusive).
-fn zeta(from: u64, to: u64, sum: f64) -> f64 {
-    (from..to).fold(sum, |sum, i| sum + ((i + 1) as f64).powf(-THETA))
+fn zeta(from: u64, to: u64, theta: f64, sum: f64) -> f64 {
+    (from..to).fold(sum, |sum, i| sum + ((i + 1) as f64).powf(-theta))
+}
+
+/// zeta over many items: the first of them summed, the rest by Euler and Maclaurin's formula, whose
+/// next term is below 10^-6 here.
+fn zeta_of_many(items: u64, theta: f64) -> f64 {
+    const SUMMED: u64 = 100_000;
+    if items <= SUMMED {
+        return zeta(0, items, theta, 0.0);
+    }
+    let (from, to) = (SUMMED as f64, items as f64);
+    let integral = (to.powf(1.0 - theta) - from.powf(1.0 - theta)) / (1.0 - theta);
+    zeta(0, SUMMED, theta, 0.0) + integral + (to.powf(-theta) - from.powf(-theta)) / 2.0
 }
 
 /// Zipfian popularity with the popular keys spread over the whole range.
@@ -97,9 +112,13 @@ pub(crate) struct ScrambledZipfian {
 
 impl ScrambledZipfian {
     /// Keys `0..items`.
-    pub(crate) fn new(items: u64) -> ScrambledZipfian {
+    pub(crate) fn new(items: u64, theta: f64) -> ScrambledZipfian {
         assert!(items > 0, "a distribution needs something to choose from");
-        ScrambledZipfian { ranks: Zipfian::with_zeta(SCRAMBLED_ITEMS, SCRAMBLED_ZETA), items }
+        let zeta = match theta {
+            THETA => SCRAMBLED_ZETA,
+            theta => zeta_of_many(SCRAMBLED_ITEMS, theta),
+        };
+        ScrambledZipfian { ranks: Zipfian::with_zeta(SCRAMBLED_ITEMS, theta, zeta), items }
     }
 
     /// One key.
@@ -132,13 +151,13 @@ mod tests {
     fn popular_ranks_have_the_frequencies_of_the_law() {
         const ITEMS: u64 = 1000;
         const DRAWS: usize = 400_000;
-        let zipfian = Zipfian::new(ITEMS);
+        let zipfian = Zipfian::new(ITEMS, THETA);
         let mut rng = SmallRng::seed_from_u64(7);
         let mut counts = vec![0u64; ITEMS as usize];
         for _ in 0..DRAWS {
             counts[zipfian.draw(&mut rng) as usize] += 1;
         }
-        let zeta_items = zeta(0, ITEMS, 0.0);
+        let zeta_items = zeta(0, ITEMS, THETA, 0.0);
         for rank in [0usize, 1] {
             let expected = DRAWS as f64 / ((rank + 1) as f64).powf(THETA) / zeta_items;
             let deviation = (counts[rank] as f64 - expected).abs() / expected;
@@ -157,9 +176,9 @@ mod tests {
 
     #[test]
     fn growing_equals_starting_larger() {
-        let mut grown = Zipfian::new(100);
+        let mut grown = Zipfian::new(100, THETA);
         grown.grow(1000);
-        let whole = Zipfian::new(1000);
+        let whole = Zipfian::new(1000, THETA);
         assert!((grown.zeta_items - whole.zeta_items).abs() < 1e-9);
         assert!((grown.eta - whole.eta).abs() < 1e-9);
     }
@@ -168,7 +187,7 @@ mod tests {
     fn scrambling_spreads_the_popular_keys_and_keeps_the_skew() {
         const ITEMS: u64 = 10_000;
         const DRAWS: u64 = 200_000;
-        let keys = ScrambledZipfian::new(ITEMS);
+        let keys = ScrambledZipfian::new(ITEMS, THETA);
         let mut rng = SmallRng::seed_from_u64(11);
         let mut counts = vec![0u64; ITEMS as usize];
         for _ in 0..DRAWS {
@@ -186,9 +205,26 @@ mod tests {
     }
 
     #[test]
+    fn the_sum_of_many_is_ycsbs_own_and_a_smaller_theta_is_flatter() {
+        assert!((zeta_of_many(SCRAMBLED_ITEMS, THETA) - SCRAMBLED_ZETA).abs() < 1e-6);
+        let exact = zeta(0, 1_000_000, 0.5, 0.0);
+        assert!((zeta_of_many(1_000_000, 0.5) - exact).abs() < 1e-6);
+        let hottest = |theta| {
+            let zipfian = Zipfian::new(1000, theta);
+            let mut rng = SmallRng::seed_from_u64(2);
+            (0..100_000).filter(|_| zipfian.draw(&mut rng) == 0).count() as f64 / 100_000.0
+        };
+        for theta in [0.3, 0.6, 0.9] {
+            let expected = 1.0 / zeta(0, 1000, theta, 0.0);
+            let got = hottest(theta);
+            assert!((got - expected).abs() < expected * 0.1, "{theta}: {got} of {expected}");
+        }
+    }
+
+    #[test]
     fn one_item_is_always_chosen() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let one = Zipfian::new(1);
+        let one = Zipfian::new(1, THETA);
         for _ in 0..1000 {
             assert_eq!(one.draw(&mut rng), 0);
         }

@@ -131,12 +131,13 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         },
     )
     .map_err(|source| NodeError::Open { shard: plan.shard, source })?;
+    let mut store = opened.store;
+    store.populate_memory();
     plan.metrics.recovery_duration_microseconds.set(started.elapsed().as_micros() as u64);
     if let Some(warning) = opened.warning {
         eprintln!("forebay: shard {}: {warning}", plan.shard);
     }
 
-    opened.store.populate_memory();
     let context = ShardContext {
         shard: plan.shard,
         node_id: plan.node_id.to_be_bytes(),
@@ -145,7 +146,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
     };
-    let shard = Shard::new(context, opened.store, Nanos(boottime_nanos()));
+    let shard = Shard::new(context, store, Nanos(boottime_nanos()));
     let mut machine = Hosted {
         shard,
         wakeup,

@@ -310,6 +310,7 @@ impl Shard {
         }
         let payload = self.keep(payload);
         self.connections.stalled(asker.conn);
+        self.context.metrics.writes_stalled.add(1);
         self.parking.stall(Held { asker, payload, progress });
     }
 
@@ -318,6 +319,8 @@ impl Shard {
         while self.parking.stalled() > 0 && self.store.has_room() {
             let stalled = self.parking.next_stalled().expect("counted");
             let Held { asker, payload, progress } = stalled;
+            // A write that arrives stalls in the same turn, or as soon as its page is here.
+            let stalled_at = asker.asked_at;
             match self.dispatch(asker, &payload, progress) {
                 Ok(Outcome::Stall(progress)) => {
                     return self.parking.stall_again(Held { asker, payload, progress });
@@ -333,6 +336,8 @@ impl Shard {
                 }
             }
             self.connections.unstalled(asker.conn);
+            let waited = self.now.since(stalled_at);
+            self.context.metrics.writes_stalled_nanoseconds.add(waited);
         }
     }
 }

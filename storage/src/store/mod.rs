@@ -202,7 +202,7 @@ impl Store {
     }
 
     /// Takes the page cache's memory from the system now, before the service begins.
-    pub fn populate_memory(&self) {
+    pub fn populate_memory(&mut self) {
         self.cache.populate();
     }
 
