@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{bench, report, succeeds};
+use support::{bench, conditions_and_queries, report, succeeds};
 
 const ACCESS_KEY: &str = "AKIDTEST";
 const SECRET: &str = "a/secret+that=nobody needs";
@@ -167,6 +167,21 @@ fn answer(endpoint: &Endpoint, target: &str, body: &[u8]) -> (u16, Value) {
             let found: Vec<&Value> = items.range(from..).skip(1).take(limit).map(|i| i.1).collect();
             (200, json!({"Items": found, "Count": found.len()}))
         }
+        "Query" => {
+            assert_eq!(body["KeyConditionExpression"], "id = :id AND n >= :n");
+            let values = &body["ExpressionAttributeValues"];
+            let from = (text(&values[":id"]), text(&values[":n"]));
+            let limit = body["Limit"].as_u64().unwrap() as usize;
+            let id = from.0.clone();
+            let found: Vec<&Value> = items
+                .range(from..)
+                .take_while(|((partition, _), _)| *partition == id)
+                .take(limit)
+                .map(|i| i.1)
+                .collect();
+            assert!(!found.is_empty() && found.len() <= limit);
+            (200, json!({"Items": found, "Count": found.len()}))
+        }
         other => panic!("{other} was not expected"),
     }
 }
@@ -207,6 +222,26 @@ fn a_table_is_created_loaded_and_read_with_signed_requests() {
         assert!(json["achieved_ops_s"].as_f64().unwrap() > 0.0, "{workload}");
     }
     assert_eq!(endpoint.refused.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn conditional_puts_and_queries_use_the_sort_key() {
+    let (endpoint, address) = start(0);
+    let dir = tempfile::tempdir().unwrap();
+    conditions_and_queries(dir.path());
+    let target = "--target TARGET --workload conditions.toml";
+    succeeds(&signed(&format!("load {target}"), address, dir.path()));
+    assert_eq!(endpoint.keys.lock().unwrap().as_ref().unwrap().as_array().unwrap().len(), 2);
+    let run = format!("run {target} --duration 1 --warmup 0 --report r");
+    succeeds(&signed(&run, address, dir.path()));
+    let json = report(&dir.path().join("r"));
+    assert_eq!(json["errors"], 0, "{json}");
+    for kind in ["get", "put", "conditional_put", "query"] {
+        assert!(json["ops"][kind]["count"].as_u64().unwrap() > 0, "{kind}: {json}");
+    }
+    // A table with another key is not taken.
+    let plain = signed("run --target TARGET --workload gets", address, dir.path());
+    assert_eq!(plain.status.code(), Some(2), "{plain:?}");
 }
 
 #[test]

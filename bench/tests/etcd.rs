@@ -6,7 +6,7 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Owned, bench, free_port, report, succeeds};
+use support::{Owned, bench, conditions_and_queries, free_port, report, succeeds};
 
 struct Etcd {
     // In this order: the process ends before its directory goes.
@@ -75,6 +75,27 @@ fn load_then_run_gives_a_report_of_hits() {
         assert_eq!(json["errors"], 0, "{workload}: {json}");
         assert_eq!(json["reads_that_found_nothing"], 0, "{workload}");
         assert!(json["achieved_ops_s"].as_f64().unwrap() > 0.0, "{workload}");
+    }
+}
+
+#[test]
+fn conditional_puts_and_queries_succeed_on_loaded_records_and_fail_on_others() {
+    let Some(etcd) = Etcd::start() else { return };
+    conditions_and_queries(etcd.dir.path());
+    let run = "run --target TARGET --workload conditions.toml --duration 1 --warmup 0 --report r";
+    succeeds(&etcd.bench(run));
+    let json = report(&etcd.dir.path().join("r"));
+    assert!(json["errors"].as_u64().unwrap() > 0, "no record is there: {json}");
+    assert!(json["first_error"].as_str().unwrap().contains("the condition failed"), "{json}");
+    succeeds(&etcd.bench("load --target TARGET --workload conditions.toml"));
+    for more in ["", " --eventual"] {
+        succeeds(&etcd.bench(&format!("{run}{more}")));
+        let json = report(&etcd.dir.path().join("r"));
+        assert_eq!(json["errors"], 0, "{json}");
+        assert_eq!(json["reads_that_found_nothing"], 0);
+        for kind in ["get", "put", "conditional_put", "query"] {
+            assert!(json["ops"][kind]["count"].as_u64().unwrap() > 0, "{kind}: {json}");
+        }
     }
 }
 

@@ -53,3 +53,10 @@ pub(crate) fn report(dir: &Path) -> serde_json::Value {
     let file = dir.join("report.json");
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
+
+/// A scenario with what only some stores can do, written into `dir`.
+pub(crate) fn conditions_and_queries(dir: &Path) {
+    let text = "records = 1000\nsort_digits = 1\nvalues = 40\nitems = [1, 5]\nconnections = 4\n\
+                [mix]\nget = 40\nput = 20\nconditional_put = 20\nquery = 20\n";
+    std::fs::write(dir.join("conditions.toml"), text).unwrap();
+}
