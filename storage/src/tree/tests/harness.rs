@@ -1,5 +1,6 @@
 //! A store of one tree: what the shard does with merges, checkpoints and reads, without the rest.
 
+use forebay_core::digest::Digest;
 use std::collections::{BTreeMap, HashSet};
 
 use forebay_core::ids::{Lsn, ShardId};
@@ -15,7 +16,7 @@ use crate::superblock::{Chosen, LogGeometry, Superblock, choose};
 use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
 use crate::tree::verify::{Report, verify};
 use crate::tree::walk::{Cursor, Direction, Lookup, Step, get, lookup, lookup_together, overflow};
-use crate::tree::{PageRef, Totals, TreeRef, Value, content_digest};
+use crate::tree::{PageRef, Totals, TreeRef, Value};
 
 pub(super) const SHARD: ShardId = ShardId(3);
 
@@ -53,7 +54,7 @@ impl MergeInput for Input {
 pub(super) fn totals_of(model: &Model) -> Totals {
     let mut totals = Totals::default();
     for (key, item) in model {
-        totals.add(&Totals::of(key, item.len() as u64, content_digest(key, item)));
+        totals.add(&Totals::of(key, item.len() as u64, Digest::of(key, item).0));
     }
     totals
 }
