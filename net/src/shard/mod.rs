@@ -389,9 +389,15 @@ impl Shard {
             self.request(conn, frame, now);
             self.connections.wants_requests(conn)
         });
-        self.connections.restore_inbox(conn, inbox);
+        let has_room = self.connections.restore_inbox(conn, inbox);
         if let Err(error) = result {
             self.refuse_stream(conn, error);
+        } else if !has_room {
+            self.count_bad_frame("memory");
+            let message = "frames that are not whole yet fill their memory; send this again later";
+            let code = ErrorCode::Overloaded as u16;
+            let reply = ErrorReply { code, retry_after_micros: 100_000, message, item: None };
+            self.connections.refuse(conn, &reply);
         }
     }
 
