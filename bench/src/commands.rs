@@ -240,8 +240,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
 
 /// A run against a store that serves already.
 pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
-    let Measured { report, ledger_written, .. } = measure_any(args)?;
+    let Measured { report, saved, ledger_written } = measure_any(args)?;
+    // Shown before the disk has its say: the run is not to be lost with its files.
     print!("{}", text::render(&report));
+    saved?;
     if let Some(dir) = &args.report {
         println!("\nreport       {}", dir.join(html::FILE_NAME).display());
     }
@@ -258,7 +260,8 @@ pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
 
 /// Runs a workload, and prints nothing. Its report may be without a single success.
 pub(crate) fn measure(args: &RunArgs) -> Result<Report, BenchError> {
-    measure_any(args).map(|measured| measured.report)
+    let Measured { report, saved, .. } = measure_any(args)?;
+    saved.map(|()| report)
 }
 
 /// Whether there is anything to see in `report`.
@@ -275,6 +278,8 @@ pub(crate) fn something_succeeded(report: &Report) -> Result<(), BenchError> {
 /// What a run brought.
 struct Measured {
     report: Report,
+    /// Whether its files could be written.
+    saved: Result<(), BenchError>,
     ledger_written: u64,
 }
 
@@ -355,14 +360,22 @@ fn run_on<T: Target>(
 
     let mut report = build::report(args, scenario, target.as_ref(), &plan, &outcome, before);
     report.remarks = remarks(args, scenario);
-    if let Some(dir) = &args.report {
-        // The report first: it is what is missed most if the disk is full.
-        report.write(dir)?;
-        html::write(&report, dir)?;
-        watch.raw.take().map(|raw| raw.finish(&outcome.collected.total)).transpose()?;
-    }
+    let saved = save(args, &report, watch.raw.take(), &outcome);
     let ledger_written = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
-    Ok(Measured { report, ledger_written })
+    Ok(Measured { report, saved, ledger_written })
+}
+
+/// Writes what `--report` asks for; the report itself first, since it would be missed most.
+fn save(
+    args: &RunArgs,
+    report: &Report,
+    raw: Option<RawLogs>,
+    outcome: &RunOutcome,
+) -> Result<(), BenchError> {
+    let Some(dir) = &args.report else { return Ok(()) };
+    report.write(dir)?;
+    html::write(report, dir)?;
+    raw.map(|raw| raw.finish(&outcome.collected.total)).transpose().map(drop)
 }
 
 /// `forebay-bench verify-ledger`.

@@ -123,6 +123,7 @@ fn a_full_disk_for_the_report_has_its_own_exit_code_and_spares_no_words() {
         let output = bench(&run, dir.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(5), "{full}: {}", said(&output));
         assert!(said(&output).contains("no space left for the report"), "{}", said(&output));
+        assert!(said(&output).contains("p99.99"), "the numbers are on the terminal all the same");
     }
 }
 

@@ -60,9 +60,11 @@ pub(crate) fn percentiles(report: &Report) -> Chart {
     };
     let decades = report.curves.values().map(known).fold(DECADES_MIN, f64::max).ceil();
     let end = decades + MAX_MARGIN;
-    let names = ["90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
-    let mut ticks: Vec<(f64, String)> =
-        (1u32..).zip(names).map(|(at, name)| (f64::from(at), name.to_owned())).collect();
+    let names = ["90", "99", "99.9", "99.99", "99.999", "99.9999", "99.99999"];
+    let mut ticks: Vec<(f64, String)> = (1u32..=decades as u32)
+        .zip(names)
+        .map(|(at, name)| (f64::from(at), format!("{name} %")))
+        .collect();
     ticks.insert(0, (place(0.5), "50 %".to_owned()));
     ticks.push((end, "max".to_owned()));
     let mut marks = Vec::new();

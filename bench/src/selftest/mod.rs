@@ -65,12 +65,18 @@ pub(crate) fn self_test(args: &SelfTestArgs) -> Result<(), BenchError> {
     done.extend(show(checks::stall(&setup, Duration::from_secs(1))?));
     for delay in DELAYS_MICROS.map(Duration::from_micros) {
         for attempt in 1.. {
-            let checks = show(checks::delay(&setup, delay, args.duration)?);
+            let checks = checks::delay(&setup, delay, args.duration)?;
             if attempt == args.attempts || checks.iter().all(Check::holds) {
-                done.extend(checks);
+                done.extend(show(checks));
                 break;
             }
-            println!("once more, attempt {} of {}", attempt + 1, args.attempts);
+            let failed = checks.iter().filter(|check| !check.holds());
+            println!(
+                "{} ms, attempt {attempt}: {} checks failed; {}; once more",
+                delay.as_secs_f64() * 1e3,
+                failed.count(),
+                checks[0].line().split_whitespace().collect::<Vec<_>>().join(" ")
+            );
         }
     }
     // What a client that sleeps between events adds; reports of runs without --spin contain it.

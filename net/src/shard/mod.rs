@@ -54,7 +54,7 @@ use forebay_storage::store::{PageId, Store, Ticket};
 pub use observe::METRIC_NAMES;
 pub use system::{Mail, ShardMail};
 
-use crate::frame::FrameError;
+use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
 use connections::Connections;
@@ -131,6 +131,8 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     parking: Parking,
     together: Together,
+    /// The reply to a write that returns nothing.
+    written: Template,
     /// Pages that arrived since the last turn.
     arrived: Vec<PageId>,
     key: KeyBuf,
@@ -160,6 +162,7 @@ impl Shard {
             waiting: VecDeque::with_capacity(1024),
             parking: Parking::default(),
             together: Together::default(),
+            written: Template::of(&WriteReply { attributes: None }),
             arrived: Vec::new(),
             key: KeyBuf::with_room_for_any_key(),
             old: Vec::new(),
@@ -228,7 +231,7 @@ impl Shard {
             let Asker { conn, correlation, .. } = waiting.asker;
             match waiting.reply {
                 WaitingReply::Written => {
-                    self.connections.reply(conn, correlation, &WriteReply { attributes: None });
+                    self.connections.reply_alike(conn, correlation, &self.written);
                 }
                 WaitingReply::Attributes(bytes) => {
                     let reply = WriteReply { attributes: Some(&bytes) };
@@ -389,9 +392,15 @@ impl Shard {
             self.request(conn, frame, now);
             self.connections.wants_requests(conn)
         });
-        self.connections.restore_inbox(conn, inbox);
+        let has_room = self.connections.restore_inbox(conn, inbox);
         if let Err(error) = result {
             self.refuse_stream(conn, error);
+        } else if !has_room {
+            self.count_bad_frame("memory");
+            let message = "frames that are not whole yet fill their memory; send this again later";
+            let code = ErrorCode::Overloaded as u16;
+            let reply = ErrorReply { code, retry_after_micros: 100_000, message, item: None };
+            self.connections.refuse(conn, &reply);
         }
     }
 

@@ -51,7 +51,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "ShardFailed",
         "Damaged",
     ],
-    refusals: &["length", "checksum", "version", "header"],
+    refusals: &["length", "checksum", "version", "header", "memory"],
 };
 
 fn request_index(kind: Kind) -> usize {
