@@ -4,7 +4,7 @@
 //!   rate   first ──×2──×2──×2──► fails          between the last that held and the first that did
 //!          held   held  held                    not: halves, until they are 3 % apart
 //!                        └──── bisection ────┘
-//!                                 └─► confirmation, twice as long; 5 % less until one holds
+//!                                 └─► confirmation, twice as long; 5, 10, 20 … % less until one holds
 //! ```
 //!
 //! A rate is held if p99 counts at most the limit from the intended start, nothing failed, and 99 %
@@ -22,8 +22,8 @@ use crate::report::{html, text};
 const FIRST_RATE: u64 = 1000;
 /// Apart by less than this, and two rates are one.
 const PRECISION: f64 = 0.03;
-/// Of the last rate, after a confirmation that failed.
-const STEP_BACK: f64 = 0.95;
+/// Of a rate whose confirmation failed, this much less; each time twice as much, down to a half.
+const STEP_BACK: f64 = 0.05;
 /// So many confirmations at most.
 const CONFIRMATIONS_MAX: u32 = 6;
 /// Of what was offered, done in time.
@@ -96,6 +96,12 @@ impl Search {
     }
 }
 
+/// What to try after the confirmation `number` of `rate` failed.
+fn after_failure(rate: u64, number: u32) -> u64 {
+    let less = (STEP_BACK * f64::from(1u32 << (number - 1))).min(0.5);
+    (rate as f64 * (1.0 - less)) as u64
+}
+
 /// Searches, confirms, and reports the confirmation.
 pub(crate) fn find_rate(args: &RunArgs, limit_us: u64) -> Result<(), BenchError> {
     if !commands::scenario(args)?.phases.is_empty() {
@@ -159,7 +165,7 @@ pub(crate) fn find_rate(args: &RunArgs, limit_us: u64) -> Result<(), BenchError>
             );
             return Ok(());
         }
-        rate = Some((candidate as f64 * STEP_BACK) as u64);
+        rate = Some(after_failure(candidate, number));
     }
     Err(BenchError::NoRateHolds { limit_us, lowest: rate.unwrap_or(search.next) })
 }
@@ -192,6 +198,17 @@ mod tests {
         }
         assert_eq!(found(1000, 0).0, None, "nothing holds");
         assert_eq!(found(1000, u64::MAX).0, Some(RATE_MAX), "everything holds");
+    }
+
+    #[test]
+    fn confirmations_that_fail_go_back_further_each_time() {
+        let mut rate = 10_000;
+        let mut tried = Vec::new();
+        for number in 1..CONFIRMATIONS_MAX {
+            rate = after_failure(rate, number);
+            tried.push(rate);
+        }
+        assert_eq!(tried, [9_500, 8_550, 6_840, 4_104, 2_052]);
     }
 
     #[test]
