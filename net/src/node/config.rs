@@ -85,7 +85,7 @@ impl Default for CheckpointPacing {
             enabled: true,
             interval_seconds: 30,
             log_fill_percent: 50,
-            overlay_fill_percent: 50,
+            overlay_fill_percent: 75,
             slice_microseconds: 200,
         }
     }
