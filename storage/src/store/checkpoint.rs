@@ -80,6 +80,10 @@ pub(super) struct Checkpoint {
     pub(super) hastened: bool,
     pub(super) grow: Option<OpId>,
     pub(super) grow_refused_at: Option<Nanos>,
+    /// The longest run that a write did not find since the file last grew, or could not.
+    pub(super) run_wanted: u64,
+    /// The same since the last checkpoint began, which may free one.
+    pub(super) run_refused: bool,
     pub(super) begun_at: Nanos,
     pub(super) finished_at: Nanos,
     pub(super) last_nanos: u64,
@@ -112,6 +116,8 @@ impl Checkpoint {
             hastened: false,
             grow: None,
             grow_refused_at: None,
+            run_wanted: 0,
+            run_refused: false,
             begun_at: now,
             finished_at: now,
             last_nanos: 0,
@@ -189,7 +195,7 @@ impl Store {
         let due = self.checkpoint.format
             || (changed && (self.closing || paced || !self.overlay.has_room(TYPICAL_ENTRY_BYTES)))
             || self.log_needs_checkpoint()
-            || self.disk_needs_checkpoint(changed);
+            || self.disk_needs_checkpoint(changed, now, work);
         if !due {
             if changed && !config.checkpoints_off {
                 work.wake_by(due_at);
@@ -200,7 +206,9 @@ impl Store {
         self.apply_durable();
         let point = self.log.durable_point();
         let entries = self.overlay.freeze().map_or(0, |frozen| frozen.entries);
+        self.space.freeze_aside(self.pending.iter().map(|pending| pending.entry.runs()));
         let checkpoint = &mut self.checkpoint;
+        checkpoint.run_refused = false;
         checkpoint.format = false;
         checkpoint.hastened = false;
         checkpoint.point = point;
@@ -245,13 +253,6 @@ impl Store {
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
         trim < start && (nearly_full || full()) || start < self.log.durable_lsn() && full()
-    }
-
-    /// Whether the disk is full, and a checkpoint would give blocks back.
-    fn disk_needs_checkpoint(&self, changed: bool) -> bool {
-        self.checkpoint.grow_refused_at.is_some()
-            && (changed || self.space.deferred_blocks() > 0)
-            && self.admit_to_disk(TYPICAL_ENTRY_BYTES, false).is_err()
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
@@ -311,9 +312,7 @@ impl Store {
             return;
         }
         if self.checkpoint.grow == Some(done.op) {
-            self.checkpoint.grow = None;
-            self.checkpoint.grow_refused_at = self.space.grown(done.result).err().map(|_| now);
-            return;
+            return self.grown(done.result, now);
         }
         if self.cache.owns_write(done.op) {
             self.checkpoint.page_writes -= 1;

@@ -22,6 +22,7 @@ use forebay_core::time::Nanos;
 use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
+use super::room::RESERVE_BLOCKS;
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
 use crate::cache::{PageCache, ReadError, ReadStart};
@@ -31,7 +32,7 @@ use crate::log::{
     ScanStep,
 };
 use crate::overlay::{InFlight, Overlay, OverlayConfig};
-use crate::space::{SpaceError, SpaceMap, SpaceRoot};
+use crate::space::{Runs, SpaceError, SpaceMap, SpaceRoot};
 use crate::superblock::{self, Chosen, LogGeometry, Superblock, SuperblockError};
 use crate::tree::TreeRef;
 use crate::tree::walk::{self, Cursor, Direction, Step};
@@ -173,6 +174,7 @@ pub fn open(
         );
         warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
     }
+    opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
     if chosen.is_none() {
         store.format(disk, now)?;
@@ -209,6 +211,8 @@ struct Opening {
     cache: PageCache,
     space: SpaceMap,
     overlay: Overlay,
+    /// Of the entries replayed.
+    runs: Vec<Runs>,
 }
 
 impl Opening {
@@ -224,7 +228,8 @@ impl Opening {
         let groups = Groups::default();
         let Some(Chosen { superblock, older, .. }) = chosen else {
             let superblock = blank(&config, node_id);
-            let space = SpaceMap::new(shard);
+            let mut space = SpaceMap::new(shard);
+            space.keep_reserve(RESERVE_BLOCKS);
             let trim_lsn = Lsn(0);
             return Ok(Opening {
                 config,
@@ -235,6 +240,7 @@ impl Opening {
                 cache,
                 space,
                 overlay,
+                runs: Vec::new(),
             });
         };
         check(&config, node_id, superblock)?;
@@ -252,6 +258,7 @@ impl Opening {
             cache,
             space,
             overlay,
+            runs: Vec::new(),
         };
         opening.load_catalog(disk)?;
         Ok(opening)
@@ -394,10 +401,32 @@ impl Opening {
                         }
                     })?;
                 self.overlay.apply(staged);
+                let runs = Runs::of(key, item);
+                if !runs.is_none() {
+                    self.runs.push(runs);
+                }
             }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Sets aside again what the entries had before the crash, the longest runs first. The file may
+    /// have grown since the superblock, so growing it costs nothing then. What is not to be had the
+    /// merge looks for.
+    fn set_aside(&mut self, disk: &mut dyn BlockingDisk) {
+        self.runs.sort_unstable();
+        let mut refused = u64::MAX;
+        while let Some(runs) = self.runs.pop() {
+            while !self.space.set_aside(runs, true) && runs.longest() < refused {
+                let grow = self.space.grow(runs.longest(), runs.blocks(), OpId(0));
+                let grow = grow.expect("one growth at a time");
+                if self.space.grown(disk.carry_out(grow).result).is_err() {
+                    refused = runs.longest();
+                }
+            }
+        }
+        self.space.keep_reserve(RESERVE_BLOCKS);
     }
 
     fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
@@ -484,15 +513,22 @@ impl Store {
     /// Writes the first checkpoint of a shard that was never used, so that from now on blank
     /// superblocks mean that they were lost.
     fn format(&mut self, disk: &mut dyn BlockingDisk, now: Nanos) -> Result<(), OpenError> {
+        while self.space.file_blocks() == 0 {
+            let op = self.next_op();
+            let grow = self.space.grow(RESERVE_BLOCKS, RESERVE_BLOCKS, op);
+            let grow = grow.expect("one growth at a time");
+            self.space.grown(disk.carry_out(grow).result)?;
+        }
         let mut begun = Vec::new();
         while self.checkpoint.number() == 0 {
             self.turn(now, &mut begun);
             for op in begun.drain(..) {
                 let done = disk.carry_out(op);
-                if let Err(error) = done.result {
-                    return Err(error.into());
-                }
+                let result = done.result;
                 self.disk_done(done, now);
+                if self.failure.is_some() {
+                    result?;
+                }
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Full disks, full logs, full memory: refused by name or made to wait, never lost, never stuck.
 
 use super::*;
+use crate::space::SpaceError;
 
 /// Puts until the disk is full.
 fn fill(rig: &mut Rig, group: u64, bytes: usize) -> (usize, Refused) {
@@ -100,13 +101,235 @@ fn a_full_disk_loses_nothing_in_a_crash_and_goes_on_when_space_returns() {
     }
 }
 
+/// Lets the store work until `done`, for long enough.
+#[track_caller]
+fn work_until(rig: &mut Rig, what: &str, mut done: impl FnMut(&mut Rig) -> bool) {
+    for _ in 0..50_000 {
+        if done(rig) {
+            return;
+        }
+        rig.pump();
+    }
+    panic!("{what} never: {}", rig.store.checkpoint_phase());
+}
+
+fn delete_patiently(rig: &mut Rig, group: u64, key: &[u8]) {
+    work_until(rig, "a delete", |rig| match rig.delete(group, key) {
+        Ok(_) => true,
+        Err(Refused::Overloaded) => false,
+        Err(other) => panic!("{other}"),
+    });
+}
+
+#[test]
+fn on_a_full_disk_in_pieces_checkpoints_end_and_deletes_make_room_for_large_values() {
+    let (mut refused, mut crashes) = ([0; 2], 0);
+    for seed in 0..10 {
+        let mut rig = Rig::new(tiny(), seed);
+        let group = rig.create();
+        rig.settle();
+        let limit = rig.disk.file_bytes(ShardFile::Pages) + ((seed % 3) << 20);
+        rig.disk.set_bytes_max(ShardFile::Pages, limit);
+        // Until the first refusal of each size, in all sizes: the disk is full, and in pieces.
+        let sizes = [300, 900, 3_000, 9_000, 20_000, 34_000];
+        let keys = 2_000;
+        for round in 0..60 {
+            for _ in 0..40 {
+                let number = rig.random.below(keys);
+                // Many more writes than deletes at first, and none of the largest later.
+                if round > 20 && rig.random.chance(1, 3) {
+                    delete_patiently(&mut rig, group, &key(number));
+                    continue;
+                }
+                let bytes = sizes[rig.random.below(sizes.len())];
+                // To be answered, one way or the other.
+                work_until(&mut rig, "an answer", |rig| {
+                    match rig.put(group, &key(number), bytes) {
+                        Ok(_) => true,
+                        Err(Refused::DiskFull { .. }) => {
+                            refused[usize::from(bytes > 4_000)] += 1;
+                            true
+                        }
+                        Err(Refused::Overloaded) => false,
+                        Err(other) => panic!("{other}"),
+                    }
+                });
+            }
+            let number = rig.store.checkpoint.number();
+            work_until(&mut rig, "a checkpoint", |rig| {
+                rig.now.0 += Nanos::PER_MILLI;
+                let idle = rig.store.checkpoint.is_idle() && rig.model.pending.is_empty();
+                idle && rig.store.checkpoint.number() > number
+            });
+            space::assert_no_leak_when_idle(&mut rig);
+            if rig.random.chance(1, 8) {
+                crashes += 1;
+                // With as much in memory as there may be, and on a disk that is still full.
+                for number in 0..20 {
+                    let _ = rig.put(group, &key(number * 7), sizes[number % sizes.len()]);
+                    rig.turn();
+                }
+                let disk = rig.disk.after_power_cut(&mut rig.random);
+                rig = rig.after_crash(disk);
+                rig.disk.set_bytes_max(ShardFile::Pages, limit);
+            }
+        }
+        for number in 0..keys {
+            delete_patiently(&mut rig, group, &key(number));
+        }
+        work_until(&mut rig, "a large value", |rig| {
+            rig.now.0 += Nanos::PER_MILLI;
+            rig.put(group, &key(1), 34_000).is_ok()
+        });
+        rig.settle();
+        rig.reopen();
+    }
+    eprintln!("{} small and {} large puts refused, {crashes} crashes", refused[0], refused[1]);
+    assert!(refused[0] > 100 && refused[1] > 100 && crashes > 20);
+}
+
+/// Memory and log for hundreds of large values, and no checkpoint by time for an hour.
+fn roomy() -> StoreConfig {
+    let mut config = tiny();
+    config.checkpoint_interval_nanos = 3_600 * Nanos::PER_SECOND;
+    config.log.segment_bytes = 4 << 20;
+    config.log.segments = 6;
+    config.overlay_generation_bytes = 8 << 20;
+    config
+}
+
+/// Puts values of `bytes` under keys from `first` on until one is refused; how many were accepted.
+fn put_until_full(rig: &mut Rig, group: u64, first: usize, bytes: usize) -> usize {
+    for count in 0..2_000 {
+        let mut full = false;
+        work_until(rig, "an answer", |rig| match rig.put(group, &key(first + count), bytes) {
+            Ok(_) => true,
+            Err(Refused::DiskFull { .. }) => {
+                full = true;
+                true
+            }
+            Err(Refused::Overloaded) => false,
+            Err(other) => panic!("{other}"),
+        });
+        if full {
+            return count;
+        }
+    }
+    panic!("the disk is never full");
+}
+
+/// What is in memory gets into the trees, by checkpoints as time goes by.
+#[track_caller]
+fn all_merged(rig: &mut Rig) {
+    work_until(rig, "the end of a merge", |rig| {
+        rig.now.0 += rig.config.checkpoint_interval_nanos / 100;
+        let in_memory = rig.store.overlay.entries() + rig.model.pending.len();
+        in_memory == 0 && rig.store.checkpoint.is_idle()
+    });
+}
+
+/// Breaks the free space up: every second block is taken for good, but for `runs` runs of `blocks`.
+fn break_up(rig: &mut Rig, runs: usize, blocks: usize) {
+    let space = &mut rig.store.space;
+    space.rewind();
+    let free: Vec<u64> = (0..space.free_blocks()).map(|_| space.allocate(1).unwrap()).collect();
+    let mut whole: Vec<&[u64]> = free
+        .chunk_by(|a, b| a + 1 == *b)
+        .flat_map(|run| run.chunks_exact(blocks + 1))
+        .map(|run| &run[..blocks])
+        .collect();
+    whole.truncate(runs);
+    assert_eq!(whole.len(), runs);
+    for (at, id) in free.iter().enumerate() {
+        let first = whole.partition_point(|run| run[blocks - 1] < *id);
+        let in_run = whole.get(first).is_some_and(|run| run.contains(id));
+        if in_run || (at % 2 == 0 && first == runs) {
+            space.unallocate(*id, 1);
+        }
+    }
+}
+
+#[test]
+fn after_a_crash_the_runs_of_replayed_values_are_not_given_to_others() {
+    const LARGE: usize = 34_000;
+    for seed in 0..8 {
+        let mut rig = Rig::new(roomy(), seed);
+        let group = rig.create();
+        rig.put_patiently(group, &key(999), 10);
+        all_merged(&mut rig);
+        rig.disk.set_bytes_max(ShardFile::Pages, rig.disk.file_bytes(ShardFile::Pages));
+        // Also without a large value before: what is asked for was not free when they came.
+        for number in 0..20 * (seed as usize % 2) {
+            rig.put_patiently(group, &key(number), LARGE);
+        }
+        all_merged(&mut rig);
+        break_up(&mut rig, 12, 9);
+        let accepted = put_until_full(&mut rig, group, 101, LARGE);
+        assert!((1..=12).contains(&accepted), "{accepted}");
+        let admitted = rig.store.admit_to_disk(LARGE, Runs::default(), false);
+        assert_eq!(admitted, Ok(()), "only runs are short");
+        rig.settle();
+        let disk = match seed % 3 {
+            0 => rig.disk.after_process_crash(&mut rig.random),
+            _ => rig.disk.after_power_cut(&mut rig.random),
+        };
+        rig = rig.after_crash(disk);
+        let more = put_until_full(&mut rig, group, 200, LARGE);
+        assert!(accepted + more <= 12, "{accepted} and {more}");
+        all_merged(&mut rig);
+        // Deletes of large values leave runs for others. No checkpoint is due by time, and single
+        // blocks are not short: refusals ask for it.
+        for number in (0..20 * (seed as usize % 2)).chain(101..101 + accepted) {
+            delete_patiently(&mut rig, group, &key(number));
+        }
+        work_until(&mut rig, "a large value", |rig| {
+            rig.now.0 += Nanos::PER_MILLI;
+            rig.put(group, &key(300), LARGE).is_ok()
+        });
+        rig.settle();
+        rig.reopen();
+    }
+}
+
+#[test]
+fn what_was_admitted_while_the_file_could_grow_is_merged_when_it_no_longer_can() {
+    for (seed, bytes) in [(0, 3_000), (1, 1_500), (2, 9_000), (3, 100)] {
+        let mut rig = Rig::new(roomy(), seed);
+        let group = rig.create();
+        rig.settle();
+        // No growth ends, and the log's writes do.
+        let mut number = 0;
+        loop {
+            match rig.put(group, &key(number), bytes) {
+                Ok(_) => number += 1,
+                Err(Refused::Overloaded) if rig.store.log.check_room(bytes + 200).is_err() => {}
+                Err(Refused::Overloaded) => break,
+                Err(other) => panic!("{other}"),
+            }
+            rig.turn();
+            let log_writes: Vec<_> =
+                rig.disk.in_flight().filter(|op| rig.store.log.owns(*op)).collect();
+            for op in log_writes {
+                let done = rig.disk.complete(op).expect("in flight");
+                rig.store.disk_done(done, rig.now);
+            }
+            rig.model.advance(rig.store.chosen_ticket());
+        }
+        assert!(number > 100, "{number}");
+        // Now the file system is full, before the growth that was asked for.
+        rig.disk.set_bytes_max(ShardFile::Pages, rig.disk.file_bytes(ShardFile::Pages));
+        all_merged(&mut rig);
+        rig.reopen();
+    }
+}
+
 #[test]
 fn a_disk_that_is_full_before_the_first_write_is_refused_at_the_opening() {
     let config = tiny();
     let mut disk = device(&config);
     disk.set_bytes_max(ShardFile::Pages, disk.file_bytes(ShardFile::Pages));
     let refused = open_on(&config, &mut disk, Nanos(0)).expect_err("no room");
-    assert!(matches!(refused, OpenError::Disk(_)), "{refused}");
+    assert!(matches!(refused, OpenError::Space(SpaceError::DiskFull { .. })), "{refused}");
     disk.set_bytes_max(ShardFile::Pages, u64::MAX);
     open_on(&config, &mut disk, Nanos(0)).expect("there is room now");
 }
