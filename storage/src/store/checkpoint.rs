@@ -33,7 +33,7 @@ use crate::tree::{PageRef, TreeRef};
 pub(super) const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
-/// A checkpoint follows at once while the log holds more than this part of its ring.
+/// A checkpoint follows at once while the log holds more than this part of what clients may fill.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
 
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Store {
     /// Whether memory or log are as full as they should be when a checkpoint begins.
     fn is_filling(&self) -> bool {
         let (config, end) = (&self.config, self.log.end_lsn().0);
-        let percent = u64::from(config.log_fill_percent) * config.log.capacity_bytes();
+        let percent = u64::from(config.log_fill_percent) * config.log.client_bytes();
         // The log is trimmed to the older superblock: what is in use is of two checkpoints.
         let log_filling = (end - self.log.trim_lsn().0) * 100 >= percent
             && (end - self.superblock.log_start.lsn.0) * 200 >= percent;
@@ -247,7 +247,7 @@ impl Store {
     fn log_needs_checkpoint(&self) -> bool {
         let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
         let held = self.log.end_lsn().0 - trim.0;
-        let nearly_full = held * 100 >= self.config.log.capacity_bytes() * LOG_HELD_PERCENT_MAX;
+        let nearly_full = held * 100 >= self.config.log.client_bytes() * LOG_HELD_PERCENT_MAX;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))

@@ -67,7 +67,7 @@ pub struct StoreConfig {
     pub checkpoint_interval_nanos: u64,
     /// A checkpoint begins when the active generation holds this part of its memory.
     pub overlay_fill_percent: u8,
-    /// A checkpoint begins when this part of the log is in use. The log keeps what two checkpoints
+    /// A checkpoint begins when this part of what clients may fill of the log is in use. It keeps what two checkpoints
     /// need, so each but the first adds half of it.
     pub log_fill_percent: u8,
     /// Merge work of one slice on an idle shard, about.

@@ -387,6 +387,28 @@ fn a_full_log_makes_writes_wait_for_a_checkpoint_and_then_go_on() {
 }
 
 #[test]
+fn a_log_with_a_large_reserve_gets_its_checkpoint_before_clients_have_filled_it() {
+    for (percent, held) in [(50, 0), (75, 0), (90, 1)] {
+        let mut config = no_clock(tiny());
+        config.overlay_generation_bytes = 8 << 20;
+        config.log.segments = 8;
+        config.log.reserve_bytes = 5 * config.log.segment_bytes;
+        config.log_fill_percent = percent;
+        let mut rig = Rig::new(config, 3);
+        let group = rig.create();
+        // Slow enough that a checkpoint ends meanwhile, if it begins in time.
+        for number in 0..1_500 {
+            rig.put(group, &key(number % 50), 1_000).expect("room");
+            rig.settle();
+        }
+        let stats = rig.store.stats();
+        assert_eq!(stats.log.full, 0);
+        assert!(stats.checkpoint_number > 10 + held, "{}", stats.checkpoint_number);
+        rig.reopen();
+    }
+}
+
+#[test]
 fn full_memory_makes_writes_wait_for_a_merge_and_then_go_on() {
     for (overlay_fill_percent, bytes) in
         [(50, 300), (90, 300), (90, 3000), (10, 25_000), (90, 25_000)]
