@@ -26,6 +26,8 @@ const GROW_RETRY_NANOS: u64 = Nanos::PER_SECOND;
 pub(super) const RESERVE_BLOCKS: u64 = 256;
 /// Blocks that only deletes may claim on a full disk, so that some always fit one checkpoint.
 const DELETE_BLOCKS: u64 = 256;
+/// Least blocks of a new file: what is kept for deletes and checkpoints, and for the first groups.
+pub(super) const FIRST_BLOCKS: u64 = RESERVE_BLOCKS + DELETE_BLOCKS + 64;
 
 impl Store {
     /// Blocks that merging everything in memory may take at worst, beside what is set aside: each

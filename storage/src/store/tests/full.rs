@@ -324,14 +324,30 @@ fn what_was_admitted_while_the_file_could_grow_is_merged_when_it_no_longer_can()
 }
 
 #[test]
-fn a_disk_that_is_full_before_the_first_write_is_refused_at_the_opening() {
+fn a_disk_that_is_full_before_the_first_write_is_refused_at_the_opening_or_serves() {
     let config = tiny();
-    let mut disk = device(&config);
-    disk.set_bytes_max(ShardFile::Pages, disk.file_bytes(ShardFile::Pages));
-    let refused = open_on(&config, &mut disk, Nanos(0)).expect_err("no room");
-    assert!(matches!(refused, OpenError::Space(SpaceError::DiskFull { .. })), "{refused}");
-    disk.set_bytes_max(ShardFile::Pages, u64::MAX);
-    open_on(&config, &mut disk, Nanos(0)).expect("there is room now");
+    let (mut refusals, mut served) = (0, 0);
+    for blocks in (0..1_200).step_by(37) {
+        let mut disk = device(&config);
+        let limit = disk.file_bytes(ShardFile::Pages) + blocks * BLOCK_BYTES as u64;
+        disk.set_bytes_max(ShardFile::Pages, limit);
+        let opened = open_on(&config, &mut disk, Nanos(0));
+        let Ok(Opened { mut store, .. }) = opened else {
+            let refused = opened.expect_err("no room");
+            assert!(matches!(refused, OpenError::Space(SpaceError::DiskFull { .. })), "{refused}");
+            refusals += 1;
+            disk.set_bytes_max(ShardFile::Pages, u64::MAX);
+            open_on(&config, &mut disk, Nanos(0)).expect("there is room now");
+            continue;
+        };
+        served += 1;
+        // What serves has room for its first groups, and says what it has none for.
+        for group in 0..3 {
+            let descriptor = GroupDescriptor { id: GroupId(group), payload: &[1; 300] };
+            store.create_group(descriptor).expect("room for a group");
+        }
+    }
+    assert!(refusals > 5 && served > 5, "{refusals} {served}");
 }
 
 /// Puts as fast as they are accepted and checks that they always go on, although no checkpoint is
