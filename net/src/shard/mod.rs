@@ -22,7 +22,7 @@
 //! | `connections` | inboxes, outboxes, back-pressure |
 //! | `request` | from frame to handler, and parking for absent pages |
 //! | `write` | Put, Delete, Update, BatchWrite |
-//! | `read` | Get, BatchGet |
+//! | `read`, `together` | Get, BatchGet; Gets that arrive together |
 //! | `page` | Query, Scan |
 //! | `tables` | which partitions are here |
 //! | `parking` | requests that wait for a page, and writes that wait for room |
@@ -38,6 +38,7 @@ mod refusal;
 mod request;
 mod system;
 mod tables;
+mod together;
 mod write;
 
 use std::collections::VecDeque;
@@ -62,6 +63,7 @@ use parking::{Held, Parking};
 use refusal::Refusal;
 use system::System;
 use tables::Tables;
+use together::Together;
 
 /// Replies that may wait for entries to be chosen, over all connections.
 const WAITING_MAX: usize = 65_536;
@@ -155,6 +157,7 @@ pub struct Shard {
     system: System,
     waiting: VecDeque<Waiting>,
     parking: Parking,
+    together: Together,
     /// Pages that arrived since the last turn.
     arrived: Vec<PageId>,
     key: KeyBuf,
@@ -185,6 +188,7 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             parking: Parking::default(),
+            together: Together::default(),
             arrived: Vec::new(),
             key: KeyBuf::with_room_for_any_key(),
             old: Vec::new(),
@@ -381,6 +385,7 @@ impl Machine for Shard {
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         self.now = now;
+        self.read_together();
         self.store.take_loaded(&mut self.arrived);
         if self.store.failure().is_some() {
             self.arrived.clear();
@@ -395,6 +400,7 @@ impl Machine for Shard {
         while let Some(conn) = self.connections.next_resumed() {
             self.take_requests(conn, &[], now);
         }
+        self.read_together();
         let work = self.store.turn(now, &mut fx.disk);
         fx.run_again |= work.run_again;
         fx.wake_at = work.wake_at;
@@ -417,14 +423,24 @@ impl Shard {
     /// Handles the whole requests in what the connection has sent, until it has to be patient.
     fn take_requests(&mut self, conn: ConnId, bytes: &[u8], now: Nanos) {
         let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
-        let wanted = self.connections.wants_requests(conn);
+        let mut wanted = self.connections.wants_requests(conn);
+        while wanted && let Some((asker, payload)) = self.connections.next_deferred(conn) {
+            self.run_again(asker, payload, None);
+            wanted = self.connections.wants_requests(conn);
+        }
         let result = inbox.receive_while(bytes, wanted, |frame| {
             self.request(conn, frame, now);
             self.connections.wants_requests(conn)
         });
-        self.connections.restore_inbox(conn, inbox);
+        let has_room = self.connections.restore_inbox(conn, inbox);
         if let Err(error) = result {
             self.refuse_stream(conn, error);
+        } else if !has_room {
+            self.count_bad_frame("memory");
+            let message = "frames that are not whole yet fill their memory; send this again later";
+            let code = ErrorCode::Overloaded as u16;
+            let reply = ErrorReply { code, retry_after_micros: 100_000, message, item: None };
+            self.connections.refuse(conn, &reply);
         }
     }
 

@@ -58,9 +58,12 @@ impl<'a> Iterator for Range<'a> {
             (Some(_), None) => self.step_active(),
             (None, _) => self.step_frozen(),
         };
-        taken.map(|(_, at)| arena.entry(at))
+        taken.map(|(_, first)| arena.entry(arena.link(first)))
     }
 }
+
+/// Entries that a merge brings near at a time: in key order they lie scattered in the arena.
+const AHEAD: usize = 8;
 
 /// A place among one group's frozen entries that outlives borrows of the overlay, for a merge that
 /// runs in slices. It holds from its making until [`Overlay::drop_frozen`]; a group dropped
@@ -72,7 +75,7 @@ pub struct FrozenCursor {
     freezes: u64,
     removals: u64,
     position: Position,
-    /// The entry at `position`: its bytes stay in the arena even if it leaves the index.
+    /// The first entry of the key at `position`: its bytes stay in the arena even if it leaves the index.
     next: Option<Staged>,
 }
 
@@ -91,6 +94,9 @@ impl FrozenCursor {
 
     fn settle(&mut self, overlay: &Overlay, position: Position) {
         self.position = position;
+        if let Some(ahead) = overlay.frozen.index.every(AHEAD, position) {
+            overlay.arena.touch_latest(ahead);
+        }
         self.next = overlay
             .frozen
             .index
@@ -112,7 +118,7 @@ impl FrozenCursor {
             let probe = overlay.arena.probe(next);
             self.settle(overlay, overlay.frozen.index.seek(&overlay.arena, &probe, false));
         }
-        self.next.map(|at| overlay.arena.entry(at))
+        self.next.map(|first| overlay.arena.entry(overlay.arena.link(first)))
     }
 
     pub(super) fn next<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {

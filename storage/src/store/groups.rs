@@ -14,7 +14,7 @@ use crate::tree::TreeRef;
 
 /// A group's place in this shard's arrays. Small, dense, and reused only when the group's last
 /// trace is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupOrdinal(pub u32);
 
 /// What the shard says of a group; the store keeps it as it is.

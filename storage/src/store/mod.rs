@@ -41,13 +41,13 @@ use crate::block::{DiskDone, DiskError, DiskOp, OpId};
 use crate::cache::PageCache;
 use crate::log::format::PutPayload;
 use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
-use crate::overlay::{InFlight, Overlay, Staged};
+use crate::overlay::{InFlight, KeyHash, Overlay, Staged};
 use crate::space::{Runs, SpaceMap};
 use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use read::{Current, PageId, RangeEnd, Read, Visit};
+pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
@@ -149,7 +149,7 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum PendingEntry {
-    Write(Staged, Runs),
+    Write(Staged, KeyHash, Runs),
     GroupCreate,
     GroupDrop,
 }
@@ -158,7 +158,7 @@ impl PendingEntry {
     /// What is set aside for its merge.
     fn runs(&self) -> Runs {
         match self {
-            PendingEntry::Write(_, runs) => *runs,
+            PendingEntry::Write(_, _, runs) => *runs,
             PendingEntry::GroupCreate | PendingEntry::GroupDrop => Runs::default(),
         }
     }
@@ -210,6 +210,11 @@ impl Store {
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.config.log.shard
+    }
+
+    /// Takes the page cache's memory from the system now, before the service begins.
+    pub fn populate_memory(&mut self) {
+        self.cache.populate();
     }
 
     /// Begins a Put of `item` under the encoded `key`.
@@ -324,8 +329,9 @@ impl Store {
         let position = appended.expect("the log was asked for room");
         let proposed = self.groups.get_mut(group).progress.propose();
         debug_assert_eq!(proposed, slot);
-        self.in_flight.insert(&self.overlay, staged);
-        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged, runs)))
+        let hash = KeyHash::of(group.0, key);
+        self.in_flight.insert(&self.overlay, staged, hash);
+        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged, hash, runs)))
     }
 
     fn enqueue(
@@ -394,26 +400,45 @@ impl Store {
     /// Applies every pending entry that the log holds durably: in a group of one, durable is chosen.
     fn apply_durable(&mut self) {
         let durable_lsn = self.log.durable_lsn();
+        let mut near = 0;
         while let Some(pending) = self.pending.front().copied() {
             if pending.position >= durable_lsn {
                 break;
             }
+            if near == 0 {
+                near = self.touch_pending();
+            }
+            near -= 1;
             self.pending.pop_front();
             self.chosen_ticket.0 += 1;
             match pending.entry {
-                PendingEntry::Write(staged, _) => {
+                PendingEntry::Write(staged, hash, _) => {
                     let state = self.groups.get_mut(pending.group);
                     state.progress.durable(0, pending.slot);
                     state.progress.apply(pending.slot);
                     state.changed = true;
-                    self.in_flight.remove(&self.overlay, staged);
+                    self.in_flight.remove(&self.overlay, staged, hash);
                     // Also if the group's drop was proposed: until that is chosen it may be lost.
-                    self.overlay.apply(staged);
+                    self.overlay.apply(staged, hash);
                 }
                 PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
             }
         }
+    }
+
+    /// Brings near what the next entries will be applied to; says how many of them.
+    fn touch_pending(&self) -> usize {
+        let mut hashes = [KeyHash::default(); TOGETHER_MAX];
+        let mut len = 0;
+        for (hash, pending) in hashes.iter_mut().zip(&self.pending) {
+            if let PendingEntry::Write(_, write_hash, _) = pending.entry {
+                *hash = write_hash;
+            }
+            len += 1;
+        }
+        self.overlay.touch_for_apply(&hashes[..len]);
+        len
     }
 
     /// Does a turn's worth of background work and hands out the operations asked for.

@@ -32,7 +32,7 @@ use crate::log::{
     LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError, ScanStart,
     ScanStep,
 };
-use crate::overlay::{InFlight, Overlay, OverlayConfig};
+use crate::overlay::{InFlight, KeyHash, Overlay, OverlayConfig};
 use crate::space::{Runs, SpaceError, SpaceMap, SpaceRoot};
 use crate::superblock::{self, Chosen, LogGeometry, Superblock, SuperblockError};
 use crate::tree::TreeRef;
@@ -434,7 +434,7 @@ impl Opening {
                             bytes: 8 * (full.active_bytes + full.needed_bytes) as u64,
                         }
                     })?;
-                self.overlay.apply(staged);
+                self.overlay.apply(staged, KeyHash::of(group.0, key));
                 let runs = Runs::of(key, item);
                 if !runs.is_none() {
                     self.runs.push(runs);

@@ -34,11 +34,10 @@
 
 use super::build::{Builder, Fill};
 use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
-use super::{
-    ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value, content_digest,
-};
+use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
+use forebay_core::digest::Digest;
 
 /// Pages asked for at once when one is missing.
 pub const READ_AHEAD_MAX: usize = 32;
@@ -488,7 +487,7 @@ impl Merge {
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
-                self.builders[0].push_item([key, &[]], &value, content_digest(key, item));
+                self.builders[0].push_item([key, &[]], &value, Digest::of(key, item).0);
                 open.pushed = true;
                 open.changed = true;
                 self.appending = appending;
@@ -528,7 +527,7 @@ impl Merge {
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
-                self.builders[0].push_item([key, &[]], &value, content_digest(key, item));
+                self.builders[0].push_item([key, &[]], &value, Digest::of(key, item).0);
             }
             input.advance();
             self.stats.changes += 1;
