@@ -18,7 +18,7 @@ use forebay_core::message::{ErrorReply, Message};
 use forebay_core::time::Nanos;
 
 use super::Asker;
-use crate::frame::{self, FrameSerializer, Inbox};
+use crate::frame::{self, FrameSerializer, Inbox, Template};
 use crate::machine::{ConnId, Effects, SendBuf};
 
 /// Reply bytes that may wait for one connection before it is paused.
@@ -247,12 +247,22 @@ impl Connections {
     where
         M: Message + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
     {
+        self.reply_by(conn, |outbox| frame::append(outbox, correlation, message));
+    }
+
+    /// The same, of a reply that is always alike.
+    pub(super) fn reply_alike(&mut self, conn: ConnId, correlation: u64, template: &Template) {
+        self.reply_by(conn, |outbox| template.append(outbox, correlation));
+    }
+
+    #[inline]
+    fn reply_by(&mut self, conn: ConnId, append: impl FnOnce(&mut SendBuf)) {
         let Some(connection) = self.get(conn).filter(|connection| !connection.closing) else {
             return;
         };
         connection.unanswered = connection.unanswered.saturating_sub(1);
         let before = connection.outbox.len();
-        frame::append(&mut connection.outbox, correlation, message);
+        append(&mut connection.outbox);
         let added = connection.outbox.len() - before;
         self.outbox_bytes += added;
         self.queue(conn);

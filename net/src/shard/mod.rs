@@ -54,7 +54,7 @@ use forebay_storage::store::{PageId, Store, Ticket};
 pub use observe::METRIC_NAMES;
 pub use system::{Mail, ShardMail};
 
-use crate::frame::FrameError;
+use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
 use connections::Connections;
@@ -158,6 +158,8 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     parking: Parking,
     together: Together,
+    /// The reply to a write that returns nothing.
+    written: Template,
     /// Pages that arrived since the last turn.
     arrived: Vec<PageId>,
     key: KeyBuf,
@@ -189,6 +191,7 @@ impl Shard {
             waiting: VecDeque::with_capacity(1024),
             parking: Parking::default(),
             together: Together::default(),
+            written: Template::of(&WriteReply { attributes: None }),
             arrived: Vec::new(),
             key: KeyBuf::with_room_for_any_key(),
             old: Vec::new(),
@@ -271,7 +274,7 @@ impl Shard {
             let Asker { conn, correlation, .. } = waiting.asker;
             match waiting.reply {
                 WaitingReply::Written => {
-                    self.connections.reply(conn, correlation, &WriteReply { attributes: None });
+                    self.connections.reply_alike(conn, correlation, &self.written);
                 }
                 WaitingReply::Attributes(bytes) => {
                     let reply = WriteReply { attributes: Some(&bytes) };

@@ -1,6 +1,6 @@
 //! Walks over the overlay: a merged one for reads, and a resumable one for the merge.
 
-use super::index::{Position, Span};
+use super::index::{Position, Span, group_of};
 use super::{EntryRef, Overlay, Staged};
 
 /// The entries of [`Overlay::range`]: two ordered spans walked side by side. Where both generations
@@ -97,15 +97,17 @@ impl FrozenCursor {
         if let Some(ahead) = overlay.frozen.index.every(AHEAD, position) {
             overlay.arena.touch_latest(ahead);
         }
-        self.next = overlay
-            .frozen
-            .index
-            .entry(position)
-            .map(|(_, at)| at)
-            .filter(|&at| overlay.arena.entry(at).group == self.group);
+        let here = overlay.frozen.index.entry(position);
+        self.next = here.filter(|(hint, _)| group_of(*hint) == self.group).map(|(_, first)| first);
     }
 
     pub(super) fn peek<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {
+        self.refresh(overlay);
+        self.next.map(|first| overlay.arena.entry(overlay.arena.link(first)))
+    }
+
+    /// Finds its place again if entries have left the index.
+    fn refresh(&mut self, overlay: &Overlay) {
         assert!(
             overlay.frozen_present && self.freezes == overlay.freezes,
             "a cursor ends with its generation"
@@ -118,12 +120,12 @@ impl FrozenCursor {
             let probe = overlay.arena.probe(next);
             self.settle(overlay, overlay.frozen.index.seek(&overlay.arena, &probe, false));
         }
-        self.next.map(|first| overlay.arena.entry(overlay.arena.link(first)))
     }
 
-    pub(super) fn next<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {
-        let entry = self.peek(overlay)?;
-        self.settle(overlay, overlay.frozen.index.after(self.position));
-        Some(entry)
+    pub(super) fn advance(&mut self, overlay: &Overlay) {
+        self.refresh(overlay);
+        if self.next.is_some() {
+            self.settle(overlay, overlay.frozen.index.after(self.position));
+        }
     }
 }

@@ -103,6 +103,11 @@ struct Inner {
     len: u32,
 }
 
+/// The group of a hint.
+pub(super) fn group_of(hint: u64) -> u32 {
+    (hint >> 32) as u32
+}
+
 pub(super) struct Index {
     leaves: Vec<Leaf>,
     inners: Vec<Inner>,
@@ -360,7 +365,7 @@ impl Index {
 
     pub(super) fn group_from(&self, arena: &Arena, group: u32) -> Option<u32> {
         let at = self.seek(arena, &Probe::new(group, &[]), false);
-        self.entry(at).map(|(hint, _)| (hint >> 32) as u32)
+        self.entry(at).map(|(hint, _)| group_of(hint))
     }
 
     /// Takes the first entry of the span, or the last.

@@ -397,9 +397,9 @@ impl Overlay {
         FrozenCursor::new(self, group, front)
     }
 
-    /// The entry at the cursor, and one step on.
-    pub fn frozen_next(&self, cursor: &mut FrozenCursor) -> Option<EntryRef<'_>> {
-        cursor.next(self)
+    /// One step on, if the cursor is at an entry.
+    pub fn frozen_advance(&self, cursor: &mut FrozenCursor) {
+        cursor.advance(self);
     }
 
     /// The entry at the cursor.

@@ -56,8 +56,8 @@ impl MergeInput for FrozenInput<'_> {
     }
 
     fn advance(&mut self) {
-        let taken = self.overlay.frozen_next(self.cursor);
-        debug_assert!(taken.is_some(), "only what was seen is taken");
+        debug_assert!(self.current.is_some(), "only what was seen is taken");
+        self.overlay.frozen_advance(self.cursor);
         self.taken += 1;
         self.current = self.overlay.frozen_peek(self.cursor);
     }
