@@ -147,6 +147,9 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         metrics: Arc::clone(&plan.metrics),
     };
     let shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    if let Some(source) = shard.unreadable().cloned() {
+        return Err(NodeError::Unreadable { shard: plan.shard, source });
+    }
     let mut machine = Hosted {
         shard,
         wakeup,
@@ -160,6 +163,9 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         maintenance: Maintenance::new(verifier),
     };
     ring.run(&mut machine)?;
+    if let Some(source) = machine.shard.unreadable().cloned() {
+        return Err(NodeError::Unreadable { shard: plan.shard, source });
+    }
     match machine.shard.store().failure() {
         None => Ok(()),
         Some(reason) => {

@@ -44,7 +44,7 @@ mod write;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use forebay_core::ids::ShardId;
+use forebay_core::ids::{GroupId, ShardId};
 use forebay_core::key::KeyBuf;
 use forebay_core::message::{ErrorCode, ErrorReply, Kind, WriteReply};
 use forebay_core::time::Nanos;
@@ -120,6 +120,33 @@ impl WaitingReply {
     }
 }
 
+/// What recovery brought has right checksums, but this shard cannot read it: another program wrote
+/// it, or a fault in this one. The shard serves nothing and stops; nothing is lost or changed. Run
+/// the program that wrote it, or restore the data directory from a copy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// A partition's group carries a description that is none, or not its own.
+    #[error(
+        "the table description that group {group} carries cannot be read, although its checksum is \
+         right: another version of the program wrote it, or a faulty one; run the one that wrote \
+         it, or restore the data directory from a copy"
+    )]
+    Group {
+        /// Which group.
+        group: GroupId,
+    },
+    /// The system group holds an item that is no table.
+    #[error(
+        "item {number} of the system group cannot be read as a table, although its checksum is \
+         right: another version of the program wrote it, or a faulty one; run the one that wrote \
+         it, or restore the data directory from a copy"
+    )]
+    Table {
+        /// Of the item, in the order of keys, from 1.
+        number: usize,
+    },
+}
+
 /// See the module's docs.
 #[derive(Debug)]
 pub struct Shard {
@@ -144,13 +171,15 @@ pub struct Shard {
     /// When to stop even if peers have not taken their last replies.
     stop_deadline: Option<Nanos>,
     failed_reported: bool,
+    /// Why the shard can never serve.
+    unreadable: Option<Unreadable>,
     /// Time of the event being handled.
     now: Nanos,
     publish_at: Nanos,
 }
 
 impl Shard {
-    /// A shard over a recovered store.
+    /// A shard over a recovered store; see [`Shard::unreadable`].
     #[must_use]
     pub fn new(context: ShardContext, store: Store, now: Nanos) -> Shard {
         let mut shard = Shard {
@@ -172,6 +201,7 @@ impl Shard {
             stopping: false,
             stop_deadline: None,
             failed_reported: false,
+            unreadable: None,
             now,
             publish_at: now,
         };
@@ -186,6 +216,19 @@ impl Shard {
             self.stopping = true;
             self.store.close();
         }
+    }
+
+    /// Why the shard stops by itself, if it cannot read what it recovered. Known at once, or, on the
+    /// shard that leads the system group, once its tables were read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&Unreadable> {
+        self.unreadable.as_ref()
+    }
+
+    /// Serves nothing, and stops.
+    fn give_up(&mut self, unreadable: Unreadable) {
+        self.unreadable.get_or_insert(unreadable);
+        self.stop();
     }
 
     /// Whether a clean stop was asked for.

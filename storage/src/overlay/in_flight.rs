@@ -157,8 +157,10 @@ fn same_key(
     staged: Staged,
 ) -> bool {
     let newest = &links[chain.newest as usize];
-    newest.hash == hash && {
-        let (a, b) = (overlay.staged(newest.staged), overlay.staged(staged));
-        a.group == b.group && a.key == b.key
-    }
+    // Most often the only write of its key, and the one that is looked for.
+    newest.staged == staged
+        || newest.hash == hash && {
+            let (a, b) = (overlay.staged(newest.staged), overlay.staged(staged));
+            a.group == b.group && a.key == b.key
+        }
 }

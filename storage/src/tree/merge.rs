@@ -600,7 +600,7 @@ impl Merge {
     ) -> Result<usize, Blocked> {
         self.builder(level + 1);
         let plan = self.builders[level].plan(fill);
-        let (mut buf, place) = new_page(plan.blocks, cache, space)?;
+        let (mut buf, place) = new_page(plan.blocks, false, cache, space)?;
         let child = self.builders[level].cut(plan, place, &mut buf, &mut self.separator);
         cache.insert(child.page, buf);
         self.allocated.push((child.page.id, child.page.blocks));
@@ -657,9 +657,10 @@ fn push_old(builder: &mut Builder, view: &PageView<'_>, range: std::ops::Range<u
     }
 }
 
-/// A buffer and a place for a new page.
+/// A buffer and a place for a new page, or for an extent.
 fn new_page(
     blocks: usize,
+    extent: bool,
     cache: &mut PageCache,
     space: &mut SpaceMap,
 ) -> Result<(crate::block::BlockBuf, Place), Blocked> {
@@ -667,7 +668,8 @@ fn new_page(
         return Err(Blocked::CacheFull);
     }
     let buf = cache.take_frame(blocks).ok_or(Blocked::CacheFull)?;
-    match space.allocate(blocks as u16) {
+    let n = blocks as u16;
+    match if extent { space.allocate_extent(n) } else { space.allocate(n) } {
         Some(id) => Ok((buf, Place { shard: cache.shard(), id, birth: space.building() })),
         None => {
             cache.give_back(buf);
@@ -689,7 +691,7 @@ fn store_item<'a>(
         return Ok(Value::Inline(item));
     }
     let blocks = page::overflow_blocks(item.len());
-    let (mut buf, place) = new_page(blocks, cache, space)?;
+    let (mut buf, place) = new_page(blocks, true, cache, space)?;
     let page = page::write_overflow(&mut buf, place, item);
     debug_assert_eq!(page.level, LEVEL_OVERFLOW);
     cache.insert(page, buf);

@@ -148,10 +148,14 @@ impl Store {
     }
 
     pub(super) fn grow(&mut self, blocks: u64) -> Result<(), crate::space::SpaceError> {
-        let op = self.op();
-        let op = self.space.grow(blocks, op).expect("no growth under way");
-        let done = self.run(op);
-        self.space.grown(done.result)
+        loop {
+            let op = self.op();
+            let op = self.space.grow(blocks, blocks, op).expect("no growth under way");
+            let done = self.run(op);
+            if self.space.grown(done.result)? {
+                return Ok(());
+            }
+        }
     }
 
     pub(super) fn read(&mut self, page: &PageRef) {
