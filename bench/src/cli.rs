@@ -180,8 +180,9 @@ pub(crate) struct RunArgs {
     /// How an open loop's intended starts lie
     #[arg(long, value_enum, default_value = "fixed")]
     pub(crate) arrivals: Arrivals,
-    /// Choose records otherwise than the workload does: uniform, zipfian[:THETA], latest[:THETA],
-    /// sequential, hotspot:KEYS,OPS or moving-hotspot:KEYS,OPS,EVERY (percent, percent, operations)
+    /// Choose records otherwise than the workload does: uniform, zipfian, zipfian:THETA, latest,
+    /// latest:THETA, sequential, hotspot:KEYS,OPS or moving-hotspot:KEYS,OPS,EVERY (percent, percent,
+    /// operations)
     #[arg(long)]
     pub(crate) distribution: Option<Distribution>,
     /// Write report.html, report.json, latency.svg and the raw histograms (.hlog, .hgrm) into DIR
