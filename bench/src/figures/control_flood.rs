@@ -20,8 +20,8 @@
 //! one (Linux 6.18): gets at a tenth of the peak had the same p99.9 whatever was beside them, and puts
 //! stopped for seconds under the flood of the node and under that of the other server alike. Then
 //! `ksoftirqd/1`, `kblockd` and the `dio` workers of that core were runnable and waited for it half a
-//! second to a second and a half of every second (/proc/PID/schedstat), and the generator, although it
-//! goes first, had next to nothing to do. So what stops puts there is neither the control lane nor the
+//! second to a second and a half of every second (/proc/PID/schedstat), while the shard slept on its own
+//! core and the generator had nothing to do. So what stops puts there is neither the control lane nor the
 //! shard: the device's completions wait for a core that has no time left. A disk with a queue for each
 //! core, or `rq_affinity` 2, takes them off it.
 
