@@ -251,6 +251,12 @@ impl Liveness {
         }
     }
 
+    /// Whether heartbeats are exchanged with `peer`.
+    #[must_use]
+    pub fn knows(&self, peer: Peer) -> bool {
+        self.link(peer).is_some()
+    }
+
     fn link(&self, peer: Peer) -> Option<&Link> {
         let place = self.links.binary_search_by_key(&peer, |link| link.peer).ok()?;
         Some(&self.links[place])
