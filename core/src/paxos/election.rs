@@ -13,7 +13,8 @@
 //! then reveals.
 //!
 //! **A damaged range is unknown, not empty**: a promise with one counts only if another member
-//! knows everything in it to be chosen.
+//! knows everything in it to be chosen, and otherwise for nothing but the configurations that begin
+//! after it. (A member that joins and has heard nothing yet has accepted nothing: it may promise.)
 //!
 //! No gaps: an acceptor holds a prefix, so the union of prefixes is one, and no slot needs filling
 //! ("Paxos Made Simple", section 3, fills them with no-ops).
@@ -114,11 +115,17 @@ impl Replica {
     }
 
     fn consider_election(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
-        if !self.may_stand() || !self.misses_leader(at) {
+        if !self.misses_leader(at) {
+            self.election_at = None;
+            self.abandoned = Ballot(0);
+            return;
+        }
+        let may_stand = self.may_stand();
+        if !may_stand && self.abandoned == Ballot(0) {
             self.election_at = None;
             return;
         }
-        if core::mem::take(&mut self.successor) {
+        if core::mem::take(&mut self.successor) && may_stand {
             return self.prepare(at, effects);
         }
         let spread = self.spread(at, self.settings.election_spread_nanos);
@@ -126,7 +133,12 @@ impl Replica {
         if at.now < due {
             return;
         }
-        if !self.may_promise(at.liveness.me(), at) {
+        if self.abandoned > Ballot(0) {
+            // Again: whoever missed it refuses all others while this shard lives.
+            let message = Message::Relinquish { ballot: self.abandoned, successor: None };
+            self.ask_all(&message, &[], effects);
+        }
+        if !may_stand || !self.may_promise(at.liveness.me(), at) {
             self.election_at = Some(at.now + self.settings.election_retry_nanos);
             return;
         }
@@ -147,7 +159,12 @@ impl Replica {
         Some(self.highest_seen.max(self.acceptor.promised()).above(number))
     }
 
-    fn ask_all(&self, message: &Message, except: &[MemberId], effects: &mut Vec<Effect>) {
+    pub(super) fn ask_all(
+        &self,
+        message: &Message,
+        except: &[MemberId],
+        effects: &mut Vec<Effect>,
+    ) {
         let mut asked = except.to_vec();
         for known in self.configurations.relevant() {
             for member in known.configuration.members() {
@@ -205,10 +222,11 @@ impl Replica {
         last: Slot,
         configuration_slot: Slot,
     ) -> Result<(), Refusal> {
-        let Some(known) = self.configurations.in_force() else {
-            return Err(Refusal::Unconfigured);
-        };
-        if known.configuration.find(from).is_none() && known.slot > configuration_slot {
+        // A new member that knows no configuration has accepted nothing, and may say so.
+        if let Some(known) = self.configurations.in_force()
+            && known.configuration.find(from).is_none()
+            && known.slot > configuration_slot
+        {
             return Err(Refusal::NotAMember { slot: known.slot });
         }
         if ballot < self.acceptor.promised() {
@@ -372,7 +390,6 @@ impl Replica {
         if let Role::Preparing(candidacy) = &mut self.role
             && candidacy.ballot == ballot
             && candidacy.promises.iter().all(|(id, _)| *id != from)
-            && !report.configurations.is_empty()
         {
             candidacy.promises.push((from, report.clone()));
         }
@@ -448,16 +465,25 @@ impl Replica {
         let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
         let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());
         let ignores_unknown = self.planted.has(Bug::IgnoreUnknownRange);
-        let knows = |report: &PromiseReport| {
-            ignores_unknown || report.runs.iter().all(|run| !run.unknown || run.last <= max_chosen)
+        // A configuration decides about the slots after it: there a promise must know everything.
+        let counts = |id: MemberId, from: Slot| {
+            let decided = max_chosen.max(from);
+            let knows = |report: &PromiseReport| {
+                report.runs.iter().all(|run| !run.unknown || run.last <= decided)
+            };
+            promises
+                .iter()
+                .any(|(member, report)| *member == id && (ignores_unknown || knows(report)))
         };
-        let counts = |id: MemberId| promises.iter().any(|(from, r)| *from == id && knows(r));
         let missing = usize::from(self.planted.has(Bug::PromiseQuorumTooSmall));
-        let promised = needed.iter().all(|known| {
-            let members = known.configuration.members();
-            let votes = members.iter().filter(|member| counts(member.id)).count();
-            votes + missing >= known.configuration.quorum() && counts(self.id)
-        });
+        // Its own promise must be durable; whether it knows all that it accepted is another matter.
+        let own_promise = promises.iter().any(|(id, _)| *id == self.id);
+        let promised = own_promise
+            && needed.iter().all(|known| {
+                let members = known.configuration.members();
+                let votes = members.iter().filter(|member| counts(member.id, known.slot)).count();
+                votes + missing >= known.configuration.quorum()
+            });
         let unasked = needed.iter().flat_map(|known| known.configuration.members()).any(|member| {
             member.id != self.id
                 && !candidacy.asked.contains(&member.id)
@@ -542,6 +568,10 @@ impl Replica {
             let Role::Learning(learning) = &self.role else { return };
             let slot = self.acceptor.stream_slot().next();
             if slot > learning.last {
+                if !self.may_stand() {
+                    // What it learned took its promotion back, or proposes its removal.
+                    return self.back_off(at, effects);
+                }
                 return self.lead(at, effects);
             }
             match self.source(learning, slot) {

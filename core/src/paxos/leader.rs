@@ -387,17 +387,11 @@ impl Replica {
 
     /// From here on this member neither leads nor serves under its ballot, whatever happens.
     fn relinquish(&mut self, successor: Option<MemberId>, effects: &mut Vec<Effect>) {
-        let Role::Leading(leadership) = &self.role else { return };
-        let ballot = leadership.ballot;
-        let message = Message::Relinquish { ballot, successor };
-        for progress in &leadership.progress {
-            let message = message.clone();
-            effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });
-        }
-        self.relinquished = ballot;
         if self.planted.has(Bug::ServeAfterRelinquish) {
-            return;
+            self.relinquished = self.acceptor.stream();
+            let ballot = self.relinquished;
+            return self.ask_all(&Message::Relinquish { ballot, successor }, &[], effects);
         }
-        self.step_down(effects);
+        self.give_up(successor, effects);
     }
 }

@@ -181,6 +181,8 @@ pub struct Replica {
     pub(super) owner: Owner,
     pub(super) leader: Option<LeaderSeen>,
     pub(super) relinquished: Ballot,
+    /// The highest own ballot that this process has used and given up, while nobody leads.
+    pub(super) abandoned: Ballot,
     pub(super) successor: bool,
     pub(super) highest_seen: Ballot,
     pub(super) known_chosen: Slot,
@@ -298,6 +300,7 @@ impl Replica {
             owner: Owner { member: None, peer: None, epoch: None, before_restart },
             leader: None,
             relinquished: Ballot(0),
+            abandoned: Ballot(0),
             successor: false,
             highest_seen: promised,
             known_chosen: chosen,
@@ -596,9 +599,26 @@ impl Replica {
 
     /// Back to following, whatever it was.
     pub(super) fn step_down(&mut self, effects: &mut Vec<Effect>) {
+        self.give_up(None, effects);
+    }
+
+    /// Back to following. What was promised to this member is free again: it uses the ballot no
+    /// more, and says so, because members refuse all others while they support its shard.
+    pub(super) fn give_up(&mut self, successor: Option<MemberId>, effects: &mut Vec<Effect>) {
         let role = core::mem::replace(&mut self.role, Role::Following);
-        if let Role::Leading(leadership) = role {
-            effects.push(Effect::StepsDown { ballot: leadership.ballot });
+        let ballot = match role {
+            Role::Following | Role::Canvassing(_) => None,
+            Role::Preparing(candidacy) => Some(candidacy.ballot),
+            Role::Learning(learning) => Some(learning.ballot),
+            Role::Leading(leadership) => {
+                effects.push(Effect::StepsDown { ballot: leadership.ballot });
+                Some(leadership.ballot)
+            }
+        };
+        if let Some(ballot) = ballot {
+            self.relinquished = self.relinquished.max(ballot);
+            self.abandoned = ballot;
+            self.ask_all(&Message::Relinquish { ballot, successor }, &[], effects);
         }
         self.leader = None;
         self.election_at = None;

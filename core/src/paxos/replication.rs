@@ -144,8 +144,11 @@ impl Replica {
             progress.in_flight_bytes = (bytes / u128::from(before.max(1))) as u64;
             progress.resend_at = None;
         }
-        if gap && held.next() < progress.next && held >= progress.durable {
+        if gap && current && held.next() < progress.next {
+            // Lost on the way; or in the member's log, which was damaged since it acknowledged. What
+            // it claims less now counts less (and if the message is only late, it comes again).
             progress.next = held.next();
+            progress.durable = progress.durable.min(held);
             progress.in_flight_bytes = 0;
         }
         progress.chosen = progress.chosen.max(chosen);

@@ -142,6 +142,27 @@ impl Sim {
         })
     }
 
+    /// All members, for a failure's report.
+    pub(super) fn describe(&self) -> String {
+        let mut text = format!("configurations: {:?}\n", {
+            let members = |c: &super::Configuration| {
+                c.members().iter().map(|m| (m.id.0, m.peer.0, m.role)).collect::<Vec<_>>()
+            };
+            self.configurations
+                .iter()
+                .rev()
+                .take(2)
+                .map(|(s, c)| (*s, members(c)))
+                .collect::<Vec<_>>()
+        });
+        text += &format!("damaged: {:?}, truth {} slots\n", self.damaged, self.chosen.len());
+        for node in &self.nodes {
+            let figures = node.replica.as_ref().map(|replica| replica.figures());
+            text += &format!("  node {} {:?} {figures:?}\n", node.index, node.member);
+        }
+        text
+    }
+
     pub(super) fn note_repaired(&mut self, index: usize) {
         if self.damaged.is_some() && self.damaged == self.nodes[index].member {
             let entries = &self.nodes[index].disk.log.entries;

@@ -31,14 +31,19 @@ impl Sim {
             8..11 => self.cut.clear(),
             11 => self.loss_percent = *self.rng.pick(&[0, 2, 10, 30]),
             12..15 => {
-                self.nodes[index].runs(self.now).then(|| self.nodes[index].take_checkpoint(self.now));
+                self.nodes[index]
+                    .runs(self.now)
+                    .then(|| self.nodes[index].take_checkpoint(self.now));
                 return self.after(index);
             }
             15 => {
                 if let Some(leader) = self.serving() {
                     let members = self.configurations.last().unwrap().1;
-                    let storage: Vec<_> =
-                        members.members().iter().filter(|m| m.role == MemberRole::Storage).collect();
+                    let storage: Vec<_> = members
+                        .members()
+                        .iter()
+                        .filter(|m| m.role == MemberRole::Storage)
+                        .collect();
                     let to = self.rng.pick(&storage).id;
                     let begun = self.nodes[leader].hand_over(self.now, to);
                     self.stats.hand_overs += u64::from(begun);

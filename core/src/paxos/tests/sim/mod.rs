@@ -64,6 +64,8 @@ pub(super) struct Plan {
     pub(super) faults: bool,
     pub(super) changes: bool,
     pub(super) damage: bool,
+    /// Prints every message.
+    pub(super) trace: bool,
 }
 
 impl Plan {
@@ -72,7 +74,7 @@ impl Plan {
         let members = *rng.pick(&[3, 3, 3, 4, 5]);
         let nodes = members + rng.below(2) as u32 + u32::from(members == 3);
         let (changes, damage) = (rng.chance(60), rng.chance(50));
-        Plan { nodes, members, bug: None, faults: true, changes, damage }
+        Plan { nodes, members, bug: None, faults: true, changes, damage, trace: false }
     }
 }
 
@@ -179,8 +181,9 @@ pub(super) struct Sim {
 impl Sim {
     pub(super) fn new(seed: u64, plan: Plan) -> Sim {
         let mut rng = Rng::new(seed);
-        let founders: Vec<_> =
-            (0..plan.members).map(|n| (MemberId(u64::from(n) + 1), Peer(n), Az(n as u16))).collect();
+        let founders: Vec<_> = (0..plan.members)
+            .map(|n| (MemberId(u64::from(n) + 1), Peer(n), Az(n as u16)))
+            .collect();
         let configuration = Configuration::bootstrap(&founders, 3).unwrap();
         let nodes = (0..plan.nodes)
             .map(|index| {
@@ -238,7 +241,8 @@ impl Sim {
                 return Ok(self.stats);
             }
             if took > HEALED_NANOS {
-                return Err(format!("not live {} ms after the last fault", took / MILLI));
+                let state = self.describe();
+                return Err(format!("not live {} ms after the last fault\n{state}", took / MILLI));
             }
         }
     }
@@ -267,7 +271,8 @@ impl Sim {
             }
             What::Group { from, from_node, to, message, entries } => {
                 let Some(node) = self.node_of(to) else { return Ok(()) };
-                let what = |(message, entries)| What::Group { from, from_node, to, message, entries };
+                let what =
+                    |(message, entries)| What::Group { from, from_node, to, message, entries };
                 if let Some((message, entries)) = self.defer(node, (message, entries), what) {
                     let offered: Vec<Offered<'_>> = entries.iter().map(offer).collect();
                     let peer = Peer(from_node as u32);
@@ -371,10 +376,18 @@ impl Sim {
         let from = self.nodes[index].member;
         for (to, message, entries) in outcome.groups {
             self.stats.group_messages += 1;
+            if self.plan.trace {
+                let (ms, count) = (self.now / MILLI, entries.len());
+                println!(
+                    "{ms:>5} ms  {from:?} -> {to:?}: {message:?} + {count} entries",
+                    from = self.nodes[index].member
+                );
+            }
             let Some(target) = self.node_of(to) else { continue };
             let from = from.expect("members send");
             let content = (message, entries);
-            let what = |(message, entries)| What::Group { from, from_node: index, to, message, entries };
+            let what =
+                |(message, entries)| What::Group { from, from_node: index, to, message, entries };
             self.send(index, target, what, content);
         }
         let start = self.nodes[index].start;
@@ -453,9 +466,8 @@ impl Sim {
         let Some(leader) = self.serving() else { return Ok(()) };
         let configuration = self.configurations.last().unwrap().1;
         let members = configuration.members();
-        let spare = (0..self.nodes.len()).find(|index| {
-            members.iter().all(|member| member.peer != Peer(*index as u32))
-        });
+        let spare = (0..self.nodes.len())
+            .find(|index| members.iter().all(|member| member.peer != Peer(*index as u32)));
         let logs: Vec<_> = members.iter().filter(|m| m.role == MemberRole::Log).collect();
         let roll = self.rng.below(3);
         let change = match (spare, roll) {

@@ -94,7 +94,10 @@ impl Node {
 
     /// This node's clock at the true time `now`.
     pub(super) fn clock(&self, now: u64) -> Nanos {
-        Nanos(self.clock_offset + (u128::from(now) * u128::from(self.clock_per_million) / 1_000_000) as u64)
+        Nanos(
+            self.clock_offset
+                + (u128::from(now) * u128::from(self.clock_per_million) / 1_000_000) as u64,
+        )
     }
 
     fn true_time(&self, clock: Nanos) -> u64 {
