@@ -24,7 +24,7 @@
 
 use std::collections::VecDeque;
 
-use super::effect::{Effect, PersistId};
+use super::effect::{Effect, Handle, PersistId};
 use super::journal::{Held, Journal};
 use super::message::{ConfigurationAt, EntryKind};
 use super::planted::{Bug, Planted};
@@ -189,6 +189,17 @@ impl Acceptor {
         let held = *self.journal.get(slot).expect("the caller holds it");
         assert!(held.kind != EntryKind::Unknown, "nobody knows what slot {slot} held");
         self.accept(Held { ballot: self.stream, ..held });
+    }
+
+    /// Forgets what is accepted after `slot`: a quorum has promised a ballot under which it will
+    /// not be proposed, so that it never becomes chosen.
+    pub(crate) fn truncate(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        assert!(slot >= self.stream_slot, "the stream's own entries stay");
+        while let Some(gone) = self.journal.pop_after(slot) {
+            if gone.handle != Handle::NONE {
+                effects.push(Effect::Discard { handle: gone.handle });
+            }
+        }
     }
 
     /// Only for the planted bug.

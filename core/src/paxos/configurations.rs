@@ -72,6 +72,12 @@ impl Configurations {
         }
     }
 
+    /// Nothing after `slot` will ever be chosen as it was accepted.
+    pub(crate) fn truncate(&mut self, slot: Slot) {
+        assert!(self.in_force().is_none_or(|at| at.slot <= slot), "a chosen slot never changes");
+        self.known.retain(|at| at.slot <= slot);
+    }
+
     /// Everything up to `slot` is chosen.
     pub(crate) fn choose(&mut self, slot: Slot) {
         while self.known.get(self.chosen).is_some_and(|at| at.slot <= slot) {

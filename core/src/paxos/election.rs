@@ -147,8 +147,11 @@ impl Replica {
 
     /// Stands for election now, whatever the clock says. For models and for operators.
     pub fn stand(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
-        let stands = matches!(self.role, Role::Following | Role::Canvassing(_));
-        if stands && !self.failed && !self.removed && self.may_stand() {
+        let stands = matches!(self.role, Role::Following | Role::Canvassing(_))
+            && !self.failed
+            && !self.removed
+            && self.may_stand();
+        if stands && self.may_promise(at.liveness.me(), at) {
             self.prepare(at, effects);
             self.step(super::Input::Tick, at, effects);
         }
@@ -459,9 +462,6 @@ impl Replica {
                 needed.push(*known);
             }
         }
-        if self.planted.has(Bug::IgnoreRevealedConfiguration) {
-            needed = own[..1].to_vec();
-        }
         let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
         let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());
         let ignores_unknown = self.planted.has(Bug::IgnoreUnknownRange);
@@ -508,10 +508,9 @@ impl Replica {
         };
         let Candidacy { ballot, promises, .. } = candidacy;
         assert!(self.acceptor.promised() == ballot && self.acceptor.promised_durable() >= ballot);
-        let ends = promises
-            .iter()
-            .filter(|(id, _)| *id == self.id || !self.planted.has(Bug::ForgetPromisedValues));
-        let ends = ends.flat_map(|(_, report)| report.runs.last()).filter(|run| !run.unknown);
+        let forgets = self.planted.has(Bug::ForgetPromisedValues);
+        let ends = promises.iter().filter(|(id, _)| *id == self.id || !forgets);
+        let ends = ends.flat_map(|(_, report)| &report.runs).filter(|run| !run.unknown);
         let last = ends.map(|run| run.last).max().unwrap_or_default();
         let last = last.max(max_chosen);
         self.acceptor.begin_stream(ballot, effects);
@@ -576,6 +575,16 @@ impl Replica {
             }
             match self.source(learning, slot) {
                 Source::Own => self.acceptor.accept_own(),
+                Source::Nowhere if slot > learning.max_chosen => {
+                    // A quorum knows that it holds nothing here, so nothing is chosen here or
+                    // later: what remains is the tail behind a damaged range of this member's log.
+                    let end = Slot(slot.0 - 1);
+                    self.acceptor.truncate(end, effects);
+                    self.configurations.truncate(end);
+                    if let Role::Learning(learning) = &mut self.role {
+                        learning.last = end;
+                    }
+                }
                 Source::Nowhere => {
                     // What it lacks is chosen and in checkpoints only.
                     let trimmed = learning.promises.iter().map(|(id, r)| (r.trimmed, *id)).max();

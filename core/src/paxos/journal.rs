@@ -94,6 +94,11 @@ impl Journal {
         }
     }
 
+    /// Takes the last entry away, if it is after `slot`.
+    pub(crate) fn pop_after(&mut self, slot: Slot) -> Option<Held> {
+        if self.last() > slot { self.entries.pop_back() } else { None }
+    }
+
     /// Bytes of `first..=last`, as far as they are held here.
     pub(crate) fn bytes(&self, first: Slot, last: Slot) -> u64 {
         let from = first.0.saturating_sub(self.base.0 + 1) as usize;

@@ -51,13 +51,11 @@ pub enum Bug {
     PromiseQuorumTooSmall,
     /// Calls a slot chosen that all but one of a quorum hold.
     AcceptQuorumTooSmall,
-    /// Ignores the configurations that promises reveal.
-    IgnoreRevealedConfiguration,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 22] = [
         Bug::AnswerUndurablePromise,
         Bug::AcknowledgeUndurable,
         Bug::TrustExpiredLease,
@@ -80,7 +78,6 @@ impl Bug {
         Bug::CountStaleAcknowledgement,
         Bug::PromiseQuorumTooSmall,
         Bug::AcceptQuorumTooSmall,
-        Bug::IgnoreRevealedConfiguration,
     ];
 }
 

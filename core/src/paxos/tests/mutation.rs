@@ -47,8 +47,15 @@ fn no_seed_breaks_a_property() {
     }
 }
 
-/// Bugs that the simulation can miss by its nature; the model must catch them.
-const BY_THE_MODEL: [Bug; 0] = [];
+/// Seeds that are known to catch what few seeds catch: looked at first.
+const HINTS: [(Bug, u64); 3] = [
+    (Bug::AnswerUndurablePromise, 1201),
+    (Bug::TwoChangesAtOnce, 1305),
+    (Bug::CountStaleAcknowledgement, 3799),
+];
+
+/// A matter of one interleaving, not of many events: the models look for these.
+const FOR_THE_MODEL: [Bug; 1] = [Bug::ForgetPromise];
 
 #[test]
 fn every_planted_bug_is_caught() {
@@ -60,11 +67,16 @@ fn every_planted_bug_is_caught() {
     let mut missed = Vec::new();
     for bug in Bug::ALL {
         let name = format!("{bug:?}");
-        if only.as_ref().is_some_and(|only| *only != name) || BY_THE_MODEL.contains(&bug) {
+        if only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
-        let caught = (0..SEEDS_PER_BUG).find_map(|seed| {
+        let hint = HINTS.iter().find(|(hinted, _)| *hinted == bug).map(|(_, seed)| *seed);
+        let seeds = if FOR_THE_MODEL.contains(&bug) { 0 } else { SEEDS_PER_BUG };
+        let caught = hint.into_iter().chain(0..seeds).find_map(|seed| {
             let failed = simulate(seed, Plan { bug: Some(bug), ..Plan::of_seed(seed) }).err()?;
+            // The seed is innocent.
+            let sound = simulate(seed, Plan::of_seed(seed));
+            assert!(sound.is_ok(), "seed {seed} without a bug: {sound:?}");
             Some((seed, failed))
         });
         match caught {
@@ -72,6 +84,9 @@ fn every_planted_bug_is_caught() {
                 let failure: String =
                     failure.lines().next().unwrap_or_default().chars().take(90).collect();
                 table += &format!("{name:<30} seed {seed:>5}   {failure}\n");
+            }
+            None if let Some(found) = super::model::catches(bug) => {
+                table += &format!("{name:<30} model        {found}\n");
             }
             None => {
                 table += &format!("{name:<30} MISSED by {SEEDS_PER_BUG} seeds\n");

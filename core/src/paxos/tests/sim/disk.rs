@@ -5,31 +5,31 @@ use crate::ids::{Ballot, Slot};
 use crate::paxos::{Configuration, Handle};
 
 /// An entry's bytes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::paxos::tests) struct Record {
-    pub(super) kind: EntryKind,
-    pub(super) value: u64,
-    pub(super) bytes: u32,
-    pub(super) configuration: Option<Configuration>,
+    pub(in crate::paxos::tests) kind: EntryKind,
+    pub(in crate::paxos::tests) value: u64,
+    pub(in crate::paxos::tests) bytes: u32,
+    pub(in crate::paxos::tests) configuration: Option<Configuration>,
 }
 
 /// A stretch of a group's log: slots after `base`, without a gap.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Log {
-    pub(super) base: Slot,
-    pub(super) entries: Vec<(Ballot, Record)>,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(in crate::paxos::tests) struct Log {
+    pub(in crate::paxos::tests) base: Slot,
+    pub(in crate::paxos::tests) entries: Vec<(Ballot, Record)>,
 }
 
 impl Log {
-    pub(super) fn last(&self) -> Slot {
+    pub(in crate::paxos::tests) fn last(&self) -> Slot {
         Slot(self.base.0 + self.entries.len() as u64)
     }
 
-    pub(super) fn get(&self, slot: Slot) -> Option<&(Ballot, Record)> {
+    pub(in crate::paxos::tests) fn get(&self, slot: Slot) -> Option<&(Ballot, Record)> {
         self.entries.get(slot.0.checked_sub(self.base.0 + 1)? as usize)
     }
 
-    pub(super) fn put(&mut self, slot: Slot, entry: (Ballot, Record)) {
+    pub(in crate::paxos::tests) fn put(&mut self, slot: Slot, entry: (Ballot, Record)) {
         if slot <= self.base {
             return;
         }
@@ -43,7 +43,7 @@ impl Log {
     }
 
     /// Forgets everything up to `base`.
-    pub(super) fn begin_after(&mut self, base: Slot) {
+    pub(in crate::paxos::tests) fn begin_after(&mut self, base: Slot) {
         if base > self.base {
             let gone = ((base.0 - self.base.0) as usize).min(self.entries.len());
             self.entries.drain(..gone);
@@ -53,27 +53,27 @@ impl Log {
 }
 
 /// What waits for the disk.
-#[derive(Clone, Debug)]
-pub(super) enum Write {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::paxos::tests) enum Write {
     Promise(Ballot),
     Entries { first: Slot, entries: Vec<(Ballot, Record)>, chosen: Slot },
     Base { base: Slot, configuration: ConfigurationAt },
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::paxos::tests) struct Disk {
-    pub(super) promised: Ballot,
-    pub(super) log: Log,
+    pub(in crate::paxos::tests) promised: Ballot,
+    pub(in crate::paxos::tests) log: Log,
     /// In force after the log's base; none on a member that knows nothing yet.
-    pub(super) configuration: Option<ConfigurationAt>,
-    pub(super) chosen: Slot,
+    pub(in crate::paxos::tests) configuration: Option<ConfigurationAt>,
+    pub(in crate::paxos::tests) chosen: Slot,
     /// Has the state, not only the log.
-    pub(super) keeps_state: bool,
-    pub(super) snapshot: Option<(Slot, ConfigurationAt)>,
+    pub(in crate::paxos::tests) keeps_state: bool,
+    pub(in crate::paxos::tests) snapshot: Option<(Slot, ConfigurationAt)>,
 }
 
 impl Disk {
-    pub(super) fn write(&mut self, write: Write) {
+    pub(in crate::paxos::tests) fn write(&mut self, write: Write) {
         match write {
             Write::Promise(ballot) => self.promised = self.promised.max(ballot),
             Write::Entries { first, entries, chosen } => {
@@ -89,7 +89,11 @@ impl Disk {
         }
     }
 
-    pub(super) fn begin_after(&mut self, base: Slot, configuration: ConfigurationAt) {
+    pub(in crate::paxos::tests) fn begin_after(
+        &mut self,
+        base: Slot,
+        configuration: ConfigurationAt,
+    ) {
         if base >= self.log.base {
             self.log.begin_after(base);
             self.configuration = Some(configuration);
@@ -97,7 +101,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn recovered(&self) -> Recovered {
+    pub(in crate::paxos::tests) fn recovered(&self) -> Recovered {
         let base = self.log.base;
         let checkpoint = self.snapshot.map_or(Slot(0), |(slot, _)| slot);
         let chosen = self.chosen.max(base).max(checkpoint);

@@ -11,7 +11,7 @@
 //! to serve again within a bound, with all members at the same slot.
 
 mod checks;
-mod disk;
+pub(super) mod disk;
 mod faults;
 mod node;
 mod rng;
@@ -515,7 +515,7 @@ impl Sim {
     }
 }
 
-fn offer(record: &Record) -> Offered<'_> {
+pub(super) fn offer(record: &Record) -> Offered<'_> {
     use super::super::{EntryKind, Handle};
     let payload = match (record.kind, &record.configuration) {
         (EntryKind::Configuration, Some(configuration)) => Payload::Configuration(configuration),
