@@ -21,7 +21,7 @@ pub(in crate::paxos::tests) struct Node {
     writes: Vec<(PersistId, Write)>,
     written: Option<PersistId>,
     pub(super) up: bool,
-    pub(super) paused_until: u64,
+    pub(in crate::paxos::tests) paused_until: u64,
     pub(super) start: u32,
     pub(super) wake_at: Option<u64>,
     clock_offset: u64,
@@ -156,7 +156,7 @@ impl Node {
         replica.change(change, 3, at, &mut self.effects)
     }
 
-    pub(super) fn hand_over(&mut self, now: u64, to: MemberId) -> bool {
+    pub(in crate::paxos::tests) fn hand_over(&mut self, now: u64, to: MemberId) -> bool {
         let at = At { now: self.clock(now), liveness: &self.liveness, random: 1 };
         let replica = self.replica.as_mut().expect("a leader");
         replica.hand_over(to, at, &mut self.effects).is_ok()
@@ -166,7 +166,7 @@ impl Node {
         At { now, liveness: &self.liveness, random: 0 }
     }
 
-    pub(super) fn serves(&self, now: u64) -> bool {
+    pub(in crate::paxos::tests) fn serves(&self, now: u64) -> bool {
         let at = self.at(self.clock(now));
         self.replica.as_ref().is_some_and(|replica| replica.begin_read(at).is_ok())
     }
