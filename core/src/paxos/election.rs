@@ -347,6 +347,7 @@ impl Replica {
         if ballot == self.acceptor.promised() {
             let again = self.owner.member == Some(from) && self.acceptor.stream() != ballot;
             if again {
+                self.owner.peer = Some(peer);
                 self.promise_due = Some((ballot, from));
             }
             return;

@@ -60,6 +60,8 @@ impl Replica {
             self.own(from, peer);
             self.promise_due = None;
         }
+        // After a restart, the owner of the promised ballot may be known only now.
+        (self.owner.member, self.owner.peer) = (Some(from), Some(peer));
         self.highest_seen = self.highest_seen.max(ballot);
         self.leader = Some(leader);
         self.election_at = None;

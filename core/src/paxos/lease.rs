@@ -54,9 +54,15 @@ impl Replica {
             return true;
         }
         if owner.before_restart {
-            // What it told the owner before it restarted is forgotten, but over by then.
-            return at.now >= at.liveness.promises_from()
-                || self.planted.has(Bug::NoWaitAfterRestart);
+            // What it told the owner before it restarted is forgotten, but over by then. What it
+            // has told since, if that ballot goes on, counts as always.
+            let over = at.now >= at.liveness.promises_from();
+            if !over && !self.planted.has(Bug::NoWaitAfterRestart) {
+                return false;
+            }
+            if self.planted.has(Bug::ForgetSupportToldSinceRestart) {
+                return true;
+            }
         }
         if self.planted.has(Bug::PromiseDespiteSupport) {
             return true;
@@ -67,7 +73,7 @@ impl Replica {
 
     /// The support to tell the leader (or candidate) on `peer` of; remembered as told.
     pub(super) fn bind(&mut self, peer: Peer, at: At<'_>) -> Option<Epoch> {
-        debug_assert!(self.owner.peer == Some(peer) || self.owner.before_restart);
+        debug_assert_eq!(self.owner.peer, Some(peer));
         let epoch = at.liveness.supports(peer, at.now)?;
         self.owner.epoch = Some(epoch);
         Some(epoch)

@@ -37,6 +37,8 @@ pub enum Bug {
     PromiseDespiteSupport,
     /// Promises at once after a restart.
     NoWaitAfterRestart,
+    /// After a restart, takes no account of the support it has told of since.
+    ForgetSupportToldSinceRestart,
     /// A lapsed support goes on under its old epoch.
     EndedEpochReturns,
     /// Serves before what it learned is chosen under its own ballot and applied.
@@ -55,7 +57,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 23] = [
         Bug::AnswerUndurablePromise,
         Bug::AcknowledgeUndurable,
         Bug::TrustExpiredLease,
@@ -71,6 +73,7 @@ impl Bug {
         Bug::TwoChangesAtOnce,
         Bug::PromiseDespiteSupport,
         Bug::NoWaitAfterRestart,
+        Bug::ForgetSupportToldSinceRestart,
         Bug::EndedEpochReturns,
         Bug::ServeBeforeOwnBallot,
         Bug::ChosenOverStaleEntries,
