@@ -75,6 +75,11 @@ impl Replica {
             && self.applied >= self.trimmed
     }
 
+    /// The successor that a hand-over named goes first.
+    pub(super) fn let_another_stand(&mut self, at: At<'_>) {
+        self.election_at = Some(at.now + 2 * self.settings.election_retry_nanos);
+    }
+
     /// Whether this member misses a leader.
     fn misses_leader(&self, at: At<'_>) -> bool {
         let Some(leader) = self.leader else { return true };

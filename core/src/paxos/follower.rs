@@ -184,6 +184,7 @@ impl Replica {
         from: MemberId,
         ballot: Ballot,
         successor: Option<MemberId>,
+        at: At<'_>,
     ) {
         if !self.owns(from, ballot) {
             self.protocol_errors += 1;
@@ -192,6 +193,9 @@ impl Replica {
         self.relinquished = self.relinquished.max(ballot);
         if self.leader.is_some_and(|leader| leader.ballot <= ballot) {
             self.leader = None;
+            if successor.is_some() {
+                self.let_another_stand(at);
+            }
         }
         if ballot >= self.acceptor.promised() && successor == Some(self.id) {
             self.successor = true;

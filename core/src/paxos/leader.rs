@@ -129,6 +129,7 @@ impl Replica {
         let (stream, chosen) = (self.acceptor.stream_slot(), self.acceptor.chosen());
         assert_eq!(learning.ballot, self.acceptor.stream());
         let unchosen_bytes = self.acceptor.journal().bytes(chosen.next(), stream);
+        self.election_at = None;
         self.role = Role::Leading(Box::new(Leadership {
             ballot: learning.ballot,
             no_op: None,
@@ -368,6 +369,7 @@ impl Replica {
         let ready = leadership.progress(to).is_some_and(|progress| progress.durable == last);
         if ready && self.acceptor.chosen() == last {
             self.relinquish(Some(to), effects);
+            self.let_another_stand(at);
         }
     }
 

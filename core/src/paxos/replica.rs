@@ -557,7 +557,7 @@ impl Replica {
             }
             Message::Accepted { .. } => self.on_accepted(from, message),
             Message::Relinquish { ballot, successor } => {
-                self.on_relinquish(from, *ballot, *successor);
+                self.on_relinquish(from, *ballot, *successor, at);
             }
         }
     }

@@ -323,6 +323,7 @@ fn a_stopped_leader_is_replaced_soon_after_its_lease_and_a_hand_over_needs_no_wa
             sim.run_until(sim.now + MILLI / 10).unwrap();
         }
         slowest.1 = slowest.1.max(gap(&mut sim));
+        sim.run_until(sim.now + 60 * MILLI).unwrap();
         assert_eq!(sim.serving(), sim.node_of(to), "seed {seed}: the one named leads");
     }
     println!(
@@ -368,7 +369,7 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
             }
         }
         for group in groups.iter_mut() {
-            let mut inbox: Vec<(usize, Option<(usize, Message, Vec<Held>)>)> = Vec::new();
+            let mut inbox: Vec<(usize, Option<(usize, Message, usize)>)> = Vec::new();
             for index in 0..3 {
                 let due = group[index].next_due().is_some_and(|due| Nanos(now) >= due);
                 if changed[index] || due {
@@ -380,11 +381,11 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
                 let mut effects = Vec::new();
                 match &content {
                     None => group[index].step(Input::Tick, at, &mut effects),
-                    Some((from, content, entries)) => {
+                    Some((from, content, count)) => {
                         group_messages += 1;
                         let no_op =
                             Offered { handle: Handle::NONE, bytes: 0, payload: Payload::NoOp };
-                        let entries = vec![no_op; entries.len()];
+                        let entries = vec![no_op; *count];
                         let input = message(*from as u64 + 1, content, &entries);
                         group[index].step(input, at, &mut effects);
                     }
@@ -404,10 +405,8 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
                                     Message::Accept { first, .. } => *first,
                                     _ => last.next(),
                                 };
-                                let held = (first.0..=last.0)
-                                    .filter_map(|slot| group[index].held(Slot(slot)).copied())
-                                    .collect();
-                                inbox.push((to.0 as usize - 1, Some((index, message, held))));
+                                let count = (last.0 + 1).saturating_sub(first.0) as usize;
+                                inbox.push((to.0 as usize - 1, Some((index, message, count))));
                             }
                             _ => {}
                         }
@@ -428,10 +427,9 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
     for group in &groups {
         let leaders = group.iter().filter(|member| member.figures().role == RoleName::Leading);
         assert_eq!(leaders.count(), 1);
-        assert!(
-            group.iter().all(|member| member.next_due().is_none()),
-            "idle groups have no timer"
-        );
+        for member in group {
+            assert_eq!(member.next_due(), None, "idle groups have no timer: {member:#?}");
+        }
     }
     let (pairs_before, groups_before) = run(now, &mut shards, &mut groups);
     let end = now + 10 * Nanos::PER_SECOND;
