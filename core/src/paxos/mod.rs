@@ -21,7 +21,7 @@
 //! Lamport, "Paxos Made Simple", sections 2 and 3; with the care of Chandra, Griesemer and Redstone,
 //! "Paxos Made Live" (PODC'07, section 5): snapshots, leases, and disks that lose data.
 //!
-//! 1. *Canvass* ([`election`](self)): a storage replica that knows no living leader asks whether it
+//! 1. *Canvass* (`election`): a storage replica that knows no living leader asks whether it
 //!    would be promised. Nobody's state changes, so that a member behind a broken link disturbs
 //!    nobody.
 //! 2. *Prepare*: a quorum promises durably, and says what it has accepted above its watermark.

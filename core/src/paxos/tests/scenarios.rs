@@ -55,7 +55,7 @@ fn last_persist(effects: &[Effect]) -> PersistId {
         Effect::PersistPromise { id, .. } | Effect::PersistEntries { id, .. } => Some(*id),
         _ => None,
     });
-    ids.last().expect("something is to be persisted")
+    ids.max().expect("something is to be persisted")
 }
 
 fn prepare(round: u64, number: u32) -> Message {
@@ -196,7 +196,7 @@ fn lone_leader() -> Replica {
     let liveness = alone();
     let mut effects = Vec::new();
     member.stand(At { now: Nanos(0), liveness: &liveness, random: 0 }, &mut effects);
-    while !member.begin_read(At { now: Nanos(0), liveness: &liveness, random: 0 }).is_ok() {
+    while member.begin_read(At { now: Nanos(0), liveness: &liveness, random: 0 }).is_err() {
         let mut inputs = Vec::new();
         for effect in effects.drain(..) {
             match effect {
@@ -333,6 +333,9 @@ fn a_stopped_leader_is_replaced_soon_after_its_lease_and_a_hand_over_needs_no_wa
     assert!(slowest.0 < 200 && slowest.1 < 60, "{slowest:?}");
 }
 
+/// From which member, what, and with how many entries.
+type Arrived = (usize, Message, usize);
+
 #[test]
 fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
     const GROUPS: usize = 10_000;
@@ -352,8 +355,8 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
     let mut run = |now: u64, shards: &mut Vec<Liveness>, groups: &mut Vec<[Replica; 3]>| {
         let mut pairs: Vec<(usize, PairEffect)> = Vec::new();
         let mut effects = Vec::new();
-        for index in 0..3 {
-            shards[index].tick(Nanos(now), &mut effects);
+        for (index, shard) in shards.iter_mut().enumerate() {
+            shard.tick(Nanos(now), &mut effects);
             pairs.extend(effects.drain(..).map(|effect| (index, effect)));
         }
         let mut changed = [false; 3];
@@ -369,7 +372,7 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
             }
         }
         for group in groups.iter_mut() {
-            let mut inbox: Vec<(usize, Option<(usize, Message, usize)>)> = Vec::new();
+            let mut inbox: Vec<(usize, Option<Arrived>)> = Vec::new();
             for index in 0..3 {
                 let due = group[index].next_due().is_some_and(|due| Nanos(now) >= due);
                 if changed[index] || due {

@@ -125,8 +125,9 @@ impl Sim {
         let node = member.and_then(|id| self.node_of(id)).map(|node| &self.nodes[node]);
         let entries = node.iter().flat_map(|node| &node.log.entries);
         let configurations = entries.filter_map(|(_, record)| record.configuration);
-        let roles = configurations.filter_map(|configuration| configuration.find(member?).copied());
-        roles.last().is_some_and(|member| member.role == MemberRole::Storage)
+        let mut roles =
+            configurations.filter_map(|configuration| configuration.find(member?).copied());
+        roles.next_back().is_some_and(|member| member.role == MemberRole::Storage)
     }
 
     /// Every member of the newest configuration has the same watermark as a serving leader.
