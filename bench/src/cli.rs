@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArgs;
+use crate::diff::DiffArgs;
 use crate::figures::FiguresArgs;
 use crate::floor::FloorArgs;
+use crate::generator::Arrivals;
+use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
 use crate::workload::{Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, WorkloadName};
 
@@ -21,6 +24,9 @@ Examples:
   redis-server --port 6379 --appendonly yes --appendfsync always &
   forebay-bench load --target redis://127.0.0.1:6379 --records 100000
   forebay-bench run  --target redis://127.0.0.1:6379 --workload a --records 100000
+
+  A report of this store on this machine, with nothing to prepare
+  forebay-bench run  --spawn
 
   An open loop, which is what to publish: latency from the intended start of each operation
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
@@ -66,6 +72,10 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Show two reports beside each other; exit code 1 if their loads differ
+    Diff(DiffArgs),
+    /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
+    SelfTest(SelfTestArgs),
     /// Read back what a `run --workload ledger` noted as acknowledged; exit code 1 on any loss
     VerifyLedger(VerifyArgs),
 }
@@ -74,7 +84,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
     /// The store: forebay://HOST:PORT, redis://HOST:PORT or floor://HOST:PORT
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", default_value = "forebay://127.0.0.1:4700")]
     pub(crate) target: TargetUrl,
     /// Table for the records (created if absent; redis has none)
     #[arg(long, default_value = "usertable")]
@@ -130,7 +140,7 @@ pub(crate) struct LoadArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     /// Which mix of operations
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", default_value = "a")]
     pub(crate) workload: WorkloadName,
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
@@ -140,10 +150,10 @@ pub(crate) struct RunArgs {
     /// Operations outstanding on each connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
-    /// Seconds to measure
-    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+    /// Seconds to measure [default: 10; with --spawn 30]
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=864_000))]
-    pub(crate) duration: u64,
+    pub(crate) duration: Option<u64>,
     /// Seconds of load before the measurement
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(0..=86_400))]
@@ -153,18 +163,42 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "OPS_PER_SECOND",
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) rate: Option<u64>,
+    /// How an open loop's intended starts lie
+    #[arg(long, value_enum, default_value = "fixed")]
+    pub(crate) arrivals: Arrivals,
     /// Choose records otherwise than the workload does
     #[arg(long)]
     pub(crate) distribution: Option<Distribution>,
-    /// Write DIR/report.json
+    /// Write report.html, report.json, latency.svg and the raw histograms (.hlog, .hgrm) into DIR
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
     /// Run the generator's threads before all others on their cores (SCHED_FIFO; needs root)
     #[arg(long)]
     pub(crate) realtime: bool,
+    /// The generator's threads never sleep: latencies are tens of microseconds nearer to the truth,
+    /// for a core each (`self-test` shows how much)
+    #[arg(long, requires = "rate")]
+    pub(crate) spin: bool,
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
+    /// Start this store here first, in a fresh directory, load it, find its peak, and report at half
+    /// of that (or at --rate)
+    #[arg(long, conflicts_with_all = ["target", "ledger", "realtime"])]
+    pub(crate) spawn: bool,
+    /// Where the store that --spawn starts keeps its data [default: here]; it is removed again
+    #[arg(long, value_name = "DIR", requires = "spawn")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// What the report must say beyond what this run knows.
+    #[arg(skip)]
+    pub(crate) remarks: Vec<String>,
+}
+
+impl RunArgs {
+    /// Seconds to measure; `default` if the command line does not say.
+    pub(crate) fn duration_or(&self, default: u64) -> u64 {
+        self.duration.unwrap_or(default)
+    }
 }
 
 /// `verify-ledger`.
@@ -200,6 +234,10 @@ mod tests {
             "run --target redis://h:1 --workload a --records 5 --value-bytes 10 --connections 4 \
              --depth 2 --duration 3 --rate 100 --seed 7 --report d --core 0,1 --threads 2",
             "run --target forebay://h:1 --workload ledger --ledger f",
+            "run --spawn",
+            "run --spawn --data-dir d --workload b --rate 1000 --arrivals poisson --spin",
+            "self-test --duration 1",
+            "diff a b",
             "verify-ledger --target forebay://h:1 --ledger f",
             "compare --targets redis,forebay,floor --workload puts --records 5 --value-bytes 10 \
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
@@ -211,7 +249,15 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        let bad = ["forebay-bench", "run", "--target", "x", "--workload", "a"];
-        assert!(Cli::try_parse_from(bad).is_err());
+        for bad in [
+            "run --target x --workload a",
+            "run --spawn --target forebay://h:1",
+            "run --spin",
+            "run --data-dir d",
+            "diff a",
+        ] {
+            let words = std::iter::once("forebay-bench").chain(bad.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{bad}");
+        }
     }
 }

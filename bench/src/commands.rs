@@ -1,19 +1,22 @@
 //! `load`, `run` and `verify-ledger`: from arguments to a report.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+use forebay_core::time::Nanos;
 
 use crate::cli::{DataArgs, LoadArgs, RunArgs, TrafficArgs, VerifyArgs};
 use crate::error::BenchError;
-use crate::generator::{self, Cause, Interval, Plan, RunOutcome};
+use crate::generator::{self, Arrivals, Phase, Plan, Ramp, RunOutcome};
 use crate::ledger::{self, LedgerHeader, LedgerWriter, Verdict};
-use crate::report::LatencySummary;
-use crate::report::collect::Progress;
+use crate::report::build::{self, Before};
+use crate::report::collect::{Progress, Watch};
 use crate::report::json::Report;
-use crate::report::text;
-use crate::sys::{self, Hardware};
+use crate::report::raw::RawLogs;
+use crate::report::{html, text};
+use crate::spawn;
+use crate::sys;
 use crate::target::floor::Floor;
 use crate::target::forebay::Forebay;
 use crate::target::redis::Redis;
@@ -24,8 +27,8 @@ use crate::workload::{
 
 /// How long reaching a target may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// More of a core than this and the client is the limit.
-const CLIENT_LIMIT_FRACTION: f64 = 0.9;
+/// Of a measurement, if the command line does not say.
+const RUN_SECONDS: u64 = 10;
 /// Progress of a load is shown this often.
 const LOAD_INTERVAL_MILLIS: u64 = 200;
 /// Between two passes over what a store refused.
@@ -84,7 +87,6 @@ pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
 fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, BenchError> {
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
     let mut plan = Plan {
-        duration_seconds: None,
         interval_millis: LOAD_INTERVAL_MILLIS,
         ..plan(&args.traffic, args.connections, args.depth)?
     };
@@ -99,7 +101,7 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
         .expect("the template is a constant"),
     );
     let began = Instant::now();
-    let progress = Progress::Bar(bar);
+    let mut watch = Watch::progress(Progress::Bar(bar));
     let (mut wanted, mut loaded, mut idle_passes) = (Records::All(records), 0, 0);
     loop {
         let left = Arc::new(Mutex::new(Vec::new()));
@@ -107,7 +109,7 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
             let (wanted, left) = (wanted.clone(), Arc::clone(&left));
             Source::Load(Load::new(wanted, value_bytes as usize, seed, part, left))
         };
-        let outcome = generator::run(target, &plan, source, &progress)?;
+        let outcome = generator::run(target, &plan, source, &mut watch)?;
         let done = outcome.collected.total.successes();
         loaded += done;
         let list = std::mem::take(&mut *left.lock().expect("the threads have ended"));
@@ -129,11 +131,17 @@ fn load_into<T: Target>(args: &LoadArgs, target: &Arc<T>) -> Result<Loaded, Benc
 
 /// `forebay-bench run`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
-    let Measured { report, ledger_written } = measure_any(args)?;
+    if args.spawn { spawn::run(args) } else { run_once(args) }
+}
+
+/// A run against a store that serves already.
+pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
+    let Measured { report, saved, ledger_written } = measure_any(args)?;
+    // Shown before the disk has its say: the run is not to be lost with its files.
     print!("{}", text::render(&report));
+    saved?;
     if let Some(dir) = &args.report {
-        report.write(dir)?;
-        println!("\nreport       {}", dir.join(crate::report::json::FILE_NAME).display());
+        println!("\nreport       {}", dir.join(html::FILE_NAME).display());
     }
     if args.ledger.is_some() {
         // A store that dies is what this workload is for.
@@ -148,7 +156,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
 
 /// Runs a workload, and prints nothing. Its report may be without a single success.
 pub(crate) fn measure(args: &RunArgs) -> Result<Report, BenchError> {
-    measure_any(args).map(|measured| measured.report)
+    let Measured { report, saved, .. } = measure_any(args)?;
+    saved.map(|()| report)
 }
 
 /// Whether there is anything to see in `report`.
@@ -165,6 +174,8 @@ pub(crate) fn something_succeeded(report: &Report) -> Result<(), BenchError> {
 /// What a run brought.
 struct Measured {
     report: Report,
+    /// Whether its files could be written.
+    saved: Result<(), BenchError>,
     ledger_written: u64,
 }
 
@@ -192,14 +203,18 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
         }
     }
     let mut plan = Plan {
-        rate_per_second: args.rate,
+        phases: phases(args),
+        arrivals: args.arrivals,
         realtime: args.realtime,
-        warmup_seconds: args.warmup,
-        duration_seconds: Some(args.duration),
+        spin: args.spin,
         ..plan(&args.traffic, args.connections, args.depth)?
     };
-    let hardware = Hardware::here();
-    let began = SystemTime::now();
+    let raw = args.report.as_ref().map(|dir| {
+        let command = build::command().join(" ");
+        RawLogs::create(dir, &command)
+    });
+    let mut watch = Watch { progress: Progress::Rows, raw: raw.transpose()? };
+    let before = Before::look(args);
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
     let value_bytes = value_bytes as usize;
     let outcome = if let Some(path) = &args.ledger {
@@ -207,7 +222,7 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
         let (writer, first_seq) = LedgerWriter::open(path, &header)?;
         plan.ledger = Some(writer);
         plan.reconnect = false;
-        plan.warmup_seconds = 0;
+        plan.phases.retain(|phase| phase.is_measured);
         // Threads count from the same number: each has its own keys.
         let source = |_, lanes: generator::LaneRange| {
             Source::Ledger(LedgerKeys::new(
@@ -220,18 +235,33 @@ fn run_on<T: Target>(args: &RunArgs, target: &Arc<T>) -> Result<Measured, BenchE
                 first_seq,
             ))
         };
-        generator::run(target, &plan, source, &Progress::Rows)?
+        generator::run(target, &plan, source, &mut watch)?
     } else {
         let distribution = args.distribution.unwrap_or(args.workload.distribution());
         let source = |part, _| {
             Source::Mixed(Mixed::new(mix, distribution, records, value_bytes, seed, part))
         };
-        generator::run(target, &plan, source, &Progress::Rows)?
+        generator::run(target, &plan, source, &mut watch)?
     };
 
-    let report = report(args, target.as_ref(), &plan, &outcome, hardware, began);
+    let mut report = build::report(args, target.as_ref(), &plan, &outcome, before);
+    report.remarks.clone_from(&args.remarks);
+    let saved = save(args, &report, watch.raw.take(), &outcome);
     let ledger_written = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
-    Ok(Measured { report, ledger_written })
+    Ok(Measured { report, saved, ledger_written })
+}
+
+/// Writes what `--report` asks for; the report itself first, since it would be missed most.
+fn save(
+    args: &RunArgs,
+    report: &Report,
+    raw: Option<RawLogs>,
+    outcome: &RunOutcome,
+) -> Result<(), BenchError> {
+    let Some(dir) = &args.report else { return Ok(()) };
+    report.write(dir)?;
+    html::write(report, dir)?;
+    raw.map(|raw| raw.finish(&outcome.collected.total)).transpose().map(drop)
 }
 
 /// `forebay-bench verify-ledger`.
@@ -258,6 +288,19 @@ pub(crate) fn verify_ledger(args: &VerifyArgs) -> Result<(), BenchError> {
     }
 }
 
+/// Warm-up, and one phase that is measured.
+fn phases(args: &RunArgs) -> Vec<Phase> {
+    let ramp = args.rate.map(|rate| Ramp::steady(rate as f64));
+    let phase = |name: &str, seconds: u64, is_measured| Phase {
+        name: name.to_owned(),
+        nanos: seconds * Nanos::PER_SECOND,
+        is_measured,
+        ramp,
+    };
+    let warmup = (args.warmup > 0).then(|| phase("warm-up", args.warmup, false));
+    warmup.into_iter().chain([phase("measured", args.duration_or(RUN_SECONDS), true)]).collect()
+}
+
 fn ledger_header(data: &DataArgs) -> LedgerHeader {
     LedgerHeader { key_bytes: data.key_bytes as usize, table: data.table.clone() }
 }
@@ -276,10 +319,11 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
         cores: traffic.core.clone(),
         connections,
         depth,
-        rate_per_second: None,
+        phases: Vec::new(),
+        arrivals: Arrivals::Fixed,
+        seed: traffic.seed,
         realtime: false,
-        warmup_seconds: 0,
-        duration_seconds: None,
+        spin: false,
         interval_millis: 1000,
         timeout_millis: traffic.data.timeout_millis,
         reconnect: true,
@@ -294,100 +338,4 @@ fn first_error(outcome: &RunOutcome) -> String {
         .iter()
         .find_map(|thread| thread.first_error.clone())
         .unwrap_or_else(|| "none reported".to_owned())
-}
-
-fn report<T: Target>(
-    args: &RunArgs,
-    target: &T,
-    plan: &Plan,
-    outcome: &RunOutcome,
-    hardware: Hardware,
-    began: SystemTime,
-) -> Report {
-    let Interval { latencies, counters } = &outcome.collected.total;
-    // A run may end before its time: a ledger's, with its store.
-    let wall_nanos = outcome.threads.iter().map(|thread| thread.wall_nanos).max().unwrap_or(0);
-    let duration = (args.duration as f64).min((wall_nanos as f64 / 1e9).max(1e-3));
-    let mut overall = generator::latency_histogram();
-    for histogram in latencies.iter().flatten() {
-        overall.add(histogram).expect("all histograms are alike");
-    }
-    let ops = OpKind::ALL
-        .iter()
-        .zip(latencies)
-        .filter_map(|(kind, histogram)| {
-            Some((kind.label().to_owned(), LatencySummary::of(histogram.as_ref()?)))
-        })
-        .collect();
-    let fractions: Vec<f64> = outcome
-        .threads
-        .iter()
-        .map(|thread| thread.cpu_nanos as f64 / thread.wall_nanos.max(1) as f64)
-        .collect();
-    let cpu_nanos: u64 = outcome.threads.iter().map(|thread| thread.cpu_nanos).sum();
-    let attempts = outcome.collected.total.successes() + counters.errors_all();
-    let distribution = match args.workload {
-        WorkloadName::Ledger => "each connection its own keys in turn",
-        name => args.distribution.unwrap_or(name.distribution()).label(),
-    };
-    Report {
-        workload: args.workload.label().to_owned(),
-        target: args.traffic.data.target.to_string(),
-        target_facts: target.facts().iter().cloned().collect(),
-        table: args.traffic.data.table.clone(),
-        records: args.traffic.records,
-        key_bytes: args.traffic.data.key_bytes,
-        value_bytes: args.traffic.value_bytes,
-        key_distribution: distribution.to_owned(),
-        connections: plan.connections,
-        depth: plan.depth,
-        threads: plan.threads,
-        seed: args.traffic.seed,
-        rate_mode: match args.rate {
-            Some(_) => "open loop, fixed schedule".to_owned(),
-            None => "closed loop".to_owned(),
-        },
-        warmup_s: plan.warmup_seconds as f64,
-        duration_s: duration,
-        offered_ops_s: args.rate.map_or(attempts as f64 / duration, |rate| rate as f64),
-        achieved_ops_s: counters.in_time as f64 / duration,
-        errors: counters.errors_all(),
-        errors_by_cause: Cause::ALL
-            .iter()
-            .map(|&cause| (cause.label().to_owned(), counters.errors[cause as usize]))
-            .collect::<BTreeMap<_, _>>(),
-        first_error: outcome.threads.iter().find_map(|thread| thread.first_error.clone()),
-        reads_that_found_nothing: counters.missing,
-        late_starts: counters.late_starts,
-        late_starts_waiting_for_depth: counters.late_for_depth,
-        stale_replies: counters.stale_replies,
-        reconnects: counters.reconnects,
-        longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
-        pauses_over_10_ms: outcome.pauses,
-        client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
-        client_was_the_limit: fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
-        client_cpu_fraction_by_thread: fractions,
-        client_cpu_us_per_op: cpu_nanos as f64 / 1000.0 / attempts.max(1) as f64,
-        clock: "CLOCK_BOOTTIME".to_owned(),
-        clock_read_ns: clock_read_nanos(),
-        overall: LatencySummary::of(&overall),
-        ops,
-        intervals: outcome.collected.rows.clone(),
-        hardware,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: std::env::args().collect(),
-        began_unix_s: began
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-    }
-}
-
-/// What one reading of the clock costs.
-fn clock_read_nanos() -> f64 {
-    const READINGS: u32 = 10_000;
-    let began = Instant::now();
-    for _ in 0..READINGS {
-        std::hint::black_box(forebay_net::ring::now());
-    }
-    began.elapsed().as_nanos() as f64 / f64::from(READINGS)
 }

@@ -3,13 +3,14 @@
 //! | code | meaning |
 //! |-----:|---|
 //! | 0 | done |
-//! | 1 | the run, or what it found, is bad: no operation succeeded, or the ledger is violated |
+//! | 1 | the run, or what it found, is bad: no operation succeeded, the ledger is violated, the self-test failed, or the loads of two reports differ |
 //! | 2 | the command line is wrong (clap's code) |
 //! | 3 | the target cannot be reached or does not speak its protocol |
 //! | 4 | this machine is in the way: a file, a ring, a core |
+//! | 5 | the run went well, but the disk for its report is full |
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use forebay_net::ring::RingError;
 
@@ -74,6 +75,43 @@ pub(crate) enum BenchError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// No space for a report. Free some, or give `--report` another place, and run again.
+    #[error("{}: no space left for the report ({source}); free some, or give --report another place",
+            path.display())]
+    ReportDiskFull {
+        /// The file that did not fit.
+        path: PathBuf,
+        /// Full disk, or exhausted quota.
+        source: std::io::Error,
+    },
+    /// A file that is no report of this tool. Give a directory that `run --report` wrote.
+    #[error("{}: not a report of this forebay-bench: {source}", path.display())]
+    NoReport {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The self-test found this tool's figures wrong on this machine. Publish none of them.
+    #[error(
+        "the self-test failed: {failed} of {checks} checks; figures from this machine as it is now \
+             are not to be trusted"
+    )]
+    SelfTestFailed {
+        /// Bad ones.
+        failed: usize,
+        /// All.
+        checks: usize,
+    },
+    /// Two reports are of different loads. Their ratios say nothing about the stores.
+    #[error(
+        "the two runs differ in {settings} setting(s) of workload or load: do not compare the \
+             stores by these ratios"
+    )]
+    LoadsDiffer {
+        /// How many settings.
+        settings: usize,
     },
     /// A ledger file that this tool did not write.
     #[error("{}:{line}: {reason}", path.display())]
@@ -156,6 +194,16 @@ pub(crate) enum BenchError {
 }
 
 impl BenchError {
+    /// A file of a report could not be written.
+    pub(crate) fn report_file(path: &Path, source: std::io::Error) -> BenchError {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let path = path.to_owned();
+        match source.kind() {
+            StorageFull | QuotaExceeded => BenchError::ReportDiskFull { path, source },
+            _ => BenchError::File { path, source },
+        }
+    }
+
     /// Nothing serves at `address`.
     pub(crate) fn unreachable(
         url: &TargetUrl,
@@ -169,6 +217,8 @@ impl BenchError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             BenchError::NothingSucceeded { .. }
+            | BenchError::SelfTestFailed { .. }
+            | BenchError::LoadsDiffer { .. }
             | BenchError::LoadIncomplete { .. }
             | BenchError::LedgerViolated { .. } => 1,
             BenchError::Unsupported { .. } | BenchError::Usage(_) => 2,
@@ -180,7 +230,9 @@ impl BenchError {
             | BenchError::NotInstalled { .. }
             | BenchError::Metrics { .. }
             | BenchError::Refused { .. } => 3,
+            BenchError::ReportDiskFull { .. } => 5,
             BenchError::File { .. }
+            | BenchError::NoReport { .. }
             | BenchError::Ledger { .. }
             | BenchError::Io { .. }
             | BenchError::Ring(_)

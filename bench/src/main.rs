@@ -3,8 +3,10 @@
 //! ```text
 //!   cli ─► commands ─► generator (thread per core, on this project's ring) ─► target (a codec)
 //!                          ▲ workload: which operation, which record, which bytes
-//!                          └─► report: rows and totals ─► text, report.json
+//!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
+//!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
+//!   selftest ─► servers whose behaviour is known ─► the same generator ─► is it what was known?
 //! ```
 //!
 //! What makes its numbers worth something: latency counts from the intended start when a rate is
@@ -17,6 +19,7 @@ mod cli;
 mod commands;
 mod compare;
 mod device;
+mod diff;
 mod error;
 mod figures;
 mod fleet;
@@ -24,6 +27,9 @@ mod floor;
 mod generator;
 mod ledger;
 mod report;
+mod selftest;
+mod spawn;
+mod stamps;
 mod sys;
 mod target;
 mod workload;
@@ -41,6 +47,8 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::Compare(args) => compare::compare(&args),
         Command::Figures(args) => figures::figures(&args),
+        Command::Diff(args) => diff::diff(&args),
+        Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),
     };
     match ended {

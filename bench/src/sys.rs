@@ -2,12 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// CPU time that the calling thread has used, in the kernel's work for it too.
 pub(crate) fn thread_cpu_nanos() -> u64 {
@@ -16,6 +16,17 @@ pub(crate) fn thread_cpu_nanos() -> u64 {
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut at) };
     assert_eq!(result, 0, "CLOCK_THREAD_CPUTIME_ID exists on every Linux");
     at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
+}
+
+/// Time that the calling thread has wanted to run and waited for a CPU, because others had it. 0
+/// where the kernel does not say.
+pub(crate) fn thread_wait_nanos() -> u64 {
+    let mut text = [0; 128];
+    let read =
+        fs::File::open("/proc/thread-self/schedstat").and_then(|mut file| file.read(&mut text));
+    // Time on a CPU, time waiting for one, times put on one.
+    let text = str::from_utf8(&text[..read.unwrap_or(0)]).unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
 }
 
 /// Timers of the calling thread fire as soon as they can, instead of up to 50 microseconds later:
@@ -170,7 +181,7 @@ pub(crate) fn raise_open_files() -> u64 {
 }
 
 /// What a reader must know about the machine. No name of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hardware {
     cpu_model: String,
     cores: usize,
@@ -215,14 +226,18 @@ impl Hardware {
 
     /// In one line.
     pub(crate) fn line(&self) -> String {
+        format!("{}, load {:.2}", self.lasting(), self.load_average_1m)
+    }
+
+    /// What is the same from one run to the next.
+    pub(crate) fn lasting(&self) -> String {
         format!(
-            "{}, {} cores, governor {}, {:.1} GiB, Linux {}, load {:.2}",
+            "{}, {} cores, governor {}, {:.1} GiB, Linux {}",
             self.cpu_model,
             self.cores,
             self.cpu_governor,
             self.memory_bytes as f64 / f64::from(1 << 30),
-            self.kernel,
-            self.load_average_1m
+            self.kernel
         )
     }
 }

@@ -199,8 +199,39 @@ where
     frame[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
     frame[10..12].copy_from_slice(&(M::KIND as u16).to_le_bytes());
     frame[12..14].copy_from_slice(&M::VERSION.to_le_bytes());
-    frame[16..24].copy_from_slice(&correlation.to_le_bytes());
     frame[24..28].copy_from_slice(&(payload_bytes as u32).to_le_bytes());
+    set_correlation(frame, correlation);
+}
+
+/// A message that is sent again and again, serialized once: only the correlation differs.
+#[derive(Debug)]
+pub struct Template {
+    frame: SendBuf,
+}
+
+impl Template {
+    /// The template of `message`.
+    pub fn of<M>(message: &M) -> Template
+    where
+        M: Message + for<'a> Serialize<FrameSerializer<'a>>,
+    {
+        let mut frame = SendBuf::new();
+        append(&mut frame, 0, message);
+        Template { frame }
+    }
+
+    /// Appends the message to `out` as [`append`] would.
+    pub fn append(&self, out: &mut SendBuf, correlation: u64) {
+        let start = out.len();
+        debug_assert!(start.is_multiple_of(FRAME_ALIGN));
+        out.extend_from_slice(&self.frame);
+        set_correlation(&mut out[start..], correlation);
+    }
+}
+
+/// Sets a frame's correlation, and its checksum, which is the last thing to be set.
+fn set_correlation(frame: &mut [u8], correlation: u64) {
+    frame[16..24].copy_from_slice(&correlation.to_le_bytes());
     let sum = checksum(frame);
     frame[4..8].copy_from_slice(&sum.to_le_bytes());
 }

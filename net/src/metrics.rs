@@ -246,16 +246,18 @@ shard_metrics! {
     Gauge cache_used_bytes;
     /// Bytes that the cache may use.
     Gauge cache_capacity_bytes;
-    /// Bytes of cached pages that a read or a send holds.
-    Gauge cache_pinned_bytes;
     /// Bytes in the overlay generation that takes new writes.
     Gauge overlay_active_bytes;
     /// Bytes in the overlay generation that is being merged.
     Gauge overlay_frozen_bytes;
     /// Bytes that both generations may use.
     Gauge overlay_capacity_bytes;
-    /// Nanoseconds for which admission held requests back because the overlay was filling.
-    Counter admission_delay_nanoseconds;
+    /// Writes that had to wait for room in log or memory.
+    Counter writes_stalled;
+    /// Nanoseconds that such writes waited, all together.
+    Counter writes_stalled_nanoseconds;
+    /// Writes that wait for room now.
+    Gauge waiting_writes;
     /// Number of the last finished checkpoint.
     Gauge checkpoint_number;
     /// When the last checkpoint finished, in nanoseconds of CLOCK_BOOTTIME; 0 before the first.
@@ -266,8 +268,6 @@ shard_metrics! {
     Counter checkpoint_written_pages;
     /// Bytes written by checkpoints.
     Counter checkpoint_written_bytes;
-    /// Longest slice of merge work.
-    Gauge checkpoint_slice_max_microseconds;
     /// Size of the pages file.
     Gauge pages_file_bytes;
     /// Blocks of the pages file that nothing uses.

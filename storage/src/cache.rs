@@ -11,7 +11,9 @@
 //!
 //! Pages are read and used in place; a page is validated once, when it enters. Eviction is CLOCK:
 //! a hand passes over the frames and takes the first clean, unpinned one that was not used since it
-//! last passed. Dirty pages are written from copies, so that they stay readable meanwhile and
+//! last passed. An interior page has more chances than a leaf: it leads to a hundred of them, so to miss
+//! it costs another read of a leaf's price. The first use of a page, by whoever had it read, gives it
+//! none. Dirty pages are written from copies, so that they stay readable meanwhile and
 //! neighbours leave in one larger write; a frame stays until its write is done.
 //!
 //! Memory: single blocks come from one arena and are recycled without the allocator; larger extents
@@ -23,14 +25,15 @@
 //! Invariants: `resident_bytes <= budget_bytes`; a page id is in the map for exactly one frame,
 //! which is not free; pinned, dirty, writing and reading frames are never evicted.
 //!
-//! Left out: scan resistance. A scan longer than the cache clears it; its pages carry no reference
-//! bit until they are used twice, which protects what is read repeatedly.
+//! Left out: scan resistance beyond that. A scan longer than the cache clears it of leaves that are
+//! used less than once a pass.
 //!
 //! Source: Corbató, "A Paging Experiment with the Multics System" (1968), for CLOCK.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::hint::black_box;
 use std::sync::Arc;
 
 use forebay_core::ids::ShardId;
@@ -39,7 +42,7 @@ use crate::block::{
     BLOCK_BYTES, BlockArena, BlockBuf, DiskDone, DiskError, DiskOp, Durability, OpId, ShardFile,
 };
 use crate::tree::page::{self, PageError};
-use crate::tree::{PageRef, page::OVERFLOW_BLOCKS_MAX};
+use crate::tree::{LEVEL_OVERFLOW, PageRef, page::OVERFLOW_BLOCKS_MAX};
 
 mod table;
 
@@ -62,6 +65,13 @@ const _: () = assert!(
         <= TABLE_BYTES_PER_BLOCK,
     "a frame, its share of the map, its places in the lists"
 );
+
+/// Passes that a leaf or an item survives after it was used again.
+const LEAF_CHANCES: u8 = 1;
+/// Passes that an interior page survives after it was used again.
+const INTERIOR_CHANCES: u8 = 4;
+/// Nobody has used the page since it entered.
+const UNUSED: u8 = u8::MAX;
 
 /// For operation ids, which this program chooses: nobody can aim.
 #[derive(Default)]
@@ -107,7 +117,8 @@ struct Frame {
     read: OpId,
     pins: u32,
     state: State,
-    referenced: Cell<bool>,
+    /// Passes of the hand that the page survives.
+    chances: Cell<u8>,
     /// Its page id now belongs to another frame: freed as soon as its operation ends.
     orphan: bool,
 }
@@ -223,6 +234,17 @@ impl PageCache {
         })
     }
 
+    /// Takes all of the budget's memory from the system now, rather than under load. To be called on
+    /// the thread that will use it, so that it is near that thread's core.
+    pub fn populate(&mut self) {
+        self.arena.populate();
+        let first = self.warm.len();
+        self.warm.extend(std::iter::from_fn(|| self.arena.next_block()));
+        self.resident_bytes += (self.warm.len() - first) * BLOCK_BYTES;
+        // Taken from the end: neighbours in order, so that little is spread over few huge pages.
+        self.warm[first..].reverse();
+    }
+
     /// The shard whose pages these are.
     #[must_use]
     pub fn shard(&self) -> ShardId {
@@ -270,12 +292,29 @@ impl PageCache {
             Some(index) => {
                 let frame = &self.frames[index as usize];
                 self.hits.set(self.hits.get() + 1);
-                frame.referenced.set(true);
+                let interior = (1..LEVEL_OVERFLOW).contains(&page.level);
+                let chances = if interior { INTERIOR_CHANCES } else { LEAF_CHANCES };
+                if frame.chances.get() != chances {
+                    // Who had the page read is not yet a second user.
+                    let first_use = frame.chances.get() == UNUSED;
+                    frame.chances.set(if first_use { 0 } else { chances });
+                }
                 frame.buf.as_deref()
             }
             None => {
                 self.misses.set(self.misses.get() + 1);
                 None
+            }
+        }
+    }
+
+    /// Brings near what [`PageCache::get`] looks at for each of several pages.
+    #[inline]
+    pub fn touch<'p>(&self, pages: impl Iterator<Item = &'p PageRef> + Clone) {
+        pages.clone().for_each(|page| self.map.touch(page.id));
+        for page in pages {
+            if let Some((index, _)) = self.map.get(page.id) {
+                black_box(self.frames[index as usize].pins);
             }
         }
     }
@@ -581,7 +620,7 @@ impl PageCache {
             read: OpId(0),
             pins: 0,
             state,
-            referenced: Cell::new(false),
+            chances: Cell::new(UNUSED),
             orphan: false,
         };
         let index = match self.free_frames.pop() {
@@ -622,14 +661,16 @@ impl PageCache {
 
     /// Frees one frame; None if two turns of the hand find none.
     fn evict(&mut self) -> Option<()> {
-        for _ in 0..2 * self.frames.len() {
+        for _ in 0..(1 + usize::from(INTERIOR_CHANCES)) * self.frames.len() {
             let index = self.hand;
             self.hand = if index + 1 == self.frames.len() { 0 } else { index + 1 };
             let frame = &self.frames[index];
             if frame.state != State::Clean || frame.pins > 0 {
                 continue;
             }
-            if frame.referenced.replace(false) {
+            let chances = frame.chances.get();
+            if !matches!(chances, 0 | UNUSED) {
+                frame.chances.set(chances - 1);
                 continue;
             }
             self.release(index as u32);

@@ -60,6 +60,7 @@ use forebay_core::ids::ShardId;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{BLOCK_BYTES, BlockBuf};
+use crate::log::LogConfig;
 pub use error::DirectoryError;
 
 /// The format that this program writes, and the newest that it reads.
@@ -116,6 +117,9 @@ pub struct Request {
     pub log_segment_bytes: Option<u64>,
     /// Refuse a directory with another number of segments.
     pub log_segments: Option<u32>,
+    /// The log that the caller will open: a geometry that breaks its limits is refused. What the
+    /// geometry says, and whose log it is, does not count.
+    pub log: LogConfig,
 }
 
 /// Something long is going on.
@@ -231,6 +235,7 @@ impl DataDirectory {
         for shard in directory.shards() {
             directory.check_shard(shard)?;
         }
+        check_limits(&directory.path, &geometry, request)?;
         Ok(directory)
     }
 
@@ -247,6 +252,7 @@ impl DataDirectory {
                 .unwrap_or(request.defaults.log_segment_bytes),
             log_segments: request.log_segments.unwrap_or(request.defaults.log_segments),
         };
+        check_limits(&path, &geometry, request)?;
         assert!(plausible(&geometry), "the configuration was validated: {geometry:?}");
         if !path.join(NODE).exists() {
             refuse_foreign_files(&path)?;
@@ -430,6 +436,14 @@ pub fn check_direct_io(path: &Path) -> Result<(), DirectoryError> {
     opened.map(drop)
 }
 
+/// Refuses a log that the caller could not open.
+fn check_limits(path: &Path, geometry: &Geometry, request: &Request) -> Result<(), DirectoryError> {
+    let (segment_bytes, segments) = (geometry.log_segment_bytes, geometry.log_segments);
+    let log = LogConfig { segment_bytes, segments, ..request.log };
+    log.validate().map_err(|source| DirectoryError::LogLimits { path: path.to_owned(), source })
+}
+
+/// Whether the values can be those of any directory.
 fn plausible(geometry: &Geometry) -> bool {
     geometry.shards > 0
         && geometry.log_segments > 0

@@ -15,4 +15,5 @@ pub mod sim_disk;
 pub mod space;
 pub mod store;
 pub mod superblock;
+mod touch;
 pub mod tree;

@@ -41,8 +41,8 @@
 //! | 24 | 72 | reserved, zero |
 //! | 96 | 4000 | bits, lowest bit of the first byte first |
 //!
-//! Invariants: `live ⊆ busy`; `busy` without `live` is exactly the deferred list plus metadata and
-//! blocks beyond the file's end; an extent never crosses a region's end.
+//! Invariants: `live ⊆ busy`; `busy` without `live` is exactly the deferred list, what is set aside
+//! (`aside`), metadata and blocks beyond the file's end; an extent never crosses a region's end.
 //!
 //! Left out: best fit. Next fit keeps what is written together close together, and pages are small.
 
@@ -59,11 +59,17 @@ pub const REGION_BLOCKS: u64 = 32_000;
 pub const SLOTS: u64 = 3;
 /// Blocks before region 0's bitmap slots: the superblocks.
 pub const SUPERBLOCKS: u64 = 2;
-/// The file grows by at least this much, or by a sixteenth if that is more.
+/// The file grows by at least this much, or by a sixteenth if that is more, while the file system
+/// has it; on a nearly full one by a quarter of that, and so on, down to [`GROW_BLOCKS_LEAST`].
 pub const GROW_BLOCKS_MIN: u64 = 2_048;
+/// A smaller step is not worth a metadata update of the file system.
+pub const GROW_BLOCKS_LEAST: u64 = 64;
 
+mod aside;
 mod region;
 
+pub use aside::Runs;
+use aside::SetAside;
 use region::{Bits, Region, Slot, WORDS, bit, decode_slot, encode_slot, for_masks};
 
 /// A run of free blocks was asked for that the file does not have now, or the map is damaged.
@@ -130,8 +136,19 @@ pub struct SpaceMap {
     building: u64,
     /// Newest checkpoint whose superblock is durable.
     durable: u64,
-    growing_to: Option<u64>,
-    reserved_blocks: u64,
+    growing: Option<Growth>,
+    /// What the file system refused last, and it may still have: a quarter of it.
+    step_max: u64,
+    aside: SetAside,
+}
+
+/// A growth under way.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    file_blocks: u64,
+    step: u64,
+    /// Less would not do.
+    least: u64,
 }
 
 fn region_head(region: u64) -> u64 {
@@ -177,8 +194,9 @@ impl SpaceMap {
             holds: BTreeMap::new(),
             building: 1,
             durable: 0,
-            growing_to: None,
-            reserved_blocks: 0,
+            growing: None,
+            step_max: u64::MAX,
+            aside: SetAside::default(),
         }
     }
 
@@ -192,30 +210,6 @@ impl SpaceMap {
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         self.free_blocks
-    }
-
-    /// Sets blocks aside for the pages that a checkpoint will need for entries being admitted, and
-    /// for one worst-case merge; false if fewer are unreserved. Growing the file makes more.
-    /// A merge allocates without asking again: whoever reserved gives back afterwards.
-    #[must_use]
-    pub fn reserve(&mut self, blocks: u64) -> bool {
-        let enough = self.reserved_blocks + blocks <= self.free_blocks;
-        if enough {
-            self.reserved_blocks += blocks;
-        }
-        enough
-    }
-
-    /// Gives back a part of what was reserved.
-    pub fn unreserve(&mut self, blocks: u64) {
-        assert!(blocks <= self.reserved_blocks);
-        self.reserved_blocks -= blocks;
-    }
-
-    /// Blocks set aside.
-    #[must_use]
-    pub fn reserved_blocks(&self) -> u64 {
-        self.reserved_blocks
     }
 
     /// Blocks that the checkpoint being built holds.
@@ -247,9 +241,16 @@ impl SpaceMap {
         })
     }
 
-    /// Takes a run of `blocks` free blocks; None if there is none, and the file must grow
-    /// ([`SpaceMap::grow`]) or pages come free first.
+    /// Takes a run of `blocks` free blocks for a page; None if there is none, and the file must
+    /// grow ([`SpaceMap::grow`]) or pages come free first.
     pub fn allocate(&mut self, blocks: u16) -> Option<u64> {
+        let id = self.take(blocks).or_else(|| self.take_page_run(blocks))?;
+        self.make_live(id, blocks);
+        Some(id)
+    }
+
+    /// Makes a run of free blocks busy.
+    fn take(&mut self, blocks: u16) -> Option<u64> {
         let n = u64::from(blocks);
         assert!(n > 0 && n <= REGION_BLOCKS - region_head(0));
         if self.free_blocks < n {
@@ -274,12 +275,9 @@ impl SpaceMap {
             for_masks(at, n, |word, mask| {
                 assert_eq!(region.busy[word] & mask, 0);
                 region.busy[word] |= mask;
-                region.live[word] |= mask;
             });
             region.free -= n as u32;
-            region.dirty = true;
             self.free_blocks -= n;
-            self.live_blocks += n;
             let id = index * REGION_BLOCKS + at;
             self.next_fit = (id + n) % self.file_blocks;
             return Some(id);
@@ -287,11 +285,29 @@ impl SpaceMap {
         None
     }
 
+    /// The checkpoint being built holds these busy blocks.
+    fn make_live(&mut self, id: u64, blocks: u16) {
+        let region = &mut self.regions[(id / REGION_BLOCKS) as usize];
+        for_masks(id % REGION_BLOCKS, u64::from(blocks), |word, mask| {
+            assert_eq!((region.busy[word] & mask, region.live[word] & mask), (mask, 0));
+            region.live[word] |= mask;
+        });
+        region.dirty = true;
+        self.live_blocks += u64::from(blocks);
+    }
+
     /// The next allocation takes the first free blocks of the file: pages are reused as eagerly as
     /// the lifetime rule allows.
     #[cfg(test)]
     pub(crate) fn rewind(&mut self) {
         self.next_fit = 0;
+    }
+
+    /// Undoes an allocation of this checkpoint.
+    #[cfg(test)]
+    pub(crate) fn unallocate(&mut self, id: u64, blocks: u16) {
+        self.clear_live(id, blocks);
+        self.clear_busy(id, blocks);
     }
 
     /// Frees an extent that the checkpoint being built no longer holds, though older ones may.
@@ -354,36 +370,48 @@ impl SpaceMap {
         }
     }
 
-    /// The operation that makes room for at least `blocks` more in one run; None if one is under
-    /// way. Its end goes to [`SpaceMap::grown`].
-    pub fn grow(&mut self, blocks: u64, op: OpId) -> Option<DiskOp> {
-        if self.growing_to.is_some() {
+    /// The operation that makes room for `run` blocks more in one run, and `blocks` altogether if
+    /// the file system has so many; None if one is under way. Its end goes to [`SpaceMap::grown`].
+    pub fn grow(&mut self, run: u64, blocks: u64, op: OpId) -> Option<DiskOp> {
+        if self.growing.is_some() {
             return None;
         }
-        let step = GROW_BLOCKS_MIN.max(self.file_blocks / 16).max(blocks + SUPERBLOCKS + SLOTS);
+        let head = SUPERBLOCKS + SLOTS;
+        let least = (run + head).max(GROW_BLOCKS_LEAST);
+        let wanted = GROW_BLOCKS_MIN.max(self.file_blocks / 16).max(blocks + head);
+        let step = wanted.min(self.step_max).max(least);
         let mut target = self.file_blocks + step;
         // Room in one run: if a region ends within the step, the rest must suffice alone.
         let boundary = regions_of(self.file_blocks) * REGION_BLOCKS;
         if self.file_blocks < boundary && boundary < target {
-            target = target.max(boundary + SLOTS + blocks);
+            target = target.max(boundary + SLOTS + run);
         }
         if (1..=SLOTS).contains(&(target % REGION_BLOCKS)) {
             target += SLOTS;
         }
-        self.growing_to = Some(target);
+        self.growing = Some(Growth { file_blocks: target, step, least });
         let file_bytes = target * BLOCK_BYTES as u64;
         Some(DiskOp::Grow { op, file: ShardFile::Pages, file_bytes })
     }
 
-    /// Takes the end of a growth.
+    /// Takes the end of a growth. False: it was refused, and a smaller step is to be tried at once.
     ///
     /// # Errors
-    /// The file system is full; the map is as before.
-    pub fn grown(&mut self, result: Result<(), DiskError>) -> Result<(), SpaceError> {
-        let target = self.growing_to.take().expect("a growth under way");
-        result.map_err(|error| SpaceError::DiskFull { file_blocks: target, error })?;
-        self.extend(target);
-        Ok(())
+    /// The file system has not even what is needed least; the map is as before.
+    pub fn grown(&mut self, result: Result<(), DiskError>) -> Result<bool, SpaceError> {
+        let Growth { file_blocks, step, least } = self.growing.take().expect("a growth under way");
+        if let Err(error) = result {
+            self.step_max = (step / 4).max(least);
+            return if step > least {
+                Ok(false)
+            } else {
+                Err(SpaceError::DiskFull { file_blocks, error })
+            };
+        }
+        self.step_max = self.step_max.saturating_mul(4);
+        self.extend(file_blocks);
+        self.fill_reserve();
+        Ok(true)
     }
 
     /// Makes the blocks up to `file_blocks` free.
@@ -463,6 +491,7 @@ impl SpaceMap {
         assert!(checkpoint > self.durable && checkpoint < self.building);
         self.durable = checkpoint;
         self.reuse();
+        self.fill_reserve();
     }
 
     /// Rebuilds the map from the file: `read` gives a block. `older` is the other superblock, if it

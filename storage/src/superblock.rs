@@ -34,7 +34,7 @@
 //! | 80 | 4 | log.record_bytes_max | longest record payload |
 //! | 84 | 4 | reserved | zero |
 //! | 88 | 48 | catalog | the catalog tree's root (a child reference, zeros if empty) |
-//! | 136 | 8 | file_blocks | length of the pages file |
+//! | 136 | 8 | file_blocks | length of the pages file, at most 2^47 |
 //! | 144 | 16 | space_digest | over region, checkpoint and crc of every bitmap slot |
 //! | 160 | 8 | log.log_id | drawn when the log was created |
 //! | 168 | 8 | log.reserve_bytes | the log's reserve for checkpoints |
@@ -45,7 +45,7 @@ use forebay_core::ids::{Lsn, ShardId};
 use crate::block::BLOCK_BYTES;
 use crate::log::{LogConfig, LogPoint};
 use crate::tree::TreeRef;
-use crate::tree::page::{CHILD_BYTES, put, u16_at, u32_at, u64_at, u128_at};
+use crate::tree::page::{CHILD_BYTES, PAGE_ID_END, put, u16_at, u32_at, u64_at, u128_at};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"FBsb");
 /// Version of the superblock and, with it, of the whole data directory.
@@ -259,6 +259,7 @@ impl Superblock {
         let end =
             catalog.root.map_or(0, |root| root.page.id.saturating_add(root.page.blocks.into()));
         check(end <= superblock.file_blocks, FILE_BLOCKS as u32)?;
+        check(superblock.file_blocks <= PAGE_ID_END, FILE_BLOCKS as u32)?;
         check(block[END..].iter().all(|&byte| byte == 0), END as u32)?;
         Ok(superblock)
     }
@@ -390,6 +391,22 @@ mod tests {
         let five = block_of(&superblock(5));
         let refused = Err(SuperblockError::NewerVersion { found: 2 });
         assert_eq!(choose([&newer, &five], ShardId(7)), refused);
+    }
+
+    #[test]
+    fn lengths_that_no_file_has_are_malformed() {
+        for (file_blocks, sound) in [
+            (78, true),
+            (77, false),
+            (PAGE_ID_END, true),
+            (PAGE_ID_END + 1, false),
+            (u64::MAX, false),
+        ] {
+            let block = block_of(&Superblock { file_blocks, ..superblock(6) });
+            let decoded = Superblock::decode(&block, 0, ShardId(7));
+            let malformed = SuperblockError::Malformed { block: 0, at: FILE_BLOCKS as u32 };
+            assert_eq!(decoded.err(), (!sound).then_some(malformed), "{file_blocks}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ data = "/var/lib/forebay"
 # A checkpoint begins after this time, or when this part of the log or of the overlay is in use.
 # checkpoint_seconds = 30
 # checkpoint_log_fill_percent = 50
-# checkpoint_overlay_fill_percent = 50
+# checkpoint_overlay_fill_percent = 75
 
 # Longest slice of checkpoint work between requests.
 # checkpoint_slice_microseconds = 200

@@ -82,9 +82,9 @@ impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Failure {
         let exit = match &error {
             DirectoryError::InUse { .. } => Exit::InUse,
-            DirectoryError::NotADataDirectory { .. } | DirectoryError::Geometry { .. } => {
-                Exit::Usage
-            }
+            DirectoryError::NotADataDirectory { .. }
+            | DirectoryError::Geometry { .. }
+            | DirectoryError::LogLimits { .. } => Exit::Usage,
             DirectoryError::Newer { .. } => Exit::Newer,
             DirectoryError::NodeFile { .. }
             | DirectoryError::NodeFileField { .. }

@@ -54,7 +54,10 @@ impl From<NodeError> for Failure {
             NodeError::Directory(error) => return error.into(),
             NodeError::Control(error) => return error.into(),
             NodeError::Open { ref source, .. } => exit_of_open(source),
-            NodeError::Thread(_) | NodeError::Stuck | NodeError::Maintenance(_) => Exit::Other,
+            NodeError::Unreadable { .. } => Exit::Damage,
+            NodeError::Thread(_) | NodeError::Stuck { .. } | NodeError::Maintenance(_) => {
+                Exit::Other
+            }
             NodeError::ShardFailed { .. } => Exit::ShardFailed,
         };
         Failure::new(exit, error.to_string())
@@ -71,6 +74,8 @@ fn exit_of_open(error: &OpenError) -> Exit {
         | OpenError::CatalogEntry
         | OpenError::Catalog(_)
         | OpenError::Gap { .. }
+        | OpenError::Record { .. }
+        | OpenError::PagesLength { .. }
         | OpenError::Log(ScanError::Damage(_)) => Exit::Damage,
         OpenError::Space(error) => match error {
             SpaceError::DiskFull { .. } => Exit::DiskFull,

@@ -24,8 +24,20 @@ use tempfile::TempDir;
 
 fn create(path: &Path) -> DataDirectory {
     let geometry = Geometry { shards: 1, log_segment_bytes: 64 << 10, log_segments: 4 };
-    let request =
-        Request { defaults: geometry, shards: None, log_segment_bytes: None, log_segments: None };
+    // Of short records, so that segments can be small.
+    let log = LogConfig {
+        record_bytes_max: 8 << 10,
+        reserve_bytes: 64 << 10,
+        batch_bytes_max: 8 << 10,
+        ..LogConfig::standard(ShardId(0), 0)
+    };
+    let request = Request {
+        defaults: geometry,
+        shards: None,
+        log_segment_bytes: None,
+        log_segments: None,
+        log,
+    };
     DataDirectory::open_or_create(path, &request, &mut |_| {}).unwrap()
 }
 

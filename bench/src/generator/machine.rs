@@ -13,10 +13,11 @@
 //! stamped with. So every latency is at least the true one, and too long by at most the time that
 //! this thread needs for one batch; it is never too short.
 //!
-//! **What is counted.** An operation belongs to the measurement if its intended start (closed loop:
-//! its start) lies in the measured time. It is waited for after the end, up to the limit for one
-//! operation, and counted whatever its end is.
+//! **What is counted.** An operation belongs to the phase (warm-up, or one that is measured) that its
+//! intended start (closed loop: its start) lies in. It is waited for after the end, up to the limit
+//! for one operation, and counted whatever its end is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_core::time::Nanos;
@@ -25,7 +26,7 @@ use forebay_storage::block::DiskDone;
 
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
-use super::slots::{Slots, Taken};
+use super::slots::{Phases, Slots, Taken};
 use super::{Settings, ThreadReport};
 use crate::ledger::LedgerWriter;
 use crate::sys;
@@ -62,6 +63,7 @@ enum Phase {
 /// The moments of a run.
 #[derive(Clone, Copy, Debug)]
 struct Timeline {
+    start: Nanos,
     measure_from: Nanos,
     /// The end, unless the source's exhaustion is.
     end: Nanos,
@@ -69,11 +71,25 @@ struct Timeline {
     expire_at: Nanos,
 }
 
-/// CPU time and wall time of the measured part.
+/// A look at this thread's use of its CPU.
+#[derive(Clone, Copy, Debug)]
+struct CpuLook {
+    used_nanos: u64,
+    waited_nanos: u64,
+    at: Nanos,
+}
+
+impl CpuLook {
+    fn at(at: Nanos) -> CpuLook {
+        CpuLook { used_nanos: sys::thread_cpu_nanos(), waited_nanos: sys::thread_wait_nanos(), at }
+    }
+}
+
+/// Around the measured part.
 #[derive(Clone, Copy, Debug, Default)]
 struct CpuWatch {
-    began: Option<(u64, Nanos)>,
-    ended: Option<(u64, Nanos)>,
+    began: Option<CpuLook>,
+    ended: Option<CpuLook>,
 }
 
 /// The machine.
@@ -99,6 +115,8 @@ pub(crate) struct Generator<T: Target> {
     /// Open loop: arrivals up to here have waited for a free slot.
     starved_until: Nanos,
     cpu: CpuWatch,
+    /// Open loop: never started, by the interval of the intended start.
+    not_started: BTreeMap<u64, u64>,
     fatal: Option<String>,
 }
 
@@ -137,6 +155,7 @@ impl<T: Target> Generator<T> {
             sockets,
             phase: Phase::Connecting { announced: false },
             timeline: Timeline {
+                start: never,
                 measure_from: never,
                 end: never,
                 interval_end: never,
@@ -145,6 +164,7 @@ impl<T: Target> Generator<T> {
             exhausted: false,
             starved_until: Nanos(0),
             cpu: CpuWatch::default(),
+            not_started: BTreeMap::new(),
             fatal: None,
             target,
             settings,
@@ -155,14 +175,20 @@ impl<T: Target> Generator<T> {
 
     /// What the thread has to say at the end, beyond its intervals.
     pub(crate) fn into_report(mut self) -> ThreadReport {
-        let (cpu_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
-            (Some((cpu, from)), Some((cpu_end, to))) => (cpu_end - cpu, to.since(from)),
-            _ => (0, 0),
+        let (cpu_nanos, waited_nanos, wall_nanos) = match (self.cpu.began, self.cpu.ended) {
+            (Some(from), Some(to)) => (
+                to.used_nanos - from.used_nanos,
+                to.waited_nanos.saturating_sub(from.waited_nanos),
+                to.at.since(from.at),
+            ),
+            _ => (0, 0, 0),
         };
         ThreadReport {
             cpu_nanos,
+            waited_nanos,
             wall_nanos,
             first_error: self.slots.first_error().take(),
+            not_started: self.not_started,
             fatal: self.fatal,
             ledger_written: self.ledger.map_or(0, |ledger| ledger.written()),
         }
@@ -203,18 +229,18 @@ impl<T: Target> Generator<T> {
 
     fn begin(&mut self, start: Nanos) {
         self.phase = Phase::Running;
-        let measure_from = start + self.settings.warmup_nanos;
-        let end = match self.settings.duration_nanos {
-            Some(duration) => measure_from + duration,
-            None => Nanos(u64::MAX),
-        };
+        let phases = Phases::new(start, &self.settings.phase_nanos);
+        let measure_from = phases.end_of(self.settings.warmup_phases).unwrap_or(start);
+        let end = phases.end_of(self.settings.phase_nanos.len()).unwrap_or(Nanos(u64::MAX));
         self.timeline = Timeline {
+            start,
             measure_from,
             end,
-            interval_end: measure_from + self.settings.interval_nanos,
+            interval_end: start + self.settings.interval_nanos,
             expire_at: start + EXPIRE_NANOS,
         };
-        self.slots.measure(measure_from, end);
+        self.slots.recorder.begin(start);
+        self.slots.begin(phases, end);
         if let Pacing::Open(schedule) = &mut self.pacing {
             schedule.begin(start);
         }
@@ -247,18 +273,19 @@ impl<T: Target> Generator<T> {
     fn watch(&mut self, now: Nanos) {
         let line = self.timeline;
         if now >= line.measure_from && self.cpu.began.is_none() {
-            self.cpu.began = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.began = Some(CpuLook::at(now));
             self.shared.measure_from(line.measure_from);
         }
         if self.slots.take_successes() > 0 && now >= line.measure_from && now <= line.end {
             self.shared.success_at(now);
         }
         while now >= self.timeline.interval_end && self.timeline.interval_end <= line.end {
-            self.slots.recorder.roll();
-            self.timeline.interval_end = self.timeline.interval_end + self.settings.interval_nanos;
+            let from = self.timeline.interval_end;
+            self.slots.recorder.roll(from, self.slots.phase_at(from));
+            self.timeline.interval_end = from + self.settings.interval_nanos;
         }
         if now >= line.end && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             // The time from the last success to the end is a gap too.
             self.shared.success_at(line.end);
         }
@@ -354,7 +381,7 @@ impl<T: Target> Generator<T> {
 
     fn finish(&mut self, now: Nanos, fx: &mut Effects) {
         if self.cpu.began.is_some() && self.cpu.ended.is_none() {
-            self.cpu.ended = Some((sys::thread_cpu_nanos(), now));
+            self.cpu.ended = Some(CpuLook::at(now));
             self.shared.success_at(now);
         }
         self.slots.expire(Nanos(u64::MAX));
@@ -362,11 +389,15 @@ impl<T: Target> Generator<T> {
             && self.timeline.end != Nanos(u64::MAX)
             && !self.shared.stopped()
         {
-            let left = schedule.left_before(self.timeline.end);
-            self.slots.recorder.counters().errors[Cause::NotStarted as usize] += left;
+            for at in schedule.left_before(self.timeline.end) {
+                let phase = self.slots.phase_at(at);
+                self.slots.recorder.counters_of(phase).errors[Cause::NotStarted as usize] += 1;
+                let interval = at.since(self.timeline.start) / self.settings.interval_nanos;
+                *self.not_started.entry(interval).or_insert(0) += 1;
+            }
         }
         self.note_ledger();
-        self.slots.recorder.roll();
+        self.slots.recorder.roll(now, self.slots.phase_at(now));
         self.phase = Phase::Done;
         fx.stop = true;
     }

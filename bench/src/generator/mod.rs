@@ -16,16 +16,18 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use forebay_core::time::Nanos;
 use forebay_net::ring::{Ring, RingConfig};
 
 use crate::error::BenchError;
 use crate::ledger::LedgerWriter;
-use crate::report::collect::{Collected, Progress, collect};
+use crate::report::collect::{Collected, Timing, Watch, collect};
 use crate::sys;
 use crate::target::Target;
 use crate::workload::{Part, Source};
@@ -33,7 +35,11 @@ use machine::Generator;
 use record::{Recorder, Shared};
 use schedule::{Pacing, Schedule};
 
-pub(crate) use record::{Cause, Interval, Sample, latency_histogram};
+pub(crate) use record::{Cause, Interval, LATE_NANOS, Sample, latency_histogram};
+pub(crate) use schedule::{Arrivals, Profile, Ramp};
+
+/// A spinning thread looks at its events for so long before it would sleep after all.
+const SPIN: Duration = Duration::from_secs(1);
 
 /// What one thread is told.
 #[derive(Clone, Debug)]
@@ -43,9 +49,10 @@ pub(crate) struct Settings {
     /// Operations outstanding on each.
     depth: u32,
     pacing: Pacing,
-    warmup_nanos: u64,
-    /// None: until the source is exhausted.
-    duration_nanos: Option<u64>,
+    /// Lengths of the phases; none: until the source is exhausted.
+    phase_nanos: Vec<u64>,
+    /// So many of them, from the first on, are not part of the measurement.
+    warmup_phases: usize,
     interval_nanos: u64,
     timeout_nanos: u64,
     /// Open lost connections again; otherwise the run ends when all are lost.
@@ -58,14 +65,31 @@ pub(crate) struct Settings {
 pub(crate) struct ThreadReport {
     /// CPU time within the measured time.
     pub(crate) cpu_nanos: u64,
+    /// Time within it in which the thread could have run and had no CPU, because others had it.
+    pub(crate) waited_nanos: u64,
     /// The measured time.
     pub(crate) wall_nanos: u64,
     /// The words of the first failure.
     pub(crate) first_error: Option<String>,
+    /// Open loop: operations never started, by the interval of their intended start.
+    pub(crate) not_started: BTreeMap<u64, u64>,
     /// Why the run could not go on.
     pub(crate) fatal: Option<String>,
     /// Lines in the ledger.
     pub(crate) ledger_written: u64,
+}
+
+/// A stretch of a run with a load of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Phase {
+    /// Its name in reports.
+    pub(crate) name: String,
+    /// Its length, a multiple of the plan's interval.
+    pub(crate) nanos: u64,
+    /// Part of the measurement. Those that are not come first.
+    pub(crate) is_measured: bool,
+    /// Open loop: the offered rate; None for a closed loop. The phases of one run are alike in this.
+    pub(crate) ramp: Option<Ramp>,
 }
 
 /// A whole run.
@@ -79,16 +103,18 @@ pub(crate) struct Plan {
     pub(crate) connections: u32,
     /// Operations outstanding on each lane.
     pub(crate) depth: u32,
-    /// Open loop with so many operations a second; None for a closed loop.
-    pub(crate) rate_per_second: Option<u64>,
-    /// Load before the measurement.
-    pub(crate) warmup_seconds: u64,
-    /// The measurement; None runs until the source is exhausted.
-    pub(crate) duration_seconds: Option<u64>,
+    /// What happens in turn; nothing runs a closed loop until the source is exhausted.
+    pub(crate) phases: Vec<Phase>,
+    /// How an open loop's intended starts lie.
+    pub(crate) arrivals: Arrivals,
+    /// Of random arrivals.
+    pub(crate) seed: u64,
     /// Length of an interval.
     pub(crate) interval_millis: u64,
     /// The threads run before all others on their cores.
     pub(crate) realtime: bool,
+    /// The threads never sleep.
+    pub(crate) spin: bool,
     /// Limit for one operation.
     pub(crate) timeout_millis: u64,
     /// Open lost connections again.
@@ -106,20 +132,52 @@ impl Plan {
         (thread * each + thread.min(over), each + u32::from(thread < over))
     }
 
+    /// The offered rate over time; None for a closed loop.
+    pub(crate) fn profile(&self) -> Option<Profile> {
+        let ramps: Option<Vec<_>> =
+            self.phases.iter().map(|phase| Some((phase.nanos, phase.ramp?))).collect();
+        ramps.filter(|ramps| !ramps.is_empty()).map(Profile::new)
+    }
+
+    /// How many phases come before the measurement.
+    pub(crate) fn warmup_phases(&self) -> usize {
+        self.phases.iter().take_while(|phase| !phase.is_measured).count()
+    }
+
+    fn check(&self) {
+        let interval = self.interval_millis * Nanos::PER_MILLI;
+        assert!(self.phases.iter().all(|phase| phase.nanos.is_multiple_of(interval)));
+        let measured = &self.phases[self.warmup_phases()..];
+        assert!(measured.iter().all(|phase| phase.is_measured), "warm-up comes first");
+        let open = self.phases.iter().filter(|phase| phase.ramp.is_some()).count();
+        assert!(open == 0 || open == self.phases.len(), "one loop, open or closed");
+    }
+
     fn settings(&self, part: Part, lanes: u32) -> Settings {
         Settings {
             lanes,
             depth: self.depth,
-            pacing: match self.rate_per_second {
-                Some(rate) => Pacing::Open(Schedule::new(rate, part)),
+            pacing: match self.profile() {
+                Some(profile) => {
+                    Pacing::Open(Schedule::new(profile, self.arrivals, self.seed, part))
+                }
                 None => Pacing::Closed,
             },
-            warmup_nanos: self.warmup_seconds * Nanos::PER_SECOND,
-            duration_nanos: self.duration_seconds.map(|seconds| seconds * Nanos::PER_SECOND),
+            phase_nanos: self.phases.iter().map(|phase| phase.nanos).collect(),
+            warmup_phases: self.warmup_phases(),
             interval_nanos: self.interval_millis * Nanos::PER_MILLI,
             timeout_nanos: self.timeout_millis * Nanos::PER_MILLI,
             reconnect: self.reconnect,
             key_bytes: self.key_bytes,
+        }
+    }
+
+    /// What the collector must know.
+    fn timing(&self) -> Timing {
+        Timing {
+            interval_nanos: self.interval_millis * Nanos::PER_MILLI,
+            phases: self.phases.clone(),
+            profile: self.profile(),
         }
     }
 }
@@ -135,6 +193,8 @@ pub(crate) struct RunOutcome {
     pub(crate) gap_longest_nanos: u64,
     /// Times without any success of more than 10 ms.
     pub(crate) pauses: u64,
+    /// When the threads began, all at once.
+    pub(crate) start: Nanos,
 }
 
 /// Which lanes a source serves: the first of them, and how many.
@@ -151,8 +211,9 @@ pub(crate) fn run<T: Target>(
     target: &Arc<T>,
     plan: &Plan,
     source: impl Fn(Part, LaneRange) -> Source + Sync,
-    progress: &Progress,
+    watch: &mut Watch,
 ) -> Result<RunOutcome, BenchError> {
+    plan.check();
     let shared = Arc::new(Shared::new(plan.threads));
     let (samples, collected) = channel();
     let (recycle, recycled): (Vec<_>, Vec<_>) = (0..plan.threads).map(|_| channel()).unzip();
@@ -164,7 +225,7 @@ pub(crate) fn run<T: Target>(
                 let part = Part { thread: u64::from(thread), threads: u64::from(plan.threads) };
                 let (first, count) = plan.lanes(thread);
                 let source = source(part, LaneRange { first, count });
-                let empty = Interval::new(|kind| source.has(kind));
+                let empty = Interval::new(|kind| source.has(kind), plan.profile().is_some());
                 let recorder = Recorder::new(thread, empty, samples, recycled);
                 let ended = drive(target, plan, part, count, &shared, recorder, source);
                 if ended.is_err() {
@@ -180,9 +241,7 @@ pub(crate) fn run<T: Target>(
             );
         }
         drop(samples);
-        let interval_seconds = plan.interval_millis as f64 / 1000.0;
-        let intervals = plan.duration_seconds.map(|seconds| seconds * 1000 / plan.interval_millis);
-        let collected = collect(&collected, &recycle, interval_seconds, intervals, progress);
+        let mut collected = collect(&collected, &recycle, &plan.timing(), watch);
         let mut reports = Vec::new();
         for handle in threads {
             let ended = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -194,7 +253,11 @@ pub(crate) fn run<T: Target>(
                 source: std::io::Error::other(words),
             });
         }
+        for (&interval, &count) in reports.iter().flat_map(|report| &report.not_started) {
+            collected.add_not_started(interval, count);
+        }
         Ok(RunOutcome {
+            start: shared.started(),
             collected,
             threads: reports,
             gap_longest_nanos: shared.gap_longest(),
@@ -227,6 +290,7 @@ fn drive<T: Target>(
         core,
         // Twice: a lost connection's place is free only after its teardown.
         connections_max: sockets * 2 + 16,
+        busy_poll: if plan.spin { SPIN } else { Duration::ZERO },
         ..RingConfig::default()
     })?;
     let mut generator = Generator::new(

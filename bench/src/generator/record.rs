@@ -2,7 +2,18 @@
 //!
 //! A latency is recorded once, into the current interval's histogram of its kind; the interval goes
 //! to the collector on another thread every second, which adds it to the totals and sends the empty
-//! histograms back. So the hot path has one histogram, no lock and no allocation.
+//! histograms back. So the hot path has one histogram (two in an open loop: the start's delay has
+//! its own), no lock and no allocation.
+//!
+//! An operation belongs to the phase of the run that it was meant to start in (a closed loop's: that
+//! it started in), whenever it ends. What an earlier phase left under way is kept apart:
+//!
+//! ```text
+//!   phase      │ warm-up      │ steady                      │ burst
+//!   intervals  │ 0  │ 1  │ 2  │ 3  │ 4  …                   │
+//!                          ▲ current: warm-up
+//!                                ▲ current: steady; earlier: [(warm-up, …)]
+//! ```
 //!
 //! Unit: nanoseconds, three significant digits, up to an hour.
 
@@ -84,6 +95,11 @@ impl Counters {
         self.errors.iter().sum()
     }
 
+    /// Those that failed while the run went on.
+    pub(crate) fn errors_before_end(&self) -> u64 {
+        self.errors_all() - self.errors[Cause::NotStarted as usize]
+    }
+
     /// Adds `other`.
     pub(crate) fn add(&mut self, other: &Counters) {
         for (sum, more) in self.errors.iter_mut().zip(other.errors) {
@@ -103,22 +119,30 @@ impl Counters {
 pub(crate) struct Interval {
     /// Latencies of successes, for the kinds that occur.
     pub(crate) latencies: [Option<Histogram<u64>>; OpKind::COUNT],
+    /// Open loop: from each operation's intended start until it was started, whatever became of it.
+    pub(crate) start_delays: Option<Histogram<u64>>,
     /// Everything else.
     pub(crate) counters: Counters,
 }
 
 impl Interval {
     /// An empty interval for the kinds that `occurs` names.
-    pub(crate) fn new(occurs: impl Fn(OpKind) -> bool) -> Interval {
+    pub(crate) fn new(occurs: impl Fn(OpKind) -> bool, is_open_loop: bool) -> Interval {
         Interval {
             latencies: OpKind::ALL.map(|kind| occurs(kind).then(latency_histogram)),
+            start_delays: is_open_loop.then(latency_histogram),
             counters: Counters::default(),
         }
     }
 
+    /// The beginning of a sum.
+    pub(crate) fn nothing() -> Interval {
+        Interval::new(|_| false, false)
+    }
+
     /// Empty again, keeping its memory.
     pub(crate) fn clear(&mut self) {
-        for histogram in self.latencies.iter_mut().flatten() {
+        for histogram in self.latencies.iter_mut().chain([&mut self.start_delays]).flatten() {
             histogram.reset();
         }
         self.counters = Counters::default();
@@ -126,7 +150,8 @@ impl Interval {
 
     /// Adds `other`.
     pub(crate) fn add(&mut self, other: &Interval) {
-        for (sum, more) in self.latencies.iter_mut().zip(&other.latencies) {
+        let sums = self.latencies.iter_mut().chain([&mut self.start_delays]);
+        for (sum, more) in sums.zip(other.latencies.iter().chain([&other.start_delays])) {
             match (sum, more) {
                 (Some(sum), Some(more)) => sum.add(more).expect("all histograms are alike"),
                 (sum @ None, Some(more)) => *sum = Some(more.clone()),
@@ -141,6 +166,15 @@ impl Interval {
         self.latencies.iter().flatten().map(Histogram::len).sum()
     }
 
+    /// Latencies of all kinds together.
+    pub(crate) fn overall(&self) -> Histogram<u64> {
+        let mut overall = latency_histogram();
+        for histogram in self.latencies.iter().flatten() {
+            overall.add(histogram).expect("all histograms are alike");
+        }
+        overall
+    }
+
     /// Whether nothing was noted.
     pub(crate) fn is_empty(&self) -> bool {
         self.successes() == 0 && self.counters == Counters::default()
@@ -152,18 +186,28 @@ impl Interval {
 pub(crate) struct Sample {
     /// From this thread.
     pub(crate) thread: u32,
-    /// Which interval, from 0; the one after the last holds what ended after the run.
+    /// Which interval, from 0, warm-up included; the one after the last holds what ended after the
+    /// run.
     pub(crate) index: u64,
-    /// Its content.
+    /// When it began.
+    pub(crate) from: Nanos,
+    /// The phase that it lies in.
+    pub(crate) phase: u32,
+    /// Its content, of operations of that phase.
     pub(crate) interval: Interval,
+    /// What ended in it and belongs to other phases.
+    pub(crate) others: Vec<(u32, Interval)>,
 }
 
 /// One thread's notebook.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     thread: u32,
-    current: Interval,
     index: u64,
+    from: Nanos,
+    phase: u32,
+    current: Interval,
+    others: Vec<(u32, Interval)>,
     samples: Sender<Sample>,
     recycled: Receiver<Interval>,
 }
@@ -176,39 +220,89 @@ impl Recorder {
         samples: Sender<Sample>,
         recycled: Receiver<Interval>,
     ) -> Recorder {
-        Recorder { thread, current: empty, index: 0, samples, recycled }
+        Recorder {
+            thread,
+            index: 0,
+            from: Nanos(0),
+            phase: 0,
+            current: empty,
+            others: Vec::new(),
+            samples,
+            recycled,
+        }
     }
 
-    /// Notes a success.
-    pub(crate) fn success(&mut self, kind: OpKind, nanos: u64) {
-        if let Some(histogram) = &mut self.current.latencies[kind as usize] {
+    /// The first interval begins.
+    pub(crate) fn begin(&mut self, from: Nanos) {
+        self.from = from;
+    }
+
+    /// Notes a success of an operation of `phase`.
+    pub(crate) fn success(&mut self, phase: u32, kind: OpKind, nanos: u64) {
+        if let Some(histogram) = &mut self.of_phase(phase).latencies[kind as usize] {
             histogram.saturating_record(nanos.max(1));
         }
     }
 
-    /// Counts of the current interval.
+    /// Notes how long after its intended start an operation of `phase` was started.
+    pub(crate) fn started_after(&mut self, phase: u32, nanos: u64) {
+        if let Some(histogram) = &mut self.of_phase(phase).start_delays {
+            histogram.saturating_record(nanos.max(1));
+        }
+    }
+
+    /// Counts of the current interval, for what belongs to no operation.
     pub(crate) fn counters(&mut self) -> &mut Counters {
         &mut self.current.counters
     }
 
-    /// Ends the current interval.
-    pub(crate) fn roll(&mut self) {
+    /// Counts of the current interval for operations of `phase`.
+    pub(crate) fn counters_of(&mut self, phase: u32) -> &mut Counters {
+        &mut self.of_phase(phase).counters
+    }
+
+    fn of_phase(&mut self, phase: u32) -> &mut Interval {
+        if phase == self.phase {
+            return &mut self.current;
+        }
+        // At most the phases with operations under way: a handful, after a phase's end.
+        let known = self.others.iter().position(|(other, _)| *other == phase);
+        let index = known.unwrap_or_else(|| {
+            self.others.push((phase, empty_like(&self.current)));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    /// Ends the current interval; the next begins at `from` in `phase`.
+    pub(crate) fn roll(&mut self, from: Nanos, phase: u32) {
         let empty = match self.recycled.try_recv() {
             Ok(mut used) => {
                 used.clear();
                 used
             }
-            Err(_) => {
-                let mut fresh = self.current.clone();
-                fresh.clear();
-                fresh
-            }
+            Err(_) => empty_like(&self.current),
         };
-        let interval = std::mem::replace(&mut self.current, empty);
+        let sample = Sample {
+            thread: self.thread,
+            index: self.index,
+            from: self.from,
+            phase: self.phase,
+            interval: std::mem::replace(&mut self.current, empty),
+            others: std::mem::take(&mut self.others),
+        };
         // A collector that is gone has an error of its own to report.
-        let _ = self.samples.send(Sample { thread: self.thread, index: self.index, interval });
+        let _ = self.samples.send(sample);
         self.index += 1;
+        self.from = from;
+        self.phase = phase;
     }
+}
+
+fn empty_like(interval: &Interval) -> Interval {
+    let mut empty = interval.clone();
+    empty.clear();
+    empty
 }
 
 /// What the threads of a run agree on.
@@ -263,6 +357,11 @@ impl Shared {
         }
     }
 
+    /// The common start; 0 if the threads never began.
+    pub(crate) fn started(&self) -> Nanos {
+        Nanos(self.start.load(Ordering::Acquire))
+    }
+
     /// Time without a success counts from `at`.
     pub(super) fn measure_from(&self, at: Nanos) {
         self.last_success.fetch_max(at.0, Ordering::AcqRel);
@@ -311,21 +410,32 @@ mod tests {
     fn intervals_reach_the_collector_and_come_back_empty() {
         let (samples, collected) = channel();
         let (give_back, recycled) = channel();
-        let empty = Interval::new(|kind| kind == OpKind::Get);
+        let empty = Interval::new(|kind| kind == OpKind::Get, true);
         let mut recorder = Recorder::new(3, empty, samples, recycled);
-        recorder.success(OpKind::Get, 5_000);
+        recorder.success(0, OpKind::Get, 5_000);
+        recorder.started_after(0, 7);
         recorder.counters().missing += 1;
-        recorder.roll();
+        recorder.roll(Nanos(9), 1);
         let sample = collected.recv().unwrap();
         assert_eq!((sample.thread, sample.index, sample.interval.successes()), (3, 0, 1));
+        assert_eq!(sample.interval.start_delays.as_ref().unwrap().len(), 1);
         give_back.send(sample.interval).unwrap();
-        recorder.roll();
-        recorder.success(OpKind::Get, 1);
-        recorder.roll();
-        assert!(collected.recv().unwrap().interval.is_empty());
+        recorder.roll(Nanos(10), 1);
+        recorder.success(1, OpKind::Get, 1);
+        recorder.success(0, OpKind::Get, 1);
+        recorder.roll(Nanos(11), 1);
+        let second = collected.recv().unwrap();
+        assert!(second.interval.is_empty() && second.others.is_empty());
+        assert_eq!((second.from, second.phase), (Nanos(9), 1));
         let third = collected.recv().unwrap();
         assert_eq!((third.index, third.interval.successes()), (2, 1));
         assert_eq!(third.interval.counters.missing, 0);
+        let [(phase, late)] = third.others.as_slice() else { panic!("one other phase") };
+        assert_eq!(
+            (*phase, late.successes()),
+            (0, 1),
+            "an earlier phase's operation stays its own"
+        );
     }
 
     #[test]

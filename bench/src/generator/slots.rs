@@ -41,6 +41,8 @@ struct Slot {
     generation: u32,
     state: State,
     planned: Planned,
+    /// The phase of the run that it belongs to.
+    phase: u32,
     /// Where its latency counts from.
     intended: Nanos,
     /// Where its time limit counts from.
@@ -53,6 +55,35 @@ struct Lane {
     parked: Vec<u32>,
 }
 
+/// The phases of a run, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Phases {
+    ends: Vec<Nanos>,
+}
+
+impl Phases {
+    /// Phases of so many nanoseconds from `start` on; none is one without end.
+    pub(super) fn new(start: Nanos, nanos: &[u64]) -> Phases {
+        let mut end = start;
+        let ends = nanos.iter().map(|nanos| {
+            end = end + *nanos;
+            end
+        });
+        Phases { ends: ends.collect() }
+    }
+
+    /// The one at `at`; the last one has no end.
+    pub(super) fn at(&self, at: Nanos) -> u32 {
+        let ended = self.ends.partition_point(|end| *end <= at);
+        ended.min(self.ends.len().saturating_sub(1)) as u32
+    }
+
+    /// When the first `count` have ended; None without ends.
+    pub(super) fn end_of(&self, count: usize) -> Option<Nanos> {
+        self.ends.get(count.checked_sub(1)?).copied()
+    }
+}
+
 /// All slots of one thread.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -61,8 +92,7 @@ pub(super) struct Slots {
     ready: VecDeque<u32>,
     continuations: Vec<u64>,
     outstanding: usize,
-    /// Operations intended earlier are not recorded.
-    measure_from: Nanos,
+    phases: Phases,
     /// Successes that end later are recorded but do not count as achieved in time.
     measure_until: Nanos,
     successes_in_turn: u64,
@@ -92,6 +122,7 @@ impl Slots {
                 generation: 0,
                 state: State::Free,
                 planned,
+                phase: 0,
                 intended: Nanos(0),
                 started: Nanos(0),
             })
@@ -108,7 +139,7 @@ impl Slots {
             slots,
             lanes,
             outstanding: 0,
-            measure_from: Nanos(0),
+            phases: Phases::default(),
             measure_until: Nanos(u64::MAX),
             successes_in_turn: 0,
             first_error: None,
@@ -117,10 +148,15 @@ impl Slots {
         }
     }
 
-    /// What is recorded: operations intended within this time.
-    pub(super) fn measure(&mut self, from: Nanos, until: Nanos) {
-        self.measure_from = from;
+    /// The run's phases, and when what ends counts as late.
+    pub(super) fn begin(&mut self, phases: Phases, until: Nanos) {
+        self.phases = phases;
         self.measure_until = until;
+    }
+
+    /// The phase of an operation intended at `at`.
+    pub(super) fn phase_at(&self, at: Nanos) -> u32 {
+        self.phases.at(at)
     }
 
     /// Operations in flight.
@@ -173,11 +209,14 @@ impl Slots {
         };
         slot.socket = socket;
         slot.planned = planned;
+        slot.phase = self.phases.at(intended);
         slot.intended = intended;
         slot.started = now;
         self.outstanding += 1;
-        if now.since(intended) > LATE_NANOS && intended >= self.measure_from {
-            let counters = self.recorder.counters();
+        let delay = now.since(intended);
+        self.recorder.started_after(slot.phase, delay);
+        if delay > LATE_NANOS {
+            let counters = self.recorder.counters_of(slot.phase);
             counters.late_starts += 1;
             counters.late_for_depth += u64::from(waited_for_depth);
         }
@@ -203,12 +242,10 @@ impl Slots {
                 self.continuations.push(correlation);
             }
             _ => {
-                if slot.intended >= self.measure_from {
-                    self.recorder.success(slot.planned.kind, now.since(slot.intended));
-                    let counters = self.recorder.counters();
-                    counters.in_time += u64::from(now < self.measure_until);
-                    counters.missing += u64::from(outcome == Outcome::Missing);
-                }
+                self.recorder.success(slot.phase, slot.planned.kind, now.since(slot.intended));
+                let counters = self.recorder.counters_of(slot.phase);
+                counters.in_time += u64::from(now < self.measure_until);
+                counters.missing += u64::from(outcome == Outcome::Missing);
                 self.successes_in_turn += 1;
                 self.end(index, End::Done);
             }
@@ -261,9 +298,7 @@ impl Slots {
 
     fn fail(&mut self, index: u32, cause: Cause) {
         let slot = &self.slots[index as usize];
-        if slot.intended >= self.measure_from {
-            self.recorder.counters().errors[cause as usize] += 1;
-        }
+        self.recorder.counters_of(slot.phase).errors[cause as usize] += 1;
         if self.first_error.is_none() {
             self.first_error = Some(match cause {
                 Cause::Timeout => "no answer within the time limit (--timeout)".to_owned(),

@@ -30,8 +30,8 @@ fn settings(lanes: u32, depth: u32, pacing: Pacing) -> Settings {
         lanes,
         depth,
         pacing,
-        warmup_nanos: 0,
-        duration_nanos: Some(3 * SECOND),
+        phase_nanos: vec![3 * SECOND],
+        warmup_phases: 0,
         interval_nanos: SECOND,
         timeout_nanos: 5 * SECOND,
         reconnect: true,
@@ -45,6 +45,7 @@ fn source(name: WorkloadName) -> Source {
 
 struct Sim {
     generator: Generator<Floor>,
+    warmup_phases: u32,
     samples: Receiver<Sample>,
     now: Nanos,
     fx: Effects,
@@ -68,7 +69,9 @@ impl Sim {
     fn new(settings: Settings, source: Source) -> Sim {
         let (send, samples) = channel();
         let (_, recycled) = channel();
-        let empty = Interval::new(|kind| source.has(kind));
+        let warmup_phases = settings.warmup_phases as u32;
+        let is_open = matches!(settings.pacing, Pacing::Open(_));
+        let empty = Interval::new(|kind| source.has(kind), is_open);
         let recorder = Recorder::new(0, empty, send, recycled);
         let address: SocketAddr = ([127, 0, 0, 1], 1).into();
         let generator = Generator::new(
@@ -81,6 +84,7 @@ impl Sim {
         );
         Sim {
             generator,
+            warmup_phases,
             samples,
             now: Nanos(1_000_000),
             fx: Effects::default(),
@@ -152,9 +156,15 @@ impl Sim {
             assert!(self.now.0 < 100 * SECOND, "the run never ends");
         }
         let samples: Vec<Sample> = self.samples.try_iter().collect();
-        let mut total = Interval::new(|_| false);
+        let mut total = Interval::nothing();
         for sample in &samples {
-            total.add(&sample.interval);
+            let own = std::iter::once((sample.phase, &sample.interval));
+            let others = sample.others.iter().map(|(phase, interval)| (*phase, interval));
+            for (phase, interval) in own.chain(others) {
+                if phase >= self.warmup_phases {
+                    total.add(interval);
+                }
+            }
         }
         (total, samples, self.outstanding_max)
     }
@@ -180,7 +190,7 @@ impl Sim {
 }
 
 fn open(rate: u64) -> Pacing {
-    Pacing::Open(Schedule::new(rate, ALONE))
+    Pacing::Open(Schedule::steady(rate, ALONE))
 }
 
 /// The self-test: whatever the generator could send, everything that was meant to start
@@ -200,6 +210,10 @@ fn a_stall_of_a_second_shows_ten_thousand_late_samples() {
     assert!((4_900..=5_100).contains(&half), "{half} samples over half a second");
     assert!((995 * MILLI..=1_002 * MILLI).contains(&gets.max()), "max {}", gets.max());
     assert!((9_700..=10_100).contains(&total.counters.late_starts));
+    let delays = total.start_delays.unwrap();
+    assert_eq!(delays.len(), 30_000, "every start's delay is noted");
+    assert!((985 * MILLI..=1_002 * MILLI).contains(&delays.max()), "max {}", delays.max());
+    assert!(delays.value_at_quantile(0.6) < MICRO, "starts outside the stall are in time");
     assert_eq!(total.counters.late_starts, total.counters.late_for_depth);
     assert_eq!(total.counters.errors_all(), 0);
     assert_eq!(sim.generator.into_report().fatal, None);
@@ -247,7 +261,8 @@ fn a_read_modify_write_counts_once_and_lasts_both_halves() {
 
 #[test]
 fn warm_up_is_not_measured() {
-    let warm = Settings { warmup_nanos: SECOND, ..settings(8, 1, open(1000)) };
+    let phase_nanos = vec![SECOND, 3 * SECOND];
+    let warm = Settings { phase_nanos, warmup_phases: 1, ..settings(8, 1, open(1000)) };
     let mut sim = Sim::new(warm, source(WorkloadName::Gets));
     // The stall and its backlog end with the warm-up.
     sim.stall = Some((0, SECOND - 50 * MILLI));
@@ -300,7 +315,7 @@ fn without_reconnecting_the_run_ends_with_its_target() {
 
 #[test]
 fn a_load_ends_when_every_record_is_there() {
-    let load = Settings { duration_nanos: None, ..settings(4, 8, Pacing::Closed) };
+    let load = Settings { phase_nanos: Vec::new(), ..settings(4, 8, Pacing::Closed) };
     let mut sim = Sim::new(
         load,
         Source::Load(Load::new(Records::All(10_001), 100, 1, ALONE, Arc::default())),

@@ -1,11 +1,13 @@
-//! Gathers the threads' intervals into rows and totals, and shows progress meanwhile.
+//! Gathers the threads' intervals into rows, phases and totals, hands each interval to the raw logs,
+//! and shows progress meanwhile.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc::{Receiver, Sender};
 
+use super::raw::RawLogs;
 use super::{IntervalRow, micros};
-use crate::generator::{Interval, Sample, latency_histogram};
+use crate::generator::{Interval, Phase, Profile, Sample};
 
 /// How progress is shown.
 #[derive(Clone, Debug)]
@@ -16,76 +18,175 @@ pub(crate) enum Progress {
     Bar(indicatif::ProgressBar),
 }
 
+/// Who hears of each interval while the run goes on.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// The person at the terminal.
+    pub(crate) progress: Progress,
+    /// The raw logs of a report.
+    pub(crate) raw: Option<RawLogs>,
+}
+
+impl Watch {
+    /// Nobody but a person.
+    pub(crate) fn progress(progress: Progress) -> Watch {
+        Watch { progress, raw: None }
+    }
+}
+
+/// How a run's time is divided.
+#[derive(Clone, Debug)]
+pub(crate) struct Timing {
+    pub(crate) interval_nanos: u64,
+    /// In turn; none for a run until its source is exhausted.
+    pub(crate) phases: Vec<Phase>,
+    /// What an open loop offers.
+    pub(crate) profile: Option<Profile>,
+}
+
+impl Timing {
+    fn warmup_nanos(&self) -> u64 {
+        self.phases.iter().filter(|phase| !phase.is_measured).map(|phase| phase.nanos).sum()
+    }
+
+    fn is_measured(&self, phase: u32) -> bool {
+        self.phases.get(phase as usize).is_none_or(|phase| phase.is_measured)
+    }
+
+    fn intervals(&self) -> Option<u64> {
+        let nanos: u64 = self.phases.iter().map(|phase| phase.nanos).sum();
+        (!self.phases.is_empty()).then(|| nanos / self.interval_nanos)
+    }
+
+    fn row(&self, index: u64, phase: u32, interval: &Interval) -> IntervalRow {
+        let all = interval.overall();
+        let end = (index + 1) * self.interval_nanos;
+        let draining = self.intervals().is_some_and(|n| index >= n);
+        let errors = interval.counters.errors_before_end();
+        let offered = match &self.profile {
+            _ if draining => 0.0,
+            Some(profile) => {
+                profile.offered_until(end) - profile.offered_until(end - self.interval_nanos)
+            }
+            None => (all.len() + errors) as f64,
+        };
+        IntervalRow {
+            index,
+            t_s: (end as f64 - self.warmup_nanos() as f64) / 1e9,
+            seconds: self.interval_nanos as f64 / 1e9,
+            phase: self.phases.get(phase as usize).map_or("run", |phase| &phase.name).to_owned(),
+            is_measured: self.is_measured(phase),
+            offered,
+            ops: all.len(),
+            p50_us: micros(all.value_at_quantile(0.5)),
+            p99_us: micros(all.value_at_quantile(0.99)),
+            p999_us: micros(all.value_at_quantile(0.999)),
+            max_us: micros(all.max()),
+            errors,
+            late_starts: interval.counters.late_starts,
+            draining,
+        }
+    }
+}
+
 /// Everything that the threads noted.
 #[derive(Debug)]
 pub(crate) struct Collected {
-    /// By time.
+    /// By time, warm-up included.
     pub(crate) rows: Vec<IntervalRow>,
-    /// All of it.
+    /// By phase, warm-up included.
+    pub(crate) phases: Vec<Interval>,
+    /// All phases that are measured.
     pub(crate) total: Interval,
+}
+
+impl Collected {
+    /// In the interval `index`, `count` operations were never started.
+    pub(crate) fn add_not_started(&mut self, index: u64, count: u64) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.index == index) {
+            row.errors += count;
+        }
+    }
+}
+
+/// One interval of all threads, as far as they have reported.
+struct Pending {
+    threads: usize,
+    phase: u32,
+    from: forebay_core::time::Nanos,
+    /// What its row shows: of its phase if that is warm-up, else of all that is measured.
+    shown: Interval,
 }
 
 /// Takes samples until every thread has hung up.
 pub(crate) fn collect(
     samples: &Receiver<Sample>,
     recycle: &[Sender<Interval>],
-    interval_seconds: f64,
-    intervals_in_run: Option<u64>,
-    progress: &Progress,
+    timing: &Timing,
+    watch: &mut Watch,
 ) -> Collected {
-    let mut total = Interval::new(|_| false);
-    let mut pending: BTreeMap<u64, (usize, Interval)> = BTreeMap::new();
+    let mut phases = vec![Interval::nothing(); timing.phases.len().max(1)];
+    let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
     let mut rows = Vec::new();
-    let row_of = |index: u64, interval: &Interval| {
-        row(
-            (index + 1) as f64 * interval_seconds,
-            intervals_in_run.is_some_and(|n| index >= n),
-            interval,
-        )
-    };
+    let mut successes = 0;
     for sample in samples {
-        total.add(&sample.interval);
-        let (threads, sum) =
-            pending.entry(sample.index).or_insert_with(|| (0, Interval::new(|_| false)));
-        *threads += 1;
-        sum.add(&sample.interval);
-        // A thread that has ended no longer wants its memory back.
-        let _ = recycle[sample.thread as usize].send(sample.interval);
-        if *threads == recycle.len() {
-            let (_, sum) = pending.remove(&sample.index).expect("it was just there");
-            let row = row_of(sample.index, &sum);
-            show(progress, &row, total.successes());
-            if !row.draining || !sum.is_empty() {
-                rows.push(row);
+        let Sample { thread, index, from, phase, interval, others } = sample;
+        let entry = pending.entry(index).or_insert_with(|| Pending {
+            threads: 0,
+            phase,
+            from,
+            shown: Interval::nothing(),
+        });
+        entry.threads += 1;
+        let parts = others.iter().map(|(other, part)| (*other, part));
+        for (of, part) in parts.chain([(phase, &interval)]) {
+            phases[of as usize].add(part);
+            if timing.is_measured(of) == timing.is_measured(phase) {
+                entry.shown.add(part);
             }
+            successes += part.successes();
+        }
+        // A thread that has ended no longer wants its memory back.
+        let _ = recycle[thread as usize].send(interval);
+        let is_whole = entry.threads == recycle.len();
+        if is_whole {
+            let entry = pending.remove(&index).expect("it was just there");
+            finish_interval(index, &entry, timing, watch, successes, &mut rows);
         }
     }
     // Threads that ended early leave intervals that not everyone contributed to.
-    rows.extend(
-        pending
-            .iter()
-            .filter(|(_, (_, sum))| !sum.is_empty())
-            .map(|(&index, (_, sum))| row_of(index, sum)),
-    );
-    finish(progress);
-    Collected { rows, total }
+    for (index, entry) in pending {
+        finish_interval(index, &entry, timing, watch, successes, &mut rows);
+    }
+    finish(&watch.progress);
+    let mut total = Interval::nothing();
+    for (phase, interval) in (0u32..).zip(&phases) {
+        if timing.is_measured(phase) {
+            total.add(interval);
+        }
+    }
+    Collected { rows, phases, total }
 }
 
-fn row(t_s: f64, draining: bool, interval: &Interval) -> IntervalRow {
-    let mut all = latency_histogram();
-    for histogram in interval.latencies.iter().flatten() {
-        all.add(histogram).expect("all histograms are alike");
+fn finish_interval(
+    index: u64,
+    entry: &Pending,
+    timing: &Timing,
+    watch: &mut Watch,
+    successes: u64,
+    rows: &mut Vec<IntervalRow>,
+) {
+    let row = timing.row(index, entry.phase, &entry.shown);
+    show(&watch.progress, &row, successes);
+    if row.draining && entry.shown.is_empty() {
+        return;
     }
-    IntervalRow {
-        t_s,
-        ops: all.len(),
-        p50_us: micros(all.value_at_quantile(0.5)),
-        p99_us: micros(all.value_at_quantile(0.99)),
-        p999_us: micros(all.value_at_quantile(0.999)),
-        max_us: micros(all.max()),
-        errors: interval.counters.errors_all(),
-        draining,
+    if let Some(raw) = &mut watch.raw
+        && row.is_measured
+    {
+        raw.interval(entry.from, &row, &entry.shown);
     }
+    rows.push(row);
 }
 
 fn show(progress: &Progress, row: &IntervalRow, successes: u64) {
@@ -98,6 +199,9 @@ fn show(progress: &Progress, row: &IntervalRow, successes: u64) {
             );
             if row.errors > 0 {
                 line.push_str(&format!("  {} errors", row.errors));
+            }
+            if !row.is_measured {
+                line.push_str(&format!("  ({})", row.phase));
             }
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
@@ -119,40 +223,97 @@ fn finish(progress: &Progress) {
 mod tests {
     use std::sync::mpsc::channel;
 
+    use forebay_core::time::Nanos;
+
     use super::*;
+    use crate::generator::Ramp;
     use crate::workload::OpKind;
 
-    fn sample(thread: u32, index: u64, latencies_us: &[u64]) -> Sample {
-        let mut interval = Interval::new(|kind| kind == OpKind::Put);
+    const SECOND: u64 = 1_000_000_000;
+
+    fn interval(latencies_us: &[u64]) -> Interval {
+        let mut interval = Interval::new(|kind| kind == OpKind::Put, true);
         for micros in latencies_us {
             let histogram = interval.latencies[OpKind::Put as usize].as_mut().unwrap();
             histogram.record(micros * 1000).unwrap();
         }
-        Sample { thread, index, interval }
+        interval
+    }
+
+    fn sample(thread: u32, index: u64, phase: u32, latencies_us: &[u64]) -> Sample {
+        let interval = interval(latencies_us);
+        let from = Nanos(index * SECOND);
+        Sample { thread, index, from, phase, interval, others: Vec::new() }
+    }
+
+    fn timing(phases: &[(&str, u64)]) -> Timing {
+        let phases: Vec<_> = phases
+            .iter()
+            .map(|(name, seconds)| Phase {
+                name: (*name).to_owned(),
+                nanos: seconds * SECOND,
+                is_measured: *name != "warm-up",
+                ramp: Some(Ramp::steady(10.0)),
+            })
+            .collect();
+        let ramps = phases.iter().map(|phase| (phase.nanos, phase.ramp.unwrap()));
+        let profile = Some(Profile::new(ramps));
+        Timing { interval_nanos: SECOND, phases, profile }
+    }
+
+    fn gather(threads: usize, timing: &Timing, parts: Vec<Sample>) -> Collected {
+        let (send, samples) = channel();
+        let (recycle, _kept): (Vec<_>, Vec<_>) = (0..threads).map(|_| channel()).unzip();
+        for part in parts {
+            send.send(part).unwrap();
+        }
+        drop(send);
+        collect(&samples, &recycle, timing, &mut Watch::progress(Progress::Rows))
     }
 
     #[test]
     fn rows_add_all_threads_and_a_gap_stays_visible() {
-        let (send, samples) = channel();
-        let (recycle, _kept): (Vec<_>, Vec<_>) = (0..2).map(|_| channel()).unzip();
-        for part in [
-            sample(0, 0, &[10, 20]),
-            sample(0, 1, &[]),
-            sample(1, 0, &[30]),
-            sample(1, 1, &[]),
-            sample(1, 2, &[40]),
-            sample(0, 2, &[50]),
-            sample(0, 3, &[60]),
-            sample(1, 3, &[]),
-        ] {
-            send.send(part).unwrap();
-        }
-        drop(send);
-        let collected = collect(&samples, &recycle, 1.0, Some(3), &Progress::Rows);
+        let parts = vec![
+            sample(0, 0, 0, &[10, 20]),
+            sample(0, 1, 0, &[]),
+            sample(1, 0, 0, &[30]),
+            sample(1, 1, 0, &[]),
+            sample(1, 2, 0, &[40]),
+            sample(0, 2, 0, &[50]),
+            sample(0, 3, 0, &[60]),
+            sample(1, 3, 0, &[]),
+        ];
+        let mut collected = gather(2, &timing(&[("steady", 3)]), parts);
         let brief: Vec<_> =
             collected.rows.iter().map(|row| (row.t_s, row.ops, row.draining)).collect();
         assert_eq!(brief, [(1.0, 3, false), (2.0, 0, false), (3.0, 2, false), (4.0, 1, true)]);
         assert!((collected.rows[0].max_us - 30.0).abs() < 0.05);
+        let offered: Vec<_> = collected.rows.iter().map(|row| row.offered.round()).collect();
+        assert_eq!(offered, [10.0, 10.0, 10.0, 0.0], "the gap was offered as much");
         assert_eq!(collected.total.successes(), 6);
+        collected.add_not_started(1, 7);
+        assert_eq!(collected.rows[1].errors, 7, "in the interval that they were meant for");
+    }
+
+    #[test]
+    fn phases_keep_apart_what_they_started_and_warm_up_is_not_in_the_total() {
+        let mut second = sample(0, 1, 1, &[10]);
+        // Began in the warm-up, ended after it.
+        second.others.push((0, interval(&[900])));
+        let mut third = sample(0, 2, 2, &[30, 30]);
+        third.others.push((1, interval(&[500])));
+        let timing = timing(&[("warm-up", 1), ("steady", 1), ("burst", 1)]);
+        let collected = gather(1, &timing, vec![sample(0, 0, 0, &[1, 1]), second, third]);
+        let counts: Vec<_> = collected.phases.iter().map(Interval::successes).collect();
+        assert_eq!(counts, [3, 2, 2]);
+        assert_eq!(collected.total.successes(), 4);
+        let brief: Vec<_> = collected
+            .rows
+            .iter()
+            .map(|row| (row.t_s, row.phase.as_str(), row.is_measured, row.ops))
+            .collect();
+        let expected =
+            [(0.0, "warm-up", false, 2), (1.0, "steady", true, 1), (2.0, "burst", true, 3)];
+        assert_eq!(brief, expected, "a row shows what ended in it, warm-up's rest left out");
     }
 }

@@ -3,14 +3,37 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{IntervalRow, LatencySummary};
 use crate::error::BenchError;
+use crate::stamps::Stamps;
 use crate::sys::Hardware;
 
+/// What one phase of a run came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PhaseReport {
+    pub(crate) name: String,
+    /// False for warm-up, which no total contains.
+    pub(crate) is_measured: bool,
+    /// Its beginning, in seconds since the measurement began; warm-up's is negative.
+    pub(crate) from_s: f64,
+    pub(crate) duration_s: f64,
+    pub(crate) offered_ops_s: f64,
+    /// Successes that ended within the phase, by its duration.
+    pub(crate) achieved_ops_s: f64,
+    pub(crate) errors_by_cause: BTreeMap<String, u64>,
+    pub(crate) late_starts: u64,
+    /// Of the operations that were meant to start within the phase.
+    pub(crate) overall: LatencySummary,
+    pub(crate) ops: BTreeMap<String, LatencySummary>,
+}
+
+/// A percentile curve: quantile (0 to 1) and microseconds.
+pub(crate) type Curve = Vec<(f64, f64)>;
+
 /// A run's report. Field names are the file's.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) workload: String,
     pub(crate) target: String,
@@ -25,11 +48,12 @@ pub(crate) struct Report {
     pub(crate) depth: u32,
     pub(crate) threads: u32,
     pub(crate) seed: u64,
-    /// `closed loop` or `open loop, fixed schedule`.
+    /// Open or closed loop, and what that means for the latencies.
     pub(crate) rate_mode: String,
+    pub(crate) is_open_loop: bool,
     pub(crate) warmup_s: f64,
     pub(crate) duration_s: f64,
-    /// Open loop: the rate asked for. Closed loop: all attempts, which equals what was achieved
+    /// Open loop: what was meant to start. Closed loop: all attempts, which equals what was achieved
     /// and what failed, because a closed loop offers only what the store takes.
     pub(crate) offered_ops_s: f64,
     /// Successes that ended within the duration, by the duration.
@@ -42,6 +66,8 @@ pub(crate) struct Report {
     pub(crate) late_starts: u64,
     /// Those of them for which every connection's depth was used up.
     pub(crate) late_starts_waiting_for_depth: u64,
+    /// Open loop: from the intended start until the operation was started. It is part of its latency.
+    pub(crate) start_delay: Option<LatencySummary>,
     pub(crate) stale_replies: u64,
     pub(crate) reconnects: u64,
     pub(crate) longest_gap_without_success_ms: f64,
@@ -51,19 +77,36 @@ pub(crate) struct Report {
     pub(crate) client_cpu_fraction: f64,
     pub(crate) client_cpu_fraction_by_thread: Vec<f64>,
     pub(crate) client_cpu_us_per_op: f64,
-    /// Some thread used more than 90 % of its core: the figures are the client's limit, perhaps
-    /// not the store's.
+    /// Of the measured time, what the unluckiest generator thread waited for a CPU that others had:
+    /// part of its latencies is this.
+    pub(crate) client_waited_fraction: f64,
+    /// Its threads never slept: using all of their cores says nothing.
+    pub(crate) client_spins: bool,
+    /// Some thread used more than 90 % of its core, or, if threads spin, 1 % of the starts were late
+    /// by the client's own doing: the figures are the client's limit, perhaps not the store's.
+    #[serde(rename = "client_limited")]
     pub(crate) client_was_the_limit: bool,
+    /// Of all cores' time during the run, what the hypervisor gave to other machines.
+    pub(crate) cpu_stolen_fraction: f64,
     pub(crate) clock: String,
     pub(crate) clock_read_ns: f64,
     /// All kinds of operations together.
     pub(crate) overall: LatencySummary,
     pub(crate) ops: BTreeMap<String, LatencySummary>,
+    /// In turn, warm-up first.
+    pub(crate) phases: Vec<PhaseReport>,
     pub(crate) intervals: Vec<IntervalRow>,
+    /// For each kind of operation: five points to each halving of what is left.
+    pub(crate) curves: BTreeMap<String, Curve>,
     pub(crate) hardware: Hardware,
+    pub(crate) stamps: Stamps,
     pub(crate) version: String,
+    /// Whether this tool was compiled with optimisation.
+    pub(crate) is_optimised_build: bool,
     pub(crate) command: Vec<String>,
     pub(crate) began_unix_s: u64,
+    /// What else a reader must know, from how the run came about.
+    pub(crate) remarks: Vec<String>,
 }
 
 /// The file's name in the report directory.
@@ -86,10 +129,14 @@ pub(crate) fn write_json(
 /// As [`write_json`], for text.
 pub(crate) fn write_text(dir: &Path, name: &str, text: &str) -> Result<(), BenchError> {
     let path = dir.join(name);
-    let failed = |source| BenchError::File { path: path.clone(), source };
-    std::fs::create_dir_all(dir).map_err(failed)?;
     let beside = dir.join(format!(".{name}.partial"));
-    std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)).map_err(failed)
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&beside, text))
+        .and_then(|()| std::fs::rename(&beside, &path))
+        .map_err(|source| {
+            let _ = std::fs::remove_file(&beside);
+            BenchError::report_file(&path, source)
+        })
 }
 
 impl Report {
@@ -98,13 +145,52 @@ impl Report {
         write_json(dir, FILE_NAME, self)
     }
 
+    /// Reads what [`Report::write`] wrote; `place` is the directory or the file.
+    pub(crate) fn read(place: &Path) -> Result<Report, BenchError> {
+        let path = if place.is_dir() { place.join(FILE_NAME) } else { place.to_owned() };
+        let text = std::fs::read(&path)
+            .map_err(|source| BenchError::File { path: path.clone(), source })?;
+        serde_json::from_slice(&text).map_err(|source| BenchError::NoReport { path, source })
+    }
+
+    /// The command as one would type it.
+    pub(crate) fn command_line(&self) -> String {
+        let quoted = |word: &String| match word.contains(char::is_whitespace) || word.is_empty() {
+            true => format!("'{word}'"),
+            false => word.clone(),
+        };
+        self.command.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Where the seconds went that no success fell into.
+    fn seconds_without_success(&self) -> usize {
+        let measured = self.intervals.iter().filter(|row| row.is_measured && !row.draining);
+        measured.filter(|row| row.ops == 0 && (row.offered > 0.0 || !self.is_open_loop)).count()
+    }
+
     /// What a reader must not miss.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        let mut warn = |words: String| warnings.push(words);
         if self.client_was_the_limit {
-            warnings.push(
-                "the client was the limit: a generator thread used more than 90 % of its core. \
-                 Give it more with --threads, or a core of its own with --core"
+            warn(
+                "the client was the limit: a generator thread used more than 90 % of its core, or \
+                 could not keep to its schedule. Give it more with --threads, or a core of its own \
+                 with --core"
+                    .to_owned(),
+            );
+        }
+        if self.is_open_loop && self.achieved_ops_s < self.offered_ops_s * KEPT_UP_MIN {
+            warn(format!(
+                "the store did not keep up: {:.0} of {:.0} operations a second ended in time. What \
+                 waits grows with the length of the run, so these latencies say how long the run \
+                 was; offer less to learn about the store",
+                self.achieved_ops_s, self.offered_ops_s
+            ));
+        }
+        if !self.is_optimised_build {
+            warn(
+                "this forebay-bench was compiled without optimisation: build it with --release"
                     .to_owned(),
             );
         }
@@ -113,19 +199,35 @@ impl Report {
                 .errors_by_cause
                 .iter()
                 .filter(|(_, count)| **count > 0)
-                .map(|(cause, count)| format!("{count} {cause}"))
+                .map(|(cause, count)| format!("{count} {}", cause.replace('_', " ")))
                 .collect();
-            warnings.push(format!(
+            warn(format!(
                 "{} operations failed ({}); latencies are of successes only. First: {}",
                 self.errors,
                 causes.join(", "),
                 self.first_error.as_deref().unwrap_or("unknown")
             ));
         }
+        let silent = self.seconds_without_success();
+        if silent > 0 {
+            warn(format!(
+                "in {silent} interval{} nothing succeeded; the longest gap was {:.1} s",
+                if silent == 1 { "" } else { "s" },
+                self.longest_gap_without_success_ms / 1e3
+            ));
+        }
         if self.late_starts > 0 {
-            warnings.push(format!(
-                "{} operations started more than 1 ms after their intended time, {} of them because \
-                 every connection's depth was used up; their latencies include the wait",
+            let delay = match &self.start_delay {
+                Some(delay) => format!(
+                    " (start delay p99 {:.1} ms, max {:.1} ms)",
+                    delay.p99_us / 1e3,
+                    delay.max_us / 1e3
+                ),
+                None => String::new(),
+            };
+            warn(format!(
+                "{} operations started more than 1 ms after their intended time{delay}, {} of them \
+                 because every connection's depth was used up; their latencies include the wait",
                 self.late_starts, self.late_starts_waiting_for_depth
             ));
         }
@@ -135,80 +237,53 @@ impl Report {
             .map(|summary| summary.count)
             .sum();
         if reads > 0 && self.reads_that_found_nothing * 100 > reads {
-            warnings.push(format!(
+            warn(format!(
                 "{} of {reads} reads found nothing: load the records first \
                  (`forebay-bench load` with the same --records and --key-bytes)",
                 self.reads_that_found_nothing
+            ));
+        }
+        if self.stamps.busy_cores() > BUSY_CORES_MAX {
+            warn(format!(
+                "the machine was not idle when the run began: {}",
+                self.stamps.busy_line()
+            ));
+        }
+        if self.client_waited_fraction > WAITED_MAX {
+            warn(format!(
+                "the client waited {:.1} % of the time for a CPU that others had: part of these \
+                 latencies is this machine's. Give it a core of its own with --core",
+                self.client_waited_fraction * 100.0
+            ));
+        }
+        if self.cpu_stolen_fraction > STOLEN_MAX {
+            warn(format!(
+                "the hypervisor gave {:.1} % of the CPU time to other machines during the run",
+                self.cpu_stolen_fraction * 100.0
             ));
         }
         warnings
     }
 }
 
+/// Other processes using more than this are worth a warning: beyond what the sample's ticks can
+/// make of a quiet machine.
+const BUSY_CORES_MAX: f64 = 0.15;
+/// Below this share of the offered rate a queue grows without end.
+const KEPT_UP_MIN: f64 = 0.98;
+/// Waiting for a CPU that shows in a p99.
+const WAITED_MAX: f64 = 0.01;
+/// Stolen CPU time that shows in a p99.
+const STOLEN_MAX: f64 = 0.01;
+
 #[cfg(test)]
 pub(crate) mod tests {
+    pub(crate) use super::super::tests::sample;
     use super::*;
-    use crate::generator::latency_histogram;
-
-    /// A report with something in every place.
-    pub(crate) fn sample() -> Report {
-        let mut histogram = latency_histogram();
-        histogram.record_n(120_000, 1000).unwrap();
-        Report {
-            workload: "gets".to_owned(),
-            target: "redis://127.0.0.1:6379".to_owned(),
-            target_facts: BTreeMap::from([("appendfsync".to_owned(), "always".to_owned())]),
-            table: "usertable".to_owned(),
-            records: 1000,
-            key_bytes: 24,
-            value_bytes: 100,
-            key_distribution: "uniform".to_owned(),
-            connections: 64,
-            depth: 1,
-            threads: 1,
-            seed: 1,
-            rate_mode: "closed loop".to_owned(),
-            warmup_s: 1.0,
-            duration_s: 10.0,
-            offered_ops_s: 100.3,
-            achieved_ops_s: 100.0,
-            errors: 3,
-            errors_by_cause: BTreeMap::from([("timeout".to_owned(), 3)]),
-            first_error: Some("no answer".to_owned()),
-            reads_that_found_nothing: 500,
-            late_starts: 2,
-            late_starts_waiting_for_depth: 1,
-            stale_replies: 0,
-            reconnects: 0,
-            longest_gap_without_success_ms: 1.5,
-            pauses_over_10_ms: 0,
-            client_cpu_fraction: 0.95,
-            client_cpu_fraction_by_thread: vec![0.95],
-            client_cpu_us_per_op: 2.0,
-            client_was_the_limit: true,
-            clock: "CLOCK_BOOTTIME".to_owned(),
-            clock_read_ns: 20.0,
-            overall: LatencySummary::of(&histogram),
-            ops: BTreeMap::from([("get".to_owned(), LatencySummary::of(&histogram))]),
-            intervals: vec![IntervalRow {
-                t_s: 1.0,
-                ops: 100,
-                p50_us: 120.0,
-                p99_us: 120.0,
-                p999_us: 120.0,
-                max_us: 120.0,
-                errors: 0,
-                draining: false,
-            }],
-            hardware: Hardware::here(),
-            version: "0.1.0".to_owned(),
-            command: vec!["forebay-bench".to_owned(), "run".to_owned()],
-            began_unix_s: 0,
-        }
-    }
+    use crate::stamps::processes::Busy;
 
     #[test]
-    fn the_file_has_every_promised_field() {
+    fn the_file_has_every_promised_field_and_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let nested = dir.path().join("a/b");
         sample().write(&nested).unwrap();
@@ -224,29 +299,56 @@ pub(crate) mod tests {
             "achieved_ops_s",
             "errors",
             "client_cpu_fraction",
+            "client_limited",
             "seed",
             "command",
             "hardware",
+            "stamps",
             "rate_mode",
             "late_starts",
             "longest_gap_without_success_ms",
+            "version",
+            "phases",
         ] {
             assert!(!json[field].is_null(), "{field}");
         }
         for field in ["count", "p50_us", "p90_us", "p99_us", "p999_us", "p9999_us", "max_us"] {
             assert!(json["ops"]["get"][field].is_number(), "{field}");
         }
-        for field in ["t_s", "ops", "p50_us", "p99_us", "p999_us", "max_us", "errors"] {
+        for field in ["t_s", "ops", "p50_us", "p99_us", "p999_us", "max_us", "errors", "offered"] {
             assert!(json["intervals"][0][field].is_number(), "{field}");
         }
         assert_eq!(std::fs::read_dir(&nested).unwrap().count(), 1, "no partial file stays");
+        let back = Report::read(&nested).unwrap();
+        assert_eq!(serde_json::to_value(&back).unwrap(), json);
+        std::fs::write(nested.join(FILE_NAME), "{}").unwrap();
+        let error = Report::read(&nested).unwrap_err();
+        assert!(matches!(error, BenchError::NoReport { .. }), "{error}");
     }
 
     #[test]
     fn nothing_suspicious_goes_without_a_warning() {
-        let warnings = sample().warnings().join("\n");
-        for word in ["client was the limit", "3 timeout", "started more than 1 ms", "found nothing"]
-        {
+        let mut suspicious = sample();
+        suspicious.stamps.busy_processes = vec![Busy { name: "cc1".to_owned(), cpu_fraction: 0.9 }];
+        suspicious.cpu_stolen_fraction = 0.02;
+        suspicious.is_optimised_build = false;
+        suspicious.client_waited_fraction = 0.05;
+        suspicious.intervals[1].ops = 0;
+        suspicious.is_open_loop = true;
+        suspicious.achieved_ops_s = suspicious.offered_ops_s * 0.9;
+        let warnings = suspicious.warnings().join("\n");
+        for word in [
+            "client was the limit",
+            "3 timeout",
+            "started more than 1 ms",
+            "found nothing",
+            "without optimisation",
+            "cc1 90 %",
+            "hypervisor gave 2.0 %",
+            "nothing succeeded",
+            "did not keep up",
+            "waited 5.0 %",
+        ] {
             assert!(warnings.contains(word), "{word} in {warnings}");
         }
         let clean = Report {
@@ -256,6 +358,16 @@ pub(crate) mod tests {
             client_was_the_limit: false,
             ..sample()
         };
-        assert!(clean.warnings().is_empty());
+        assert_eq!(clean.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_full_disk_for_the_report_has_its_own_exit_code() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = dir.path().join(format!(".{FILE_NAME}.partial"));
+        std::os::unix::fs::symlink("/dev/full", partial).unwrap();
+        let error = sample().write(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("no space left"), "{error}");
+        assert_eq!(error.exit_code(), 5);
     }
 }

@@ -1,110 +1,79 @@
-//! A run's report for a person.
+//! A run's report for a person at a terminal.
 
 use std::fmt::Write as _;
 
 use super::json::Report;
+use super::{LatencySummary, html};
 
 /// The report as lines of text.
 pub(crate) fn render(report: &Report) -> String {
     let mut out = String::new();
-    let facts: Vec<_> =
-        report.target_facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let mut line = |name: &str, value: String| {
-        writeln!(out, "{name:<12} {value}").expect("writing to a string does not fail");
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        writeln!(out, "{words}").expect("writing to a string does not fail");
     };
-    line(
-        "workload",
-        format!(
-            "{}: {} records, {} B keys, {} B values, {}, seed {}",
-            report.workload,
-            report.records,
-            report.key_bytes,
-            report.value_bytes,
-            report.key_distribution,
-            report.seed
-        ),
-    );
-    line(
-        "target",
-        match facts.is_empty() {
-            true => report.target.clone(),
-            false => format!("{} ({})", report.target, facts.join(", ")),
-        },
-    );
-    line(
-        "load",
-        format!(
-            "{}, {} connections x depth {}, {} thread{}, {} s after {} s of warm-up",
-            report.rate_mode,
-            report.connections,
-            report.depth,
-            report.threads,
-            if report.threads == 1 { "" } else { "s" },
-            report.duration_s,
-            report.warmup_s
-        ),
-    );
-    line("machine", report.hardware.line());
-    line(
-        "clock",
-        format!(
-            "{}, {:.0} ns a reading; one reading for each batch of events, so latencies are never too \
-         short",
-            report.clock, report.clock_read_ns
-        ),
-    );
-    line(
-        "achieved",
-        format!(
-            "{:.0} ops/s of {:.0} offered, {} errors, longest gap without a success {:.1} ms",
-            report.achieved_ops_s,
-            report.offered_ops_s,
-            report.errors,
-            report.longest_gap_without_success_ms
-        ),
-    );
-    line(
-        "client CPU",
-        format!(
-            "{:.0} % of a core for each thread, {:.2} us for each operation",
-            report.client_cpu_fraction * 100.0,
-            report.client_cpu_us_per_op
-        ),
-    );
-    writeln!(
-        out,
+    for (name, value) in html::stamps(report) {
+        line(format_args!("{name:<14} {value}"));
+    }
+    line(format_args!(
+        "{:<14} {:.0} ops/s of {:.0} offered, {} errors",
+        "achieved", report.achieved_ops_s, report.offered_ops_s, report.errors
+    ));
+    line(format_args!(
         "\n{:<18} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "latency, us", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"
-    )
-    .expect("writing to a string does not fail");
-    for (name, ops) in &report.ops {
-        writeln!(
-            out,
+    ));
+    let mut row = |name: &str, ops: &LatencySummary| {
+        line(format_args!(
             "{name:<18} {:>11} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
             ops.count, ops.p50_us, ops.p90_us, ops.p99_us, ops.p999_us, ops.p9999_us, ops.max_us
-        )
-        .expect("writing to a string does not fail");
+        ));
+    };
+    for (name, ops) in &report.ops {
+        row(name, ops);
+    }
+    if let Some(delay) = &report.start_delay {
+        row("start delay", delay);
+    }
+    for (cause, count) in report.errors_by_cause.iter().filter(|(_, count)| **count > 0) {
+        let cause = cause.replace('_', " ");
+        line(format_args!("{cause:<18} {count:>11} failed, in no latency above"));
+    }
+    for phase in report.phases.iter().filter(|_| report.phases.len() > 1) {
+        line(format_args!(
+            "{}{} from {} s: {:.0} ops/s of {:.0}, p50 {:.1}, p99 {:.1}, max {:.1}",
+            if phase.from_s == report.phases[0].from_s { "\n" } else { "" },
+            phase.name,
+            phase.from_s,
+            phase.achieved_ops_s,
+            phase.offered_ops_s,
+            phase.overall.p50_us,
+            phase.overall.p99_us,
+            phase.overall.max_us
+        ));
     }
     for warning in report.warnings() {
-        writeln!(out, "\nWARNING: {warning}").expect("writing to a string does not fail");
+        line(format_args!("\nWARNING: {warning}"));
     }
     out
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::tests::sample;
+    use super::super::tests::sample;
     use super::*;
 
     #[test]
     fn the_table_shows_what_the_reader_compares() {
         let text = render(&sample());
         for words in [
-            "closed loop",
+            "closed loop: latencies leave out waiting for the client (coordinated omission)",
             "64 connections x depth 1",
             "appendfsync always",
             "100 ops/s",
             "p99.99",
+            "timeout                      3 failed",
+            "start delay",
+            "warm-up from -1 s",
             "WARNING: the client was the limit",
         ] {
             assert!(text.contains(words), "{words} in\n{text}");

@@ -161,7 +161,6 @@ pub struct LogStatus {
 pub struct CacheStatus {
     pub used_bytes: u64,
     pub capacity_bytes: u64,
-    pub pinned_bytes: u64,
     pub hits: u64,
     pub misses: u64,
     pub evictions: u64,
@@ -284,7 +283,6 @@ impl ShardStatus {
             cache: CacheStatus {
                 used_bytes: m.cache_used_bytes.get(),
                 capacity_bytes: m.cache_capacity_bytes.get(),
-                pinned_bytes: m.cache_pinned_bytes.get(),
                 hits: m.cache_hits.get(),
                 misses: m.cache_misses.get(),
                 evictions: m.cache_evictions.get(),

@@ -12,9 +12,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use forebay_core::limits;
+use forebay_core::ids::ShardId;
 use forebay_storage::block::BLOCK_BYTES;
 use forebay_storage::directory::{Geometry, Request};
+use forebay_storage::log::{
+    IN_FLIGHT_MAX, LogConfig, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN,
+};
 
 /// Where a node listens for native clients unless told otherwise; shard n takes this port plus n.
 pub const NATIVE_PORT: u16 = 4700;
@@ -26,16 +29,13 @@ pub const MEMORY_BYTES_PER_SHARD_MIN: u64 = 32 << 20;
 /// What a shard uses beside its share of `memory_bytes`: ring and receive buffers, log batches,
 /// connection buffers, metrics, code.
 pub const CONSTANT_BYTES_PER_SHARD: u64 = 64 << 20;
-/// Smallest log segment: an entry is never split, and a segment holds at least two of the largest
-/// (4 MiB of item encoding, key, headers).
-pub const LOG_SEGMENT_BYTES_MIN: u64 = 16 << 20;
 /// Most log batches in flight; what devices gain beyond is latency only.
-pub const BATCHES_IN_FLIGHT_MAX: u32 = 8;
+pub const BATCHES_IN_FLIGHT_MAX: u32 = IN_FLIGHT_MAX;
 /// Most shards of one node.
 pub const SHARDS_MAX: u16 = 256;
 
-const _: () = assert!(LOG_SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES as u64));
-const _: () = assert!(LOG_SEGMENT_BYTES_MIN > 2 * limits::ENCODED_ITEM_BYTES_MAX as u64);
+const _: () = assert!(NodeConfig::NEW_DIRECTORY.log_segment_bytes >= SEGMENT_BYTES_MIN);
+const _: () = assert!(NodeConfig::NEW_DIRECTORY.log_segments >= SEGMENTS_MIN);
 
 /// How a write is made durable; `forebay probe-disk` measures which is better here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Default for CheckpointPacing {
             enabled: true,
             interval_seconds: 30,
             log_fill_percent: 50,
-            overlay_fill_percent: 50,
+            overlay_fill_percent: 75,
             slice_microseconds: 200,
         }
     }
@@ -191,7 +191,7 @@ impl NodeConfig {
             }
         }
         if let Some(bytes) = self.log_segment_bytes {
-            within("log_segment_bytes", bytes, LOG_SEGMENT_BYTES_MIN, 1 << 30)?;
+            within("log_segment_bytes", bytes, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?;
             if !bytes.is_multiple_of(BLOCK_BYTES as u64) {
                 return refuse(
                     "log_segment_bytes",
@@ -200,7 +200,7 @@ impl NodeConfig {
             }
         }
         if let Some(segments) = self.log_segments {
-            within("log_segments", segments.into(), 4, 65_536)?;
+            within("log_segments", segments.into(), SEGMENTS_MIN.into(), 65_536)?;
         }
         let in_flight = self.batches_in_flight.into();
         within("batches_in_flight", in_flight, 1, BATCHES_IN_FLIGHT_MAX.into())?;
@@ -253,6 +253,7 @@ impl NodeConfig {
             shards: self.shards,
             log_segment_bytes: self.log_segment_bytes,
             log_segments: self.log_segments,
+            log: LogConfig::standard(ShardId(0), 0),
         }
     }
 }
@@ -306,6 +307,24 @@ mod tests {
             c.shards = Some(2);
         });
         assert_eq!(far.field, "native");
+    }
+
+    #[test]
+    fn the_smallest_log_that_is_valid_is_one_that_a_shard_can_open() {
+        let smallest = (SEGMENT_BYTES_MIN, SEGMENTS_MIN);
+        let config = NodeConfig {
+            log_segment_bytes: Some(smallest.0),
+            log_segments: Some(smallest.1),
+            ..config()
+        };
+        config.validate().unwrap();
+        let request = config.directory_request();
+        let log = LogConfig { segment_bytes: smallest.0, segments: smallest.1, ..request.log };
+        assert_eq!(log.validate(), Ok(()));
+        let less = refused(|c| c.log_segment_bytes = Some(SEGMENT_BYTES_MIN - BLOCK_BYTES as u64));
+        assert_eq!(less.field, "log_segment_bytes");
+        assert!(less.problem.contains(&SEGMENT_BYTES_MIN.to_string()), "{less}");
+        assert_eq!(refused(|c| c.log_segments = Some(SEGMENTS_MIN - 1)).field, "log_segments");
     }
 
     #[test]

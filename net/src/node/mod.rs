@@ -33,14 +33,16 @@ use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
 use crate::lane::{Receiver, Sender, Waker, Wakeup, channel as lane};
 use crate::metrics::ShardMetrics;
 use crate::ring::RingError;
-use crate::shard::{METRIC_NAMES, ShardMail};
+use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
 use config::NodeConfig;
 use shard_thread::{Hello, ShardPlan};
 
 /// Messages on their way from one shard to another at most; more wait at the sender.
 const MAIL_QUEUE: usize = 1024;
 /// A shard that has not opened its files and its port by then is stuck.
-const START_NANOS_MAX: Duration = Duration::from_secs(30);
+const START_MAX: Duration = Duration::from_secs(30);
+/// For the other shards' threads to end when one is stuck.
+const END_MAX: Duration = Duration::from_secs(2);
 
 /// Why a node did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +70,26 @@ pub enum NodeError {
     /// A thread could not be made: look at the limits on processes and memory.
     #[error("starting a thread: {0}")]
     Thread(std::io::Error),
-    /// A shard's thread gave no sign of life.
-    #[error("a shard did not open its files and port within {} s", START_NANOS_MAX.as_secs())]
-    Stuck,
+    /// A shard cannot read what it recovered, and serves nothing.
+    #[error("shard {shard}: {source}")]
+    Unreadable {
+        /// Which shard.
+        shard: ShardId,
+        /// What it cannot read.
+        source: Unreadable,
+    },
+    /// A shard's thread gave no sign of life: the device or the file system does not answer. The
+    /// threads that could end have ended; end this process, which ends the others, too.
+    #[error(
+        "a shard did not open its files and port within {} s; {threads} of its threads cannot be \
+         ended and keep their files locked until this process ends; look at the device and the \
+         kernel's log, then start again",
+        START_MAX.as_secs()
+    )]
+    Stuck {
+        /// Threads that were still running when this was said.
+        threads: usize,
+    },
     /// A shard met a failed write and serves nothing: restart the node, look at the device.
     #[error("shard {shard} stopped serving: {reason}")]
     ShardFailed {
@@ -103,7 +122,8 @@ impl Node {
     /// the shards' phases.
     ///
     /// # Errors
-    /// Something is missing or in use; the error says what to change. Nothing is left running.
+    /// Something is missing or in use; the error says what to change. Nothing is left running, but
+    /// for what [`NodeError::Stuck`] says.
     pub fn start(config: &NodeConfig, directory: DataDirectory) -> Result<Node, NodeError> {
         let count = usize::from(directory.geometry().shards);
         let cores = plan_cores(config.pin_cores, count);
@@ -153,20 +173,20 @@ impl Node {
             });
         }
         drop(hello);
-        let deadline = Instant::now() + START_NANOS_MAX;
+        let deadline = Instant::now() + START_MAX;
         for _ in 0..count {
             let left = deadline.saturating_duration_since(Instant::now());
             match hellos.recv_timeout(left) {
                 Ok(Hello { shard, native }) => node.shards[usize::from(shard.0)].native = native,
-                // Nobody can be joined who may never end; those that can end do so by themselves.
                 Err(RecvTimeoutError::Timeout) => {
-                    node.stop.store(true, Ordering::Release);
-                    return Err(NodeError::Stuck);
+                    drop(go);
+                    return Err(NodeError::Stuck { threads: node.abandon(END_MAX) });
                 }
                 // A thread ended before it said where it listens: its result says why.
                 Err(RecvTimeoutError::Disconnected) => {
                     drop(go);
-                    return Err(node.first_error().unwrap_or(NodeError::Stuck));
+                    let ended = NodeError::Stuck { threads: 0 };
+                    return Err(node.first_error().unwrap_or(ended));
                 }
             }
         }
@@ -246,6 +266,16 @@ impl Node {
         }
     }
 
+    /// Lets every thread end that can; how many are left after `patience`. Nobody can be joined who
+    /// may never end.
+    fn abandon(&mut self, patience: Duration) -> usize {
+        self.stop.store(true, Ordering::Release);
+        for shard in &self.shards {
+            shard.waker.wake();
+        }
+        still_running(self.shards.iter().filter_map(|shard| shard.thread.as_ref()), patience)
+    }
+
     /// Ends all threads and returns the first error of one.
     fn first_error(&mut self) -> Option<NodeError> {
         self.stop.store(true, Ordering::Release);
@@ -259,6 +289,21 @@ impl Node {
         }
         self.control = None;
         first
+    }
+}
+
+/// Threads that have not ended after `patience`.
+fn still_running<'a, T: 'a>(
+    threads: impl Iterator<Item = &'a JoinHandle<T>> + Clone,
+    patience: Duration,
+) -> usize {
+    let deadline = Instant::now() + patience;
+    loop {
+        let running = threads.clone().filter(|thread| !thread.is_finished()).count();
+        if running == 0 || Instant::now() >= deadline {
+            return running;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -299,4 +344,24 @@ fn mail_routes(count: usize) -> (Vec<Outgoing>, Vec<Incoming>) {
     };
     let outgoing = (0..count).map(|from| routes_from(from, &mut incoming)).collect();
     (outgoing, incoming)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_can_end_are_waited_for_and_those_that_cannot_are_counted() {
+        let (keep, kept) = channel::<()>();
+        let threads = [
+            std::thread::spawn(|| std::thread::sleep(Duration::from_millis(30))),
+            std::thread::spawn(move || assert!(kept.recv().is_err(), "nothing is sent")),
+        ];
+        assert_eq!(still_running(threads.iter(), Duration::from_millis(300)), 1);
+        assert!(threads[0].is_finished());
+        drop(keep);
+        assert_eq!(still_running(threads.iter(), Duration::from_secs(10)), 0);
+        let said = NodeError::Stuck { threads: 1 }.to_string();
+        assert!(said.contains("1 of its threads") && said.contains("this process"), "{said}");
+    }
 }

@@ -131,6 +131,8 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         },
     )
     .map_err(|source| NodeError::Open { shard: plan.shard, source })?;
+    let mut store = opened.store;
+    store.populate_memory();
     plan.metrics.recovery_duration_microseconds.set(started.elapsed().as_micros() as u64);
     if let Some(warning) = opened.warning {
         eprintln!("forebay: shard {}: {warning}", plan.shard);
@@ -144,7 +146,10 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
     };
-    let shard = Shard::new(context, opened.store, Nanos(boottime_nanos()));
+    let shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    if let Some(source) = shard.unreadable().cloned() {
+        return Err(NodeError::Unreadable { shard: plan.shard, source });
+    }
     let mut machine = Hosted {
         shard,
         wakeup,
@@ -158,6 +163,9 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         maintenance: Maintenance::new(verifier),
     };
     ring.run(&mut machine)?;
+    if let Some(source) = machine.shard.unreadable().cloned() {
+        return Err(NodeError::Unreadable { shard: plan.shard, source });
+    }
     match machine.shard.store().failure() {
         None => Ok(()),
         Some(reason) => {

@@ -12,10 +12,13 @@
 //! than [`OUTBOX_PAUSE_BYTES`] and one reply. When many connections are slow at once, each is
 //! paused sooner: see [`OUTBOXES_BYTES_MAX`].
 
+use std::collections::VecDeque;
+
 use forebay_core::message::{ErrorReply, Message};
 use forebay_core::time::Nanos;
 
-use crate::frame::{self, FrameSerializer, Inbox};
+use super::Asker;
+use crate::frame::{self, FrameSerializer, Inbox, Template};
 use crate::machine::{ConnId, Effects, SendBuf};
 
 /// Reply bytes that may wait for one connection before it is paused.
@@ -28,6 +31,12 @@ const OUTBOX_PAUSE_BYTES_LOW: usize = 16 * 1024;
 const UNANSWERED_PAUSE: u32 = 4096;
 /// Writes of one connection that may wait for room before it is paused.
 const STALLED_PAUSE: u32 = 64;
+/// Bytes of frames that are not whole yet, over all connections, beyond which a connection that
+/// holds more than [`INBOX_FAIR_BYTES`] of them is closed: peers that begin large frames and never end
+/// them must not fill the memory.
+const INBOXES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// See [`INBOXES_BYTES_MAX`].
+const INBOX_FAIR_BYTES: usize = 64 * 1024;
 /// A buffer that grew beyond this for a large reply is given back.
 const OUTBOX_KEEP_BYTES: usize = 128 * 1024;
 
@@ -51,6 +60,9 @@ struct Connection {
     closing: bool,
     unanswered: u32,
     stalled: u32,
+    /// Requests that were taken off the inbox before it was known how large the replies before
+    /// theirs would be. They go first when the connection goes on.
+    deferred: VecDeque<(Asker, SendBuf)>,
 }
 
 impl Connection {
@@ -79,6 +91,8 @@ pub(super) struct Connections {
     paused: usize,
     /// In all outboxes.
     outbox_bytes: usize,
+    /// In all inboxes.
+    inbox_bytes: usize,
 }
 
 impl Connections {
@@ -111,7 +125,8 @@ impl Connections {
     pub(super) fn closed(&mut self, conn: ConnId) {
         let Some(connection) = self.get(conn) else { return };
         connection.open = false;
-        connection.inbox = Inbox::default();
+        let unread = std::mem::take(&mut connection.inbox).pending_bytes();
+        connection.deferred.clear();
         let (was_paused, unsent) = (connection.paused, connection.outbox.len());
         connection.outbox.clear();
         if connection.outbox.capacity() > OUTBOX_KEEP_BYTES {
@@ -120,6 +135,7 @@ impl Connections {
         self.open -= 1;
         self.paused -= usize::from(was_paused);
         self.outbox_bytes -= unsent;
+        self.inbox_bytes -= unread;
     }
 
     #[inline]
@@ -132,13 +148,22 @@ impl Connections {
     /// Takes the inbox out while its frames are handled; give it back with [`Self::restore_inbox`].
     pub(super) fn take_inbox(&mut self, conn: ConnId) -> Option<Inbox> {
         let connection = self.get(conn)?;
-        (!connection.ending).then(|| std::mem::take(&mut connection.inbox))
+        if connection.ending {
+            return None;
+        }
+        let inbox = std::mem::take(&mut connection.inbox);
+        self.inbox_bytes -= inbox.pending_bytes();
+        Some(inbox)
     }
 
-    pub(super) fn restore_inbox(&mut self, conn: ConnId, inbox: Inbox) {
-        if let Some(connection) = self.get(conn) {
-            connection.inbox = inbox;
-        }
+    /// Says whether there is memory for what the connection has begun to send.
+    #[must_use]
+    pub(super) fn restore_inbox(&mut self, conn: ConnId, inbox: Inbox) -> bool {
+        let Some(connection) = self.get(conn) else { return true };
+        let pending_bytes = inbox.pending_bytes();
+        connection.inbox = inbox;
+        self.inbox_bytes += pending_bytes;
+        self.inbox_bytes <= INBOXES_BYTES_MAX || pending_bytes <= INBOX_FAIR_BYTES
     }
 
     /// A request came in that a reply will answer.
@@ -175,6 +200,19 @@ impl Connections {
         }
     }
 
+    /// A request will be handled when its connection goes on; it is paused.
+    pub(super) fn defer(&mut self, asker: Asker, payload: SendBuf) {
+        if let Some(connection) = self.get(asker.conn) {
+            debug_assert!(connection.paused);
+            connection.deferred.push_back((asker, payload));
+        }
+    }
+
+    /// The next deferred request of a connection that wants requests.
+    pub(super) fn next_deferred(&mut self, conn: ConnId) -> Option<(Asker, SendBuf)> {
+        self.get(conn)?.deferred.pop_front()
+    }
+
     /// One of the connection's writes waits for room.
     pub(super) fn stalled(&mut self, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
@@ -209,12 +247,22 @@ impl Connections {
     where
         M: Message + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
     {
+        self.reply_by(conn, |outbox| frame::append(outbox, correlation, message));
+    }
+
+    /// The same, of a reply that is always alike.
+    pub(super) fn reply_alike(&mut self, conn: ConnId, correlation: u64, template: &Template) {
+        self.reply_by(conn, |outbox| template.append(outbox, correlation));
+    }
+
+    #[inline]
+    fn reply_by(&mut self, conn: ConnId, append: impl FnOnce(&mut SendBuf)) {
         let Some(connection) = self.get(conn).filter(|connection| !connection.closing) else {
             return;
         };
         connection.unanswered = connection.unanswered.saturating_sub(1);
         let before = connection.outbox.len();
-        frame::append(&mut connection.outbox, correlation, message);
+        append(&mut connection.outbox);
         let added = connection.outbox.len() - before;
         self.outbox_bytes += added;
         self.queue(conn);

@@ -22,7 +22,7 @@
 //! | `connections` | inboxes, outboxes, back-pressure |
 //! | `request` | from frame to handler, and parking for absent pages |
 //! | `write` | Put, Delete, Update, BatchWrite |
-//! | `read` | Get, BatchGet |
+//! | `read`, `together` | Get, BatchGet; Gets that arrive together |
 //! | `page` | Query, Scan |
 //! | `tables` | which partitions are here |
 //! | `parking` | requests that wait for a page, and writes that wait for room |
@@ -38,12 +38,13 @@ mod refusal;
 mod request;
 mod system;
 mod tables;
+mod together;
 mod write;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use forebay_core::ids::ShardId;
+use forebay_core::ids::{GroupId, ShardId};
 use forebay_core::key::KeyBuf;
 use forebay_core::message::{ErrorCode, ErrorReply, Kind, WriteReply};
 use forebay_core::time::Nanos;
@@ -53,7 +54,7 @@ use forebay_storage::store::{PageId, Store, Ticket};
 pub use observe::METRIC_NAMES;
 pub use system::{Mail, ShardMail};
 
-use crate::frame::FrameError;
+use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
 use connections::Connections;
@@ -62,6 +63,7 @@ use parking::{Held, Parking};
 use refusal::Refusal;
 use system::System;
 use tables::Tables;
+use together::Together;
 
 /// Replies that may wait for entries to be chosen, over all connections.
 const WAITING_MAX: usize = 65_536;
@@ -118,6 +120,33 @@ impl WaitingReply {
     }
 }
 
+/// What recovery brought has right checksums, but this shard cannot read it: another program wrote
+/// it, or a fault in this one. The shard serves nothing and stops; nothing is lost or changed. Run
+/// the program that wrote it, or restore the data directory from a copy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// A partition's group carries a description that is none, or not its own.
+    #[error(
+        "the table description that group {group} carries cannot be read, although its checksum is \
+         right: another version of the program wrote it, or a faulty one; run the one that wrote \
+         it, or restore the data directory from a copy"
+    )]
+    Group {
+        /// Which group.
+        group: GroupId,
+    },
+    /// The system group holds an item that is no table.
+    #[error(
+        "item {number} of the system group cannot be read as a table, although its checksum is \
+         right: another version of the program wrote it, or a faulty one; run the one that wrote \
+         it, or restore the data directory from a copy"
+    )]
+    Table {
+        /// Of the item, in the order of keys, from 1.
+        number: usize,
+    },
+}
+
 /// See the module's docs.
 #[derive(Debug)]
 pub struct Shard {
@@ -128,6 +157,9 @@ pub struct Shard {
     system: System,
     waiting: VecDeque<Waiting>,
     parking: Parking,
+    together: Together,
+    /// The reply to a write that returns nothing.
+    written: Template,
     /// Pages that arrived since the last turn.
     arrived: Vec<PageId>,
     key: KeyBuf,
@@ -139,13 +171,15 @@ pub struct Shard {
     /// When to stop even if peers have not taken their last replies.
     stop_deadline: Option<Nanos>,
     failed_reported: bool,
+    /// Why the shard can never serve.
+    unreadable: Option<Unreadable>,
     /// Time of the event being handled.
     now: Nanos,
     publish_at: Nanos,
 }
 
 impl Shard {
-    /// A shard over a recovered store.
+    /// A shard over a recovered store; see [`Shard::unreadable`].
     #[must_use]
     pub fn new(context: ShardContext, store: Store, now: Nanos) -> Shard {
         let mut shard = Shard {
@@ -156,6 +190,8 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             parking: Parking::default(),
+            together: Together::default(),
+            written: Template::of(&WriteReply { attributes: None }),
             arrived: Vec::new(),
             key: KeyBuf::with_room_for_any_key(),
             old: Vec::new(),
@@ -165,6 +201,7 @@ impl Shard {
             stopping: false,
             stop_deadline: None,
             failed_reported: false,
+            unreadable: None,
             now,
             publish_at: now,
         };
@@ -179,6 +216,19 @@ impl Shard {
             self.stopping = true;
             self.store.close();
         }
+    }
+
+    /// Why the shard stops by itself, if it cannot read what it recovered. Known at once, or, on the
+    /// shard that leads the system group, once its tables were read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&Unreadable> {
+        self.unreadable.as_ref()
+    }
+
+    /// Serves nothing, and stops.
+    fn give_up(&mut self, unreadable: Unreadable) {
+        self.unreadable.get_or_insert(unreadable);
+        self.stop();
     }
 
     /// Whether a clean stop was asked for.
@@ -224,7 +274,7 @@ impl Shard {
             let Asker { conn, correlation, .. } = waiting.asker;
             match waiting.reply {
                 WaitingReply::Written => {
-                    self.connections.reply(conn, correlation, &WriteReply { attributes: None });
+                    self.connections.reply_alike(conn, correlation, &self.written);
                 }
                 WaitingReply::Attributes(bytes) => {
                     let reply = WriteReply { attributes: Some(&bytes) };
@@ -338,6 +388,7 @@ impl Machine for Shard {
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         self.now = now;
+        self.read_together();
         self.store.take_loaded(&mut self.arrived);
         if self.store.failure().is_some() {
             self.arrived.clear();
@@ -352,6 +403,7 @@ impl Machine for Shard {
         while let Some(conn) = self.connections.next_resumed() {
             self.take_requests(conn, &[], now);
         }
+        self.read_together();
         let work = self.store.turn(now, &mut fx.disk);
         fx.run_again |= work.run_again;
         fx.wake_at = work.wake_at;
@@ -374,14 +426,24 @@ impl Shard {
     /// Handles the whole requests in what the connection has sent, until it has to be patient.
     fn take_requests(&mut self, conn: ConnId, bytes: &[u8], now: Nanos) {
         let Some(mut inbox) = self.connections.take_inbox(conn) else { return };
-        let wanted = self.connections.wants_requests(conn);
+        let mut wanted = self.connections.wants_requests(conn);
+        while wanted && let Some((asker, payload)) = self.connections.next_deferred(conn) {
+            self.run_again(asker, payload, None);
+            wanted = self.connections.wants_requests(conn);
+        }
         let result = inbox.receive_while(bytes, wanted, |frame| {
             self.request(conn, frame, now);
             self.connections.wants_requests(conn)
         });
-        self.connections.restore_inbox(conn, inbox);
+        let has_room = self.connections.restore_inbox(conn, inbox);
         if let Err(error) = result {
             self.refuse_stream(conn, error);
+        } else if !has_room {
+            self.count_bad_frame("memory");
+            let message = "frames that are not whole yet fill their memory; send this again later";
+            let code = ErrorCode::Overloaded as u16;
+            let reply = ErrorReply { code, retry_after_micros: 100_000, message, item: None };
+            self.connections.refuse(conn, &reply);
         }
     }
 

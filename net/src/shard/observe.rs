@@ -51,7 +51,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "ShardFailed",
         "Damaged",
     ],
-    refusals: &["length", "checksum", "version", "header"],
+    refusals: &["length", "checksum", "version", "header", "memory"],
 };
 
 fn request_index(kind: Kind) -> usize {
@@ -103,6 +103,7 @@ impl Shard {
         metrics.connections_open.set(self.connections.open_count() as u64);
         metrics.connections_paused.set(self.connections.paused_count() as u64);
         metrics.pending_replies.set(self.waiting.len() as u64);
+        metrics.waiting_writes.set(self.parking.stalled() as u64);
         metrics.waiting_reads.set(self.parking.parked() as u64);
         metrics.waiting_page_reads.set(self.parking.pages() as u64);
         self.observe_store(&self.store.stats());

@@ -71,14 +71,14 @@ impl Progress {
 }
 
 /// The payload of a request on its way through a handler.
-enum Payload<'a> {
+pub(super) enum Payload<'a> {
     /// In the connection's buffer.
     Arrived(&'a [u8]),
     /// A copy that was made before.
     Copied(SendBuf),
 }
 
-fn message<T>(payload: &[u8]) -> Result<&T, Refusal>
+pub(super) fn message<T>(payload: &[u8]) -> Result<&T, Refusal>
 where
     T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
 {
@@ -116,6 +116,10 @@ impl Shard {
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
+        if kind == Kind::Get {
+            let outcome = self.get_soon(asker, frame.payload);
+            return self.settle(asker, Payload::Arrived(frame.payload), outcome);
+        }
         self.run(asker, Payload::Arrived(frame.payload), None);
     }
 
@@ -149,7 +153,13 @@ impl Shard {
             Payload::Arrived(bytes) => bytes,
             Payload::Copied(copy) => &copy[..],
         };
-        match self.dispatch(asker, bytes, progress) {
+        let outcome = self.dispatch(asker, bytes, progress);
+        self.settle(asker, payload, outcome);
+    }
+
+    /// Does what a handler came to.
+    fn settle(&mut self, asker: Asker, payload: Payload<'_>, outcome: Result<Outcome, Refusal>) {
+        match outcome {
             Ok(Outcome::Done) => self.done_with(payload),
             Ok(Outcome::Wait(page, progress)) => self.park(asker, payload, page, progress),
             Ok(Outcome::Stall(progress)) => self.stall(asker, payload, progress),
@@ -245,7 +255,7 @@ impl Shard {
         }
     }
 
-    fn park(
+    pub(super) fn park(
         &mut self,
         asker: Asker,
         payload: Payload<'_>,
@@ -300,6 +310,7 @@ impl Shard {
         }
         let payload = self.keep(payload);
         self.connections.stalled(asker.conn);
+        self.context.metrics.writes_stalled.add(1);
         self.parking.stall(Held { asker, payload, progress });
     }
 
@@ -308,6 +319,8 @@ impl Shard {
         while self.parking.stalled() > 0 && self.store.has_room() {
             let stalled = self.parking.next_stalled().expect("counted");
             let Held { asker, payload, progress } = stalled;
+            // A write that arrives stalls in the same turn, or as soon as its page is here.
+            let stalled_at = asker.asked_at;
             match self.dispatch(asker, &payload, progress) {
                 Ok(Outcome::Stall(progress)) => {
                     return self.parking.stall_again(Held { asker, payload, progress });
@@ -323,6 +336,8 @@ impl Shard {
                 }
             }
             self.connections.unstalled(asker.conn);
+            let waited = self.now.since(stalled_at);
+            self.context.metrics.writes_stalled_nanoseconds.add(waited);
         }
     }
 }

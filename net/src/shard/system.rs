@@ -36,7 +36,7 @@ use forebay_storage::store::{
 
 use super::refusal::Refusal;
 use super::request::Outcome;
-use super::{Asker, Shard, WaitingReply};
+use super::{Asker, Shard, Unreadable, WaitingReply};
 
 /// Partitions of one table at most, when created.
 const PARTITIONS_MAX: u32 = 1024;
@@ -191,7 +191,9 @@ impl Shard {
             }
         }
         for (group, id, payload) in found {
-            self.adopt(group, id, &payload);
+            if self.adopt(group, id, &payload).is_none() {
+                return self.give_up(Unreadable::Group { group: id });
+            }
         }
         if self.context.shard == ShardId(0) && self.system.group.is_none() {
             let descriptor = GroupDescriptor { id: GroupId::SYSTEM, payload: &[] };
@@ -209,25 +211,20 @@ impl Shard {
         self.context.shard != ShardId(0) || self.system.loaded
     }
 
-    fn adopt(&mut self, group: GroupOrdinal, id: GroupId, payload: &[u8]) {
-        let description = ItemRef::validate(payload)
-            .ok()
-            .and_then(|item| TableDescription::from_item(item).ok())
-            .expect("a group's descriptor was written by this program and checksummed");
-        let partition = description
-            .partitions
-            .iter()
-            .find(|partition| partition.group == id)
-            .expect("a table's description lists its groups");
+    /// None, if the group's own description says nothing of it.
+    fn adopt(&mut self, group: GroupOrdinal, id: GroupId, payload: &[u8]) -> Option<()> {
+        let description = TableDescription::from_item(ItemRef::validate(payload).ok()?).ok()?;
+        let partition = description.partitions.iter().find(|partition| partition.group == id)?;
         let (first, last, epoch) = (partition.hash_first, partition.hash_last, partition.epoch);
         self.tables.add(&description, first, last, epoch, group);
+        Some(())
     }
 
     /// Reads all tables from the system group; runs until it has them.
     pub(super) fn load_system(&mut self, now: Nanos) {
         let Some(group) = self.system.group else { return };
-        if self.system.loaded || self.context.shard != ShardId(0) || self.store.failure().is_some()
-        {
+        let elsewhere = self.context.shard != ShardId(0);
+        if self.system.loaded || elsewhere || self.stopping || self.store.failure().is_some() {
             return;
         }
         // A page on its way is named when it arrives; in between there is nothing to do.
@@ -241,8 +238,9 @@ impl Shard {
             Bound::Unbounded,
             false,
             &mut |_key, item| {
-                let table = TableDescription::from_item(ItemRef::trusted(item));
-                tables.push(table.expect("the system group's items were written by this program"));
+                let table = ItemRef::validate(item).ok().map(TableDescription::from_item);
+                let Some(Ok(table)) = table else { return Visit::Stop };
+                tables.push(table);
                 Visit::Continue
             },
         );
@@ -255,7 +253,10 @@ impl Shard {
                 eprintln!("forebay: the system group's tree is damaged; tables cannot be listed");
                 return;
             }
-            RangeEnd::Stopped | RangeEnd::Exhausted => {}
+            RangeEnd::Stopped => {
+                return self.give_up(Unreadable::Table { number: tables.len() + 1 });
+            }
+            RangeEnd::Exhausted => {}
         }
         self.system.loaded = true;
         for table in tables {

@@ -12,7 +12,7 @@ use forebay_core::item::ItemRef;
 use forebay_core::limits::BATCH_WRITE_ITEMS_MAX;
 use forebay_core::message::{
     ArchivedBatchOperation, ArchivedBatchWriteRequest, ArchivedDeleteRequest, ArchivedPutRequest,
-    ArchivedReturnValues, ArchivedUpdateRequest, ErrorCode, WriteReply,
+    ArchivedReturnValues, ArchivedUpdateRequest, ErrorCode,
 };
 use forebay_core::time::Nanos;
 use forebay_storage::store::{Current, GroupOrdinal, Refused, Ticket};
@@ -382,8 +382,7 @@ impl Shard {
             let ticket = self.store.last_ticket();
             self.answer_later(asker, ticket, WaitingReply::Written);
         } else {
-            let reply = WriteReply { attributes: None };
-            self.connections.reply(asker.conn, asker.correlation, &reply);
+            self.connections.reply_alike(asker.conn, asker.correlation, &self.written);
             self.answered(asker);
         }
     }

@@ -8,6 +8,7 @@
 //! | `in_flight` | replies wait for what they depend on; failed logs |
 //! | `waiting` | parked reads, stalled writes, slow peers |
 //! | `lifecycle` | clean stops, restarts, tables through power cuts, several shards |
+//! | `unreadable` | checksummed bytes that say nothing end the shard by name |
 //! | `workload` | seeded random work against a model, with crashes in between |
 
 mod in_flight;
@@ -16,5 +17,6 @@ mod operations;
 mod refusals;
 mod requests;
 mod shell;
+mod unreadable;
 mod waiting;
 mod workload;

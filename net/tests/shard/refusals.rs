@@ -88,7 +88,7 @@ fn broken_frames_get_an_error_and_close_only_their_connection() {
     }
     let refused = &sim.hosts[0].metrics.refusals;
     let counts: Vec<u64> = refused.iter().map(|counter| counter.get()).collect();
-    assert_eq!(counts, [2, 2, 1, 2], "length, checksum, version, header");
+    assert_eq!(counts, [2, 2, 1, 2, 0], "length, checksum, version, header, memory");
 }
 
 #[test]
@@ -295,4 +295,38 @@ fn tables_that_cannot_be_are_refused_by_name() {
         let row = bytes(&item("a", 1));
         assert_eq!(sim.call(client, &put(table, &row)).code(), Some(ErrorCode::UnknownTable));
     }
+}
+
+#[test]
+fn frames_that_are_begun_and_never_ended_cost_bounded_memory() {
+    let mut sim = Sim::new(SimConfig::SMALL, 21);
+    let table = sim.create_table("table", None, 1).id.0;
+    let bystander = sim.connect(0);
+    let mut begun = encoded("a");
+    begun[..4].copy_from_slice(&(8_u32 << 20).to_le_bytes());
+    begun.resize(1 << 20, 0);
+    let peers: Vec<Client> = (0..100).map(|_| sim.connect(0)).collect();
+    for peer in &peers {
+        sim.send_bytes(*peer, &begun);
+        sim.steps(2);
+    }
+    sim.steps(50);
+    let (closed, open): (Vec<Client>, Vec<Client>) =
+        peers.into_iter().partition(|peer| sim.peer(*peer).closed);
+    assert!((32..=64).contains(&open.len()), "{} keep what they have begun", open.len());
+    for peer in closed {
+        let peer = sim.peer(peer);
+        let reply = peer.order.first().and_then(|id| peer.replies.get(id)).expect("told why");
+        assert_eq!(reply.code(), Some(ErrorCode::Overloaded));
+    }
+    let row = item("b", 2);
+    assert_eq!(sim.call(bystander, &put(table, &bytes(&row))), Reply::Written(None));
+    // When the others have left there is room again.
+    for peer in open {
+        sim.hang_up(peer);
+    }
+    let late = sim.connect(0);
+    sim.send_bytes(late, &begun);
+    sim.steps(50);
+    assert!(!sim.peer(late).closed);
 }

@@ -273,7 +273,7 @@ impl SimConfig {
         checkpoint_interval_nanos: Nanos::PER_SECOND,
     };
 
-    fn store(&self, shard: usize) -> StoreConfig {
+    pub(crate) fn store(&self, shard: usize) -> StoreConfig {
         let mut log = LogConfig::standard(ShardId(shard as u16), 7);
         log.segment_bytes = self.segment_bytes;
         log.segments = self.segments;

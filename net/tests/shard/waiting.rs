@@ -358,9 +358,9 @@ fn a_peer_that_takes_no_replies_is_paused_and_costs_bounded_memory() {
     sim.peer(slow).takes_replies = false;
     let big_key = key("big");
     let asked: Vec<u64> = (0..2_000).map(|_| sim.ask(slow, &get(table, &big_key))).collect();
-    let before = sim.hosts[0].metrics.requests[1].get();
+    let before = sim.hosts[0].metrics.replies[0].get();
     sim.steps(200);
-    let handled = sim.hosts[0].metrics.requests[1].get() - before;
+    let handled = sim.hosts[0].metrics.replies[0].get() - before;
     assert!((4..=12).contains(&handled), "{handled} of 2000 are handled before it is paused");
     assert!(sim.peer(slow).paused);
     for n in 0..100 {
@@ -394,7 +394,7 @@ fn many_slow_peers_together_cost_bounded_memory() {
     sim.call(writer, &put(table, &bytes(&big)));
     let big_key = key("big");
     let clients: Vec<Client> = (0..200).map(|_| sim.connect(0)).collect();
-    let before = sim.hosts[0].metrics.requests[1].get();
+    let before = sim.hosts[0].metrics.replies[0].get();
     for client in &clients {
         sim.peer(*client).takes_replies = false;
         for _ in 0..50 {
@@ -402,7 +402,7 @@ fn many_slow_peers_together_cost_bounded_memory() {
         }
     }
     sim.steps(100);
-    let handled = sim.hosts[0].metrics.requests[1].get() - before;
+    let handled = sim.hosts[0].metrics.replies[0].get() - before;
     assert!(handled * 100_000 < 100 << 20, "{handled} replies of 100 KB wait");
     for client in &clients {
         sim.peer(*client).takes_replies = true;

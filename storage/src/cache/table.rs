@@ -6,6 +6,8 @@
 //!
 //! Source: Knuth, TAOCP volume 3, section 6.4, algorithms L and R.
 
+use std::hint::black_box;
+
 #[derive(Clone, Copy, Default)]
 struct Place {
     id: u64,
@@ -36,6 +38,12 @@ impl PageTable {
     #[inline]
     fn home(&self, id: u64) -> usize {
         (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+
+    /// Brings near the place where a search begins.
+    #[inline]
+    pub(super) fn touch(&self, id: u64) {
+        black_box(self.places[self.home(id)].id);
     }
 
     #[inline]

@@ -41,8 +41,21 @@ fn read(cache: &mut PageCache, page: &PageRef, op: u64) -> DiskDone {
 
 #[test]
 fn memory_stays_within_the_budget_whatever_the_sizes() {
+    stays_within_its_budget(false);
+}
+
+#[test]
+fn memory_taken_at_the_start_counts_too() {
+    stays_within_its_budget(true);
+}
+
+fn stays_within_its_budget(populated: bool) {
     let budget = 4 << 20;
     let mut cache = PageCache::new(SHARD, budget).unwrap();
+    if populated {
+        cache.populate();
+        assert_eq!(cache.resident_bytes, cache.budget_bytes);
+    }
     let mut random = crate::sim_disk::SimRandom::new(3);
     let (mut id, mut op) = (0, 0);
     for _ in 0..5_000 {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::log::LogConfigError;
+
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -60,6 +62,19 @@ pub enum DirectoryError {
         asked: u64,
         /// As in node.toml.
         found: u64,
+    },
+    /// Choose other sizes. A directory that has them was made by another program or for a test:
+    /// create another one and copy the data.
+    #[error(
+        "the log of {} cannot be used: {source}; set log_segment_bytes and log_segments; they are \
+         fixed when a directory is created, so for one that exists create another",
+        path.display()
+    )]
+    LogLimits {
+        /// The directory.
+        path: PathBuf,
+        /// Which limit.
+        source: LogConfigError,
     },
     /// Damage: restore the file from a copy, or the node from its peers.
     #[error("{} is damaged: {source}restore it from a copy", path.display())]

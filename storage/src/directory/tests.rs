@@ -5,10 +5,27 @@ use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::log::{LogConfigError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 
 const SMALL: Geometry = Geometry { shards: 2, log_segment_bytes: 64 * 1024, log_segments: 4 };
-const PLAIN: Request =
-    Request { defaults: SMALL, shards: None, log_segment_bytes: None, log_segments: None };
+/// A log of records so short that segments can be small.
+const LOG: LogConfig = LogConfig {
+    shard: ShardId(0),
+    log_id: 0,
+    segment_bytes: 0,
+    segments: 0,
+    record_bytes_max: 8 << 10,
+    reserve_bytes: 64 << 10,
+    batch_bytes_max: 8 << 10,
+    in_flight_max: 1,
+};
+const PLAIN: Request = Request {
+    defaults: SMALL,
+    shards: None,
+    log_segment_bytes: None,
+    log_segments: None,
+    log: LOG,
+};
 
 fn open(path: &Path) -> Result<DataDirectory, DirectoryError> {
     DataDirectory::open_or_create(path, &PLAIN, &mut |_| {})
@@ -167,7 +184,8 @@ fn asking_for_another_geometry_names_the_setting() {
 #[test]
 fn a_log_larger_than_the_disk_is_refused_and_the_directory_can_be_created_smaller() {
     let Some(dir) = scratch() else { return };
-    let request = Request { log_segment_bytes: Some(1 << 44), ..PLAIN };
+    let (log_segment_bytes, log_segments) = (Some(SEGMENT_BYTES_MAX), Some(1 << 14));
+    let request = Request { log_segment_bytes, log_segments, ..PLAIN };
     match DataDirectory::open_or_create(dir.path(), &request, &mut |_| {}) {
         Err(DirectoryError::DiskFull { .. }) => {}
         // ext4 and others refuse a length beyond their largest file before they look for space.
@@ -187,4 +205,43 @@ fn memory_file_systems_are_refused_by_name() {
         return;
     }
     assert!(matches!(check_direct_io(shm), Err(DirectoryError::MemoryOnly { .. })));
+}
+
+#[test]
+fn a_log_geometry_that_the_log_would_not_take_is_refused_by_name_before_anything_is_made() {
+    let Some(dir) = scratch() else { return };
+    let create = |log_segment_bytes, log_segments| {
+        let asked = Request {
+            log_segment_bytes: Some(log_segment_bytes),
+            log_segments: Some(log_segments),
+            log: LogConfig::standard(ShardId(0), 0),
+            ..PLAIN
+        };
+        DataDirectory::open_or_create(dir.path(), &asked, &mut |_| {})
+    };
+    let segment_bytes = SEGMENT_BYTES_MIN;
+    for (bytes, segments) in [
+        (1 << 20, 16),
+        (segment_bytes - 4096, SEGMENTS_MIN),
+        (SEGMENT_BYTES_MAX + 4096, SEGMENTS_MIN),
+        (segment_bytes + 1, SEGMENTS_MIN),
+        (segment_bytes, SEGMENTS_MIN - 1),
+        (0, 0),
+    ] {
+        let refused = create(bytes, segments).expect_err("a limit is broken");
+        assert!(matches!(refused, DirectoryError::LogLimits { .. }), "{refused}");
+        assert!(!refused.is_damage() && refused.to_string().contains("log_segment_bytes"));
+        assert!(!dir.path().join("node.toml").exists(), "{bytes} {segments}");
+    }
+    // The least that is allowed is allowed.
+    let least =
+        LogConfig { segment_bytes, segments: SEGMENTS_MIN, ..LogConfig::standard(ShardId(0), 0) };
+    assert_eq!(least.validate(), Ok(()));
+    // A directory that has such a geometry is refused when it is opened, not by a panic later.
+    drop(open(dir.path()).unwrap());
+    let asked = Request { log: LogConfig::standard(ShardId(0), 0), ..PLAIN };
+    match DataDirectory::open_or_create(dir.path(), &asked, &mut |_| {}) {
+        Err(DirectoryError::LogLimits { source: LogConfigError::SegmentBytes { .. }, .. }) => {}
+        other => panic!("{other:?}"),
+    }
 }

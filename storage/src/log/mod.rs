@@ -90,6 +90,24 @@ pub const IN_FLIGHT_MAX: u32 = 8;
 pub const RECORD_BYTES_MAX: usize =
     2 + limits::ENCODED_KEY_BYTES_MAX + limits::ENCODED_ITEM_BYTES_MAX;
 
+/// Smallest segment of a log that takes every record: two of the largest batches.
+pub const SEGMENT_BYTES_MIN: u64 =
+    2 * format::batch_bytes_for(format::record_bytes(RECORD_BYTES_MAX)) as u64;
+/// Largest segment: a batch's length, and a seal claims the rest of one, has 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Fewest segments of any log: one is written, one is needed, one comes free.
+const SEGMENTS_MIN_ANY: u32 = 3;
+/// Fewest segments of a log that takes every record and keeps [`LogConfig::standard`]'s reserve.
+pub const SEGMENTS_MIN: u32 = 4;
+/// Of [`LogConfig::standard`].
+const STANDARD_RESERVE_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK));
+const _: () = assert!(
+    STANDARD_RESERVE_BYTES + 2 * SEGMENT_BYTES_MIN <= SEGMENTS_MIN as u64 * SEGMENT_BYTES_MIN,
+    "the smallest log leaves clients two segments"
+);
+
 /// Why a configuration is refused. Correct it; nothing was touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogConfigError {
@@ -107,7 +125,7 @@ pub enum LogConfigError {
     },
     /// A segment holds at least two of the largest batches, and is at most 1 GiB.
     #[error(
-        "a log segment of {segment_bytes} bytes must hold two batches of {batch_bytes} bytes and be at most 1 GiB"
+        "a log segment of {segment_bytes} bytes must hold two batches of {batch_bytes} bytes and be at most {SEGMENT_BYTES_MAX} bytes"
     )]
     SegmentBytes {
         /// As configured.
@@ -143,7 +161,7 @@ impl LogConfig {
             segment_bytes: 16 << 20,
             segments: 16,
             record_bytes_max: RECORD_BYTES_MAX as u32,
-            reserve_bytes: 16 << 20,
+            reserve_bytes: STANDARD_RESERVE_BYTES,
             batch_bytes_max: 256 << 10,
             in_flight_max: IN_FLIGHT_MAX,
         }
@@ -153,6 +171,12 @@ impl LogConfig {
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
         self.segment_bytes * u64::from(self.segments)
+    }
+
+    /// Bytes that clients' entries may take; what a log is full of is measured against these.
+    #[must_use]
+    pub fn client_bytes(&self) -> u64 {
+        self.capacity_bytes() - self.reserve_bytes
     }
 
     /// Bytes of a batch that holds the largest record.
@@ -180,12 +204,13 @@ impl LogConfig {
         let record_fits = self.record_bytes_max <= format::PAYLOAD_BYTES_MAX;
         if batch_bytes == 0
             || segment_bytes < 2 * largest
-            || segment_bytes > 1 << 30
+            || segment_bytes > SEGMENT_BYTES_MAX
             || !record_fits
         {
             return Err(LogConfigError::SegmentBytes { segment_bytes, batch_bytes: largest });
         }
-        if self.segments < 3 || reserve_bytes + 2 * segment_bytes > self.capacity_bytes() {
+        let least = reserve_bytes + 2 * segment_bytes;
+        if self.segments < SEGMENTS_MIN_ANY || least > self.capacity_bytes() {
             return Err(LogConfigError::Segments { segments: self.segments, reserve_bytes });
         }
         if !(1..=IN_FLIGHT_MAX).contains(&self.in_flight_max) {

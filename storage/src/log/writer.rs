@@ -609,7 +609,7 @@ impl LogWriter {
     }
 
     fn client_limit(&self) -> Lsn {
-        self.trim_lsn.after(self.config.capacity_bytes() - self.config.reserve_bytes)
+        self.trim_lsn.after(self.config.client_bytes())
     }
 
     #[cold]

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   chunk   | entry | entry | entry | ...            free tail |      256 KiB
-//!   entry   | slot u64 | item_bytes u32 | group u32 | key_bytes u16 | key | item | to 8 |
+//!   entry   | slot u64 | item_bytes u32 | group u32 | link u32 | key_bytes u16 | key | item | to 8 |
 //! ```
+//!
+//! The link joins the entries of one key in a generation: in the first one it names the latest, in the
+//! latest the first (an only entry names itself). So a key keeps its place in the order while its value
+//! changes. Between them it means nothing.
 //!
 //! A handle is four bytes: the chunk's number in the upper 17 bits, the offset in 8-byte units in
 //! the lower 15. An entry over a quarter of a chunk gets a chunk of its own, so that no chunk is
@@ -11,11 +15,13 @@
 //! together stays within the bound. This layout never leaves the process.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 
 use forebay_core::ids::Slot;
 use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
 
 use super::index::Probe;
+use crate::touch::touch_lines;
 
 /// Largest chunk: what 15 bits of 8-byte units address.
 pub const CHUNK_BYTES_MAX: usize = 1 << (OFFSET_BITS + UNIT_BITS);
@@ -30,10 +36,14 @@ const CHUNKS_MAX: usize = 1 << (u32::BITS - OFFSET_BITS);
 const SLOT: usize = 0;
 const ITEM_BYTES: usize = 8;
 const GROUP: usize = 12;
-const KEY_BYTES: usize = 16;
-const HEADER_BYTES: usize = 18;
+const LINK: usize = 16;
+const KEY_BYTES: usize = 20;
+const HEADER_BYTES: usize = 22;
 /// `item_bytes` of a delete.
 const DELETED: u32 = u32::MAX;
+
+/// How much of an entry a read brings near before it is looked at.
+const TOUCHED_BYTES: usize = 192;
 
 /// Smallest entry: a header, a hash and a key length.
 pub(super) const ENTRY_BYTES_MIN: usize = (HEADER_BYTES + 10).next_multiple_of(1 << UNIT_BITS);
@@ -53,7 +63,7 @@ impl Staged {
     /// For unused places in index nodes; never resolved.
     pub(super) const NONE: Staged = Staged(u32::MAX);
 
-    fn new(chunk: u32, offset: usize) -> Staged {
+    pub(super) fn new(chunk: u32, offset: usize) -> Staged {
         debug_assert!(offset.is_multiple_of(1 << UNIT_BITS) && offset < CHUNK_BYTES_MAX);
         Staged(chunk << OFFSET_BITS | (offset >> UNIT_BITS) as u32)
     }
@@ -191,7 +201,9 @@ impl Arena {
         entry[SLOT..ITEM_BYTES].copy_from_slice(&slot.0.to_le_bytes());
         let item_word = if item.is_some() { item_bytes as u32 } else { DELETED };
         entry[ITEM_BYTES..GROUP].copy_from_slice(&item_word.to_le_bytes());
-        entry[GROUP..KEY_BYTES].copy_from_slice(&group.to_le_bytes());
+        entry[GROUP..LINK].copy_from_slice(&group.to_le_bytes());
+        let staged = Staged::new(number, offset);
+        entry[LINK..KEY_BYTES].copy_from_slice(&staged.0.to_le_bytes());
         entry[KEY_BYTES..HEADER_BYTES].copy_from_slice(&(key.len() as u16).to_le_bytes());
         entry[HEADER_BYTES..HEADER_BYTES + key.len()].copy_from_slice(key);
         if let Some(item) = item {
@@ -199,7 +211,7 @@ impl Arena {
         }
         chunk.used += bytes;
         chunk.staged += 1;
-        (Staged::new(number, offset), grown)
+        (staged, grown)
     }
 
     fn take_chunk(&mut self, bytes: usize) -> u32 {
@@ -282,11 +294,56 @@ impl Arena {
         }
     }
 
+    /// Of a key's first entry the latest, of its latest entry the first; see the module's docs.
+    #[inline]
+    pub(super) fn link(&self, at: Staged) -> Staged {
+        Staged(word(self.parts(at).0, LINK))
+    }
+
+    fn set_link(&mut self, at: Staged, to: Staged) {
+        let offset = at.offset() + LINK;
+        self.chunks[at.chunk() as usize].bytes[offset..offset + 4]
+            .copy_from_slice(&to.0.to_le_bytes());
+    }
+
+    /// `next` takes the place of `latest` as the latest entry of their key.
+    pub(super) fn supersede(&mut self, latest: Staged, next: Staged) {
+        let first = self.link(latest);
+        self.set_link(next, first);
+        self.set_link(first, next);
+    }
+
+    /// Brings an entry's header and key near.
+    #[inline]
+    pub(super) fn touch_key(&self, at: Staged) {
+        black_box(self.chunks[at.chunk() as usize].bytes[at.offset()]);
+    }
+
+    /// Brings the first lines of an entry near: a value of a few hundred bytes with its key.
+    #[inline]
+    pub(super) fn touch(&self, at: Staged) {
+        let bytes = &self.chunks[at.chunk() as usize].bytes;
+        touch_lines(&bytes[at.offset()..], TOUCHED_BYTES);
+    }
+
+    /// Brings near the latest entries of the keys that have these first ones.
+    pub(super) fn touch_latest(&self, firsts: &[Staged]) {
+        firsts.iter().for_each(|&first| self.touch_key(first));
+        firsts.iter().for_each(|&first| self.touch(self.link(first)));
+    }
+
     /// The place of an entry in the index's order.
     #[inline]
     pub(super) fn probe(&self, at: Staged) -> Probe<'_> {
         let (header, body) = self.parts(at);
         Probe::new(word(header, GROUP), &body[..key_bytes(header)])
+    }
+
+    /// Whether this is an entry of the key.
+    #[inline]
+    pub(super) fn is_of(&self, at: Staged, group: u32, key: &[u8]) -> bool {
+        let (header, body) = self.parts(at);
+        word(header, GROUP) == group && &body[..key_bytes(header)] == key
     }
 
     /// Compares an entry with a place in the order, by all their bytes.

@@ -1,6 +1,6 @@
 //! Walks over the overlay: a merged one for reads, and a resumable one for the merge.
 
-use super::index::{Position, Span};
+use super::index::{Position, Span, group_of};
 use super::{EntryRef, Overlay, Staged};
 
 /// The entries of [`Overlay::range`]: two ordered spans walked side by side. Where both generations
@@ -58,9 +58,12 @@ impl<'a> Iterator for Range<'a> {
             (Some(_), None) => self.step_active(),
             (None, _) => self.step_frozen(),
         };
-        taken.map(|(_, at)| arena.entry(at))
+        taken.map(|(_, first)| arena.entry(arena.link(first)))
     }
 }
+
+/// Entries that a merge brings near at a time: in key order they lie scattered in the arena.
+const AHEAD: usize = 8;
 
 /// A place among one group's frozen entries that outlives borrows of the overlay, for a merge that
 /// runs in slices. It holds from its making until [`Overlay::drop_frozen`]; a group dropped
@@ -72,7 +75,7 @@ pub struct FrozenCursor {
     freezes: u64,
     removals: u64,
     position: Position,
-    /// The entry at `position`: its bytes stay in the arena even if it leaves the index.
+    /// The first entry of the key at `position`: its bytes stay in the arena even if it leaves the index.
     next: Option<Staged>,
 }
 
@@ -91,15 +94,20 @@ impl FrozenCursor {
 
     fn settle(&mut self, overlay: &Overlay, position: Position) {
         self.position = position;
-        self.next = overlay
-            .frozen
-            .index
-            .entry(position)
-            .map(|(_, at)| at)
-            .filter(|&at| overlay.arena.entry(at).group == self.group);
+        if let Some(ahead) = overlay.frozen.index.every(AHEAD, position) {
+            overlay.arena.touch_latest(ahead);
+        }
+        let here = overlay.frozen.index.entry(position);
+        self.next = here.filter(|(hint, _)| group_of(*hint) == self.group).map(|(_, first)| first);
     }
 
     pub(super) fn peek<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {
+        self.refresh(overlay);
+        self.next.map(|first| overlay.arena.entry(overlay.arena.link(first)))
+    }
+
+    /// Finds its place again if entries have left the index.
+    fn refresh(&mut self, overlay: &Overlay) {
         assert!(
             overlay.frozen_present && self.freezes == overlay.freezes,
             "a cursor ends with its generation"
@@ -112,12 +120,12 @@ impl FrozenCursor {
             let probe = overlay.arena.probe(next);
             self.settle(overlay, overlay.frozen.index.seek(&overlay.arena, &probe, false));
         }
-        self.next.map(|at| overlay.arena.entry(at))
     }
 
-    pub(super) fn next<'a>(&mut self, overlay: &'a Overlay) -> Option<EntryRef<'a>> {
-        let entry = self.peek(overlay)?;
-        self.settle(overlay, overlay.frozen.index.after(self.position));
-        Some(entry)
+    pub(super) fn advance(&mut self, overlay: &Overlay) {
+        self.refresh(overlay);
+        if self.next.is_some() {
+            self.settle(overlay, overlay.frozen.index.after(self.position));
+        }
     }
 }

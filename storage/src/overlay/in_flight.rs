@@ -8,13 +8,10 @@
 //! key keeps all its writes in flight as a doubly linked list: removal at either end is constant
 //! work, also for a key that everyone writes. The key bytes are those staged in the overlay: an
 //! entry must leave here before the overlay applies or abandons it.
-//!
-//! The table's hash is seeded with the partition key's keyed hash, which clients do not know.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Overlay, Staged};
+use super::{KeyHash, Overlay, Staged};
 
 const NONE: u32 = u32::MAX;
 
@@ -26,7 +23,7 @@ struct Chain {
 
 struct Link {
     staged: Staged,
-    hash: u64,
+    hash: KeyHash,
     older: u32,
     newer: u32,
 }
@@ -52,9 +49,8 @@ impl InFlight {
     }
 
     /// A write was proposed: it is the latest of its key. Writes of a key come in slot order.
-    pub fn insert(&mut self, overlay: &Overlay, staged: Staged) {
+    pub fn insert(&mut self, overlay: &Overlay, staged: Staged, hash: KeyHash) {
         let entry = overlay.staged(staged);
-        let hash = hash(entry.group, entry.key);
         let link = Link { staged, hash, older: NONE, newer: NONE };
         let number = match self.free.pop() {
             Some(number) => {
@@ -67,7 +63,7 @@ impl InFlight {
             }
         };
         let links = &mut self.links;
-        match self.table.find_mut(hash, |chain| same_key(overlay, links, chain, hash, staged)) {
+        match self.table.find_mut(hash.0, |chain| same_key(overlay, links, chain, hash, staged)) {
             Some(chain) => {
                 let before = &mut links[chain.newest as usize];
                 debug_assert!(overlay.staged(before.staged).slot <= entry.slot);
@@ -76,18 +72,22 @@ impl InFlight {
             }
             None => {
                 let chain = Chain { newest: number, oldest: number };
-                self.table.insert_unique(hash, chain, |chain| links[chain.newest as usize].hash);
+                self.table
+                    .insert_unique(hash.0, chain, |chain| links[chain.newest as usize].hash.0);
             }
         }
     }
 
     /// The latest write in flight of a key.
     #[must_use]
-    pub fn latest(&self, overlay: &Overlay, group: u32, key: &[u8]) -> Option<Staged> {
-        if self.table.is_empty() {
-            return None;
-        }
-        let hash = hash(group, key);
+    #[inline]
+    pub fn latest(
+        &self,
+        overlay: &Overlay,
+        group: u32,
+        key: &[u8],
+        hash: KeyHash,
+    ) -> Option<Staged> {
         let found = |chain: &Chain| {
             let newest = &self.links[chain.newest as usize];
             newest.hash == hash && {
@@ -95,18 +95,16 @@ impl InFlight {
                 entry.group == group && entry.key == key
             }
         };
-        let chain = self.table.find(hash, found)?;
+        let chain = self.table.find(hash.0, found)?;
         Some(self.links[chain.newest as usize].staged)
     }
 
     /// The write is about to be applied or abandoned.
-    pub fn remove(&mut self, overlay: &Overlay, staged: Staged) {
-        let entry = overlay.staged(staged);
-        let hash = hash(entry.group, entry.key);
+    pub fn remove(&mut self, overlay: &Overlay, staged: Staged, hash: KeyHash) {
         let links = &mut self.links;
         let mut occupied = self
             .table
-            .find_entry(hash, |chain| same_key(overlay, links, chain, hash, staged))
+            .find_entry(hash.0, |chain| same_key(overlay, links, chain, hash, staged))
             .unwrap_or_else(|_| panic!("a write is removed once, after it was inserted"));
         let chain = occupied.get_mut();
         let mut number = chain.oldest;
@@ -151,20 +149,18 @@ impl std::fmt::Debug for InFlight {
     }
 }
 
-fn hash(group: u32, key: &[u8]) -> u64 {
-    match key.split_first_chunk() {
-        Some((head, rest)) => {
-            let seed = u64::from_be_bytes(*head) ^ u64::from(group).rotate_right(17);
-            xxh3_64_with_seed(rest, seed)
-        }
-        None => xxh3_64_with_seed(key, u64::from(group)),
-    }
-}
-
-fn same_key(overlay: &Overlay, links: &[Link], chain: &Chain, hash: u64, staged: Staged) -> bool {
+fn same_key(
+    overlay: &Overlay,
+    links: &[Link],
+    chain: &Chain,
+    hash: KeyHash,
+    staged: Staged,
+) -> bool {
     let newest = &links[chain.newest as usize];
-    newest.hash == hash && {
-        let (a, b) = (overlay.staged(newest.staged), overlay.staged(staged));
-        a.group == b.group && a.key == b.key
-    }
+    // Most often the only write of its key, and the one that is looked for.
+    newest.staged == staged
+        || newest.hash == hash && {
+            let (a, b) = (overlay.staged(newest.staged), overlay.staged(staged));
+            a.group == b.group && a.key == b.key
+        }
 }

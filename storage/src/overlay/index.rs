@@ -1,4 +1,5 @@
-//! The order of a generation's entries: a B+-tree in memory over references into the arena.
+//! The order of a generation's keys: a B+-tree in memory over references into the arena, to the first
+//! entry of each key.
 //!
 //! ```text
 //!   leaf    hints   | group,hash | group,hash | ...          64 × u64, searched alone
@@ -102,6 +103,11 @@ struct Inner {
     len: u32,
 }
 
+/// The group of a hint.
+pub(super) fn group_of(hint: u64) -> u32 {
+    (hint >> 32) as u32
+}
+
 pub(super) struct Index {
     leaves: Vec<Leaf>,
     inners: Vec<Inner>,
@@ -158,21 +164,6 @@ impl Index {
     }
 
     #[inline]
-    pub(super) fn get(&self, arena: &Arena, probe: &Probe<'_>) -> Option<Staged> {
-        let leaf = &self.leaves[self.leaf_of(arena, probe) as usize];
-        let (hints, entries) = leaf.used();
-        let mut at = hints.partition_point(|&hint| hint < probe.hint);
-        // One entry in nearly every case; the entries of one partition key otherwise.
-        if at + 1 < hints.len() && hints[at + 1] == probe.hint {
-            at = below(arena, hints, entries, probe, false);
-        }
-        (at < hints.len()
-            && hints[at] == probe.hint
-            && arena.compare(entries[at], probe) == Ordering::Equal)
-            .then(|| entries[at])
-    }
-
-    #[inline]
     fn leaf_of(&self, arena: &Arena, probe: &Probe<'_>) -> u32 {
         let mut node = self.root;
         for _ in 0..self.height {
@@ -182,8 +173,8 @@ impl Index {
         node
     }
 
-    /// Inserts an entry by its key; returns the entry of the same key that it replaced.
-    pub(super) fn insert(&mut self, arena: &Arena, entry: Staged) -> Option<Staged> {
+    /// Inserts an entry of a key that is not there yet.
+    pub(super) fn insert(&mut self, arena: &Arena, entry: Staged) {
         let probe = arena.probe(entry);
         let mut path = [(NONE, 0); HEIGHT_MAX];
         let mut node = self.root;
@@ -196,19 +187,13 @@ impl Index {
         let leaf = &mut self.leaves[node as usize];
         let (hints, entries) = leaf.used();
         let at = below(arena, hints, entries, &probe, false);
-        if at < hints.len()
-            && hints[at] == probe.hint
-            && arena.compare(entries[at], &probe) == Ordering::Equal
-        {
-            return Some(std::mem::replace(&mut leaf.entries[at], entry));
-        }
+        debug_assert!(entries.get(at).is_none_or(|&other| arena.compare(other, &probe).is_ne()));
         self.len += 1;
         if (leaf.len as usize) < NODE_ENTRIES {
             leaf.insert(at, probe.hint, entry);
         } else {
             self.insert_splitting(node, at, probe.hint, entry, &path);
         }
-        None
     }
 
     fn insert_splitting(
@@ -271,16 +256,22 @@ impl Index {
         assert!(self.height <= HEIGHT_MAX);
     }
 
-    /// Removes a group's entries.
-    pub(super) fn remove_group(&mut self, arena: &Arena, group: u32) {
+    /// Removes a group's entries, and names each.
+    pub(super) fn remove_group(
+        &mut self,
+        arena: &Arena,
+        group: u32,
+        mut removes: impl FnMut(Staged),
+    ) {
         let mut number = self.leaf_of(arena, &Probe::new(group, &[]));
         let mut removed = 0;
         while number != NONE {
             let leaf = &mut self.leaves[number as usize];
-            let (hints, _) = leaf.used();
+            let (hints, entries) = leaf.used();
             let from = hints.partition_point(|hint| (hint >> 32) < u64::from(group));
             let to = hints.partition_point(|hint| (hint >> 32) <= u64::from(group));
             let passed = to < hints.len();
+            entries[from..to].iter().for_each(|&entry| removes(entry));
             leaf.remove(from, to);
             removed += to - from;
             if passed {
@@ -311,6 +302,14 @@ impl Index {
     pub(super) fn entry(&self, at: Position) -> Option<(u64, Staged)> {
         let (hints, entries) = self.leaves.get(at.leaf as usize)?.used();
         Some((hints[at.index as usize], entries[at.index as usize]))
+    }
+
+    /// At each `n`th place of a leaf, the entry there and those up to the next such place.
+    #[inline]
+    pub(super) fn every(&self, n: usize, at: Position) -> Option<&[Staged]> {
+        let (_, entries) = self.leaves.get(at.leaf as usize)?.used();
+        let from = at.index as usize;
+        from.is_multiple_of(n).then(|| &entries[from..entries.len().min(from + n)])
     }
 
     pub(super) fn after(&self, at: Position) -> Position {
@@ -366,7 +365,7 @@ impl Index {
 
     pub(super) fn group_from(&self, arena: &Arena, group: u32) -> Option<u32> {
         let at = self.seek(arena, &Probe::new(group, &[]), false);
-        self.entry(at).map(|(hint, _)| (hint >> 32) as u32)
+        self.entry(at).map(|(hint, _)| group_of(hint))
     }
 
     /// Takes the first entry of the span, or the last.

@@ -2,15 +2,16 @@
 //! first, so a Put is served from the moment it is chosen and never waits for a tree page.
 //!
 //! ```text
-//!   stage ──► arena chunk ──chosen: apply──► active index ──freeze──► frozen index ──► merge
+//!   stage ──► arena chunk ──chosen: apply──► active keys ──freeze──► frozen keys ──► merge
 //!     │       (bytes written once)             ▲   get, range: active first, then frozen  │
 //!     └── abandon (never chosen)               └──────────── drop_frozen: recycled ◄──────┘
 //! ```
 //!
 //! An entry's bytes are written once, into the arena, when the write is proposed; that way a
 //! condition on the same key can already read them ([`InFlight`] finds them by key). When the write
-//! is chosen, [`Overlay::apply`] puts a four-byte reference into the ordered index of the
-//! active generation; nothing is copied. Overwritten values stay in their chunk until their
+//! is chosen, [`Overlay::apply`] makes it the latest entry of its key in the active generation, in a
+//! hash table for reads of one key and, when the key is new there, in an ordered index for ranges and
+//! the merge; nothing is copied. Overwritten values stay in their chunk until their
 //! generation has been merged, so memory is bounded by counting chunks, not live entries.
 //!
 //! **Two generations.** [`Overlay::freeze`] fixes the state that the next checkpoint makes
@@ -35,26 +36,31 @@ mod arena;
 mod cursor;
 mod in_flight;
 mod index;
+mod points;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Bound;
 
 use forebay_core::ids::Slot;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use arena::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EntryRef, Staged};
 pub use cursor::{FrozenCursor, Range};
 pub use in_flight::InFlight;
 
 use arena::Arena;
-use index::{Index, Probe, Span};
+use index::{Index, Span};
+use points::Points;
 
-/// Index memory charged for each staged entry. A leaf is at least half full when it comes to be,
-/// so an entry costs at most a thirty-second of a leaf and of the leaf's share of inner nodes.
-const INDEX_BYTES_PER_ENTRY: usize = 32;
+/// Memory charged for each staged entry: in the order, where a leaf is at least half full when it
+/// comes to be, so that an entry costs at most a thirty-second of a leaf and of the leaf's share of
+/// inner nodes; and in the hash table.
+const INDEX_BYTES_PER_ENTRY: usize = ORDER_BYTES_PER_ENTRY + points::BYTES_PER_ENTRY;
+const ORDER_BYTES_PER_ENTRY: usize = 32;
 
 const _: () = assert!(
-    INDEX_BYTES_PER_ENTRY * index::NODE_ENTRIES_MIN
+    ORDER_BYTES_PER_ENTRY * index::NODE_ENTRIES_MIN
         >= index::LEAF_BYTES + index::INNER_BYTES.div_ceil(index::NODE_ENTRIES_MIN - 1)
 );
 
@@ -110,6 +116,31 @@ pub struct Fill {
     pub frozen: f64,
 }
 
+/// The hash of a group's key, under which overlay and [`InFlight`] keep it. It is seeded with the
+/// partition key's keyed hash, which clients do not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyHash(u64);
+
+impl KeyHash {
+    /// Hashes an encoded key.
+    #[must_use]
+    #[inline]
+    pub fn of(group: u32, key: &[u8]) -> KeyHash {
+        KeyHash(match key.split_first_chunk() {
+            Some((head, rest)) => {
+                let seed = u64::from_be_bytes(*head) ^ u64::from(group).rotate_right(17);
+                xxh3_64_with_seed(rest, seed)
+            }
+            None => xxh3_64_with_seed(key, u64::from(group)),
+        })
+    }
+
+    #[inline]
+    fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// What a [`Overlay::freeze`] set aside for the merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen {
@@ -119,9 +150,12 @@ pub struct Frozen {
     pub bytes: usize,
 }
 
-/// One generation: an index, and the chunks that leave with it.
+/// One generation: its keys, and the chunks that leave with it.
 struct Generation {
+    /// Every key's first entry, in order.
     index: Index,
+    /// Every key's latest entry, by hash.
+    points: Points,
     chunks: Vec<u32>,
     chunk_bytes: usize,
     /// Entries whose index memory is charged here.
@@ -155,6 +189,7 @@ impl Overlay {
             config.generation_bytes_max / (INDEX_BYTES_PER_ENTRY + arena::ENTRY_BYTES_MIN);
         let generation = || Generation {
             index: Index::with_capacity(entries_max),
+            points: Points::with_capacity(entries_max),
             chunks: Vec::with_capacity(config.generation_bytes_max / config.chunk_bytes),
             chunk_bytes: 0,
             entries_charged: 0,
@@ -219,14 +254,21 @@ impl Overlay {
         self.arena.set_bytes_max(2 * bytes);
     }
 
-    /// The entry was chosen: reads see it from now on, in place of any older one of its key.
-    pub fn apply(&mut self, staged: Staged) {
+    /// The entry was chosen: reads see it from now on, in place of any older one of its key, whose
+    /// hash is handed in.
+    pub fn apply(&mut self, staged: Staged, hash: KeyHash) {
         self.arena.unstage(staged);
-        if let Some(replaced) = self.active.index.insert(&self.arena, staged) {
-            assert!(
-                self.arena.entry(replaced).slot <= self.arena.entry(staged).slot,
-                "entries of one key are applied in slot order"
-            );
+        let EntryRef { group, key, slot, .. } = self.arena.entry(staged);
+        let same_key = |other| self.arena.is_of(other, group, key);
+        match self.active.points.insert(hash, staged, same_key) {
+            None => self.active.index.insert(&self.arena, staged),
+            Some(replaced) => {
+                assert!(
+                    self.arena.entry(replaced).slot <= slot,
+                    "entries of one key are applied in slot order"
+                );
+                self.arena.supersede(replaced, staged);
+            }
         }
     }
 
@@ -239,13 +281,29 @@ impl Overlay {
     /// The latest applied entry of a key. A delete is an entry too: the tree must not be asked.
     #[must_use]
     #[inline]
-    pub fn get(&self, group: u32, key: &[u8]) -> Option<EntryRef<'_>> {
-        let probe = Probe::new(group, key);
-        self.active
-            .index
-            .get(&self.arena, &probe)
-            .or_else(|| self.frozen.index.get(&self.arena, &probe))
-            .map(|at| self.arena.entry(at))
+    pub fn get(&self, group: u32, key: &[u8], hash: KeyHash) -> Option<EntryRef<'_>> {
+        let is = |at| self.arena.is_of(at, group, key);
+        let mut found = self.active.points.find(hash, is);
+        if found.is_none() && self.frozen_present {
+            found = self.frozen.points.find(hash, is);
+        }
+        found.map(|at| self.arena.entry(at))
+    }
+
+    /// Brings near what [`get`](Self::get) will look at for each of several keys: first all their
+    /// places in the tables, then all their entries, so that the memory is waited for once.
+    #[inline]
+    pub fn touch(&self, hashes: &[KeyHash]) {
+        let generations = [&self.active, &self.frozen];
+        for Generation { points, .. } in &generations[..1 + usize::from(self.frozen_present)] {
+            hashes.iter().for_each(|&hash| points.touch(hash));
+            for &hash in hashes {
+                points.find(hash, |at| {
+                    self.arena.touch(at);
+                    true
+                });
+            }
+        }
     }
 
     /// The applied entries of a range of one group's keys in key order, or against it; for each
@@ -260,6 +318,25 @@ impl Overlay {
     ) -> Range<'_> {
         let span = |generation: &Generation| generation.index.span(&self.arena, group, from, to);
         Range::new(self, span(&self.active), span(&self.frozen), reverse)
+    }
+
+    /// Brings near what [`apply`](Self::apply) will read and change for each of several keys.
+    #[inline]
+    pub fn touch_for_apply(&self, hashes: &[KeyHash]) {
+        let points = &self.active.points;
+        hashes.iter().for_each(|&hash| points.touch(hash));
+        for &hash in hashes {
+            points.find(hash, |latest| {
+                self.arena.touch_key(latest);
+                true
+            });
+        }
+        for &hash in hashes {
+            points.find(hash, |latest| {
+                self.arena.touch_key(self.arena.link(latest));
+                true
+            });
+        }
     }
 
     /// Fixes the active generation for the merge and starts a new one. None, and nothing happens,
@@ -320,9 +397,9 @@ impl Overlay {
         FrozenCursor::new(self, group, front)
     }
 
-    /// The entry at the cursor, and one step on.
-    pub fn frozen_next(&self, cursor: &mut FrozenCursor) -> Option<EntryRef<'_>> {
-        cursor.next(self)
+    /// One step on, if the cursor is at an entry.
+    pub fn frozen_advance(&self, cursor: &mut FrozenCursor) {
+        cursor.advance(self);
     }
 
     /// The entry at the cursor.
@@ -340,14 +417,20 @@ impl Overlay {
         self.frozen.chunk_bytes = 0;
         self.frozen.entries_charged = 0;
         self.frozen.index.clear();
+        self.frozen.points.clear();
         self.frozen_present = false;
     }
 
     /// Forgets the applied entries of a group whose table was deleted. Its entries in flight are
     /// the caller's to abandon.
     pub fn drop_group(&mut self, group: u32) {
-        self.active.index.remove_group(&self.arena, group);
-        self.frozen.index.remove_group(&self.arena, group);
+        let arena = &self.arena;
+        for Generation { index, points, .. } in [&mut self.active, &mut self.frozen] {
+            index.remove_group(arena, group, |first| {
+                let hash = KeyHash::of(group, arena.entry(first).key);
+                points.remove(hash, arena.link(first));
+            });
+        }
     }
 
     /// Memory of the active generation.

@@ -32,6 +32,33 @@ fn put(overlay: &mut Overlay, group: u32, slot: u64, key: &[u8], item: &[u8]) ->
     overlay.stage(group, Slot(slot), key, Some(item)).expect("there is room")
 }
 
+fn hash(overlay: &Overlay, staged: Staged) -> KeyHash {
+    let EntryRef { group, key, .. } = overlay.staged(staged);
+    KeyHash::of(group, key)
+}
+
+fn apply(overlay: &mut Overlay, staged: Staged) {
+    overlay.apply(staged, hash(overlay, staged));
+}
+
+fn get<'o>(overlay: &'o Overlay, group: u32, key: &[u8]) -> Option<EntryRef<'o>> {
+    let hash = KeyHash::of(group, key);
+    overlay.touch(&[hash]);
+    overlay.get(group, key, hash)
+}
+
+fn begin(in_flight: &mut InFlight, overlay: &Overlay, staged: Staged) {
+    in_flight.insert(overlay, staged, hash(overlay, staged));
+}
+
+fn end(in_flight: &mut InFlight, overlay: &Overlay, staged: Staged) {
+    in_flight.remove(overlay, staged, hash(overlay, staged));
+}
+
+fn latest(in_flight: &InFlight, overlay: &Overlay, group: u32, key: &[u8]) -> Option<Staged> {
+    in_flight.latest(overlay, group, key, KeyHash::of(group, key))
+}
+
 /// Few hashes and many sort keys, so that hints collide; some hashes that differ only below the
 /// hint; some keys of the largest size; some too short to be real.
 fn keys() -> impl Strategy<Value = Vec<u8>> {
@@ -111,8 +138,8 @@ impl Pair {
             Op::ApplyOldest(count) => {
                 for _ in 0..*count {
                     let Some((staged, key, value)) = self.staged.pop_front() else { break };
-                    self.in_flight.remove(&self.overlay, staged);
-                    self.overlay.apply(staged);
+                    end(&mut self.in_flight, &self.overlay, staged);
+                    apply(&mut self.overlay, staged);
                     assert_eq!(owned(self.overlay.staged(staged)), (key.clone(), value.clone()));
                     self.active.insert(key, value);
                 }
@@ -120,7 +147,7 @@ impl Pair {
             Op::Abandon(which) => {
                 if !self.staged.is_empty() {
                     let (staged, ..) = self.staged.remove(which % self.staged.len()).unwrap();
-                    self.in_flight.remove(&self.overlay, staged);
+                    end(&mut self.in_flight, &self.overlay, staged);
                     self.overlay.abandon(staged);
                 }
             }
@@ -162,7 +189,7 @@ impl Pair {
         match self.overlay.stage(group, slot, key, item.as_deref()) {
             Ok(staged) => {
                 self.next_slot += 1;
-                self.in_flight.insert(&self.overlay, staged);
+                begin(&mut self.in_flight, &self.overlay, staged);
                 self.staged.push_back((staged, (group, key.to_vec()), (item, slot)));
             }
             Err(full) => {
@@ -182,7 +209,7 @@ impl Pair {
             if let Some(peeked) = self.overlay.frozen_peek(cursor).map(owned) {
                 let Some((key, value)) = expected.next() else { break };
                 assert_eq!((key, value), (&peeked.0, &peeked.1));
-                assert_eq!(owned(self.overlay.frozen_next(cursor).unwrap()), peeked);
+                self.overlay.frozen_advance(cursor);
                 let mut after = peeked.0;
                 after.1.push(0);
                 *from = after;
@@ -236,7 +263,8 @@ impl Pair {
             let nodes = generation.index.bytes();
             // The root leaf is there from the start, and the root may be nearly empty.
             let constant = index::LEAF_BYTES + 2 * index::INNER_BYTES;
-            assert!(nodes <= generation.entries_charged * INDEX_BYTES_PER_ENTRY + constant);
+            assert!(nodes <= generation.entries_charged * ORDER_BYTES_PER_ENTRY + constant);
+            assert_eq!(generation.points.len(), generation.index.len());
         }
     }
 
@@ -245,7 +273,7 @@ impl Pair {
         self.overlay.frozen.index.check(&self.overlay.arena);
         assert_eq!(self.overlay.active_entries(), self.active.len());
         for (key, value) in self.merged() {
-            let found = self.overlay.get(key.0, &key.1).map(owned);
+            let found = get(&self.overlay, key.0, &key.1).map(owned);
             assert_eq!(found, Some((key, value)));
         }
         for group in 0..GROUPS {
@@ -255,18 +283,18 @@ impl Pair {
             self.frozen.iter().flatten().map(|((group, _), _)| *group).collect();
         groups.dedup();
         assert_eq!(self.overlay.frozen_groups().collect::<Vec<_>>(), groups);
-        let mut latest = BTreeMap::new();
+        let mut newest = BTreeMap::new();
         for (staged, key, value) in &self.staged {
             assert_eq!(owned(self.overlay.staged(*staged)), (key.clone(), value.clone()));
-            latest.insert(key.clone(), *staged);
+            newest.insert(key.clone(), *staged);
         }
         assert_eq!(self.in_flight.len(), self.staged.len());
-        for (key, staged) in latest {
-            assert_eq!(self.in_flight.latest(&self.overlay, key.0, &key.1), Some(staged));
+        for (key, staged) in newest {
+            assert_eq!(latest(&self.in_flight, &self.overlay, key.0, &key.1), Some(staged));
         }
         for key in self.active.keys() {
             if !self.staged.iter().any(|(_, staged, _)| staged == key) {
-                assert_eq!(self.in_flight.latest(&self.overlay, key.0, &key.1), None);
+                assert_eq!(latest(&self.in_flight, &self.overlay, key.0, &key.1), None);
             }
         }
     }
@@ -296,7 +324,7 @@ fn thousands_of_sort_keys_under_one_hash_stay_ordered() {
         let sort = (i * 7919 % count) as u32;
         let staged =
             put(&mut overlay, 1, i + 1, &key(99, b"one", &sort.to_be_bytes()), &sort.to_le_bytes());
-        overlay.apply(staged);
+        apply(&mut overlay, staged);
     }
     overlay.active.index.check(&overlay.arena);
     let sorts: Vec<u32> = overlay
@@ -304,8 +332,8 @@ fn thousands_of_sort_keys_under_one_hash_stay_ordered() {
         .map(|entry| u32::from_le_bytes(entry.item.unwrap().try_into().unwrap()))
         .collect();
     assert_eq!(sorts, (0..count as u32).collect::<Vec<_>>());
-    assert!(overlay.get(1, &key(99, b"one", &(count as u32).to_be_bytes())).is_none());
-    assert!(overlay.get(2, &key(99, b"one", &[0; 4])).is_none());
+    assert!(get(&overlay, 1, &key(99, b"one", &(count as u32).to_be_bytes())).is_none());
+    assert!(get(&overlay, 2, &key(99, b"one", &[0; 4])).is_none());
 }
 
 #[test]
@@ -313,7 +341,7 @@ fn the_first_and_the_last_group_are_groups_like_others() {
     let mut overlay = Overlay::new(SMALL);
     for (slot, group) in [0, u32::MAX].into_iter().enumerate() {
         let staged = put(&mut overlay, group, slot as u64 + 1, &key(u64::MAX, b"k", b""), b"v");
-        overlay.apply(staged);
+        apply(&mut overlay, staged);
     }
     overlay.freeze().unwrap();
     assert_eq!(overlay.frozen_groups().collect::<Vec<_>>(), [0, u32::MAX]);
@@ -334,15 +362,15 @@ fn an_entry_in_flight_across_two_merges_keeps_its_bytes() {
         for i in 0..300 {
             let staged =
                 put(&mut overlay, 2, round * 300 + i + 1, &key(i, b"other", b""), &[3; 200]);
-            overlay.apply(staged);
+            apply(&mut overlay, staged);
         }
         overlay.freeze().unwrap();
         assert_eq!(overlay.staged(late).item, Some(&b"late value"[..]));
-        assert!(overlay.get(1, &k).is_none());
+        assert!(get(&overlay, 1, &k).is_none());
         overlay.drop_frozen();
     }
-    overlay.apply(late);
-    assert_eq!(overlay.get(1, &k).unwrap().item, Some(&b"late value"[..]));
+    apply(&mut overlay, late);
+    assert_eq!(get(&overlay, 1, &k).unwrap().item, Some(&b"late value"[..]));
 }
 
 #[test]
@@ -354,7 +382,7 @@ fn overwrites_of_one_key_fill_a_generation_and_a_merge_empties_it() {
         loop {
             slot += 1;
             match overlay.stage(1, Slot(slot), &k, Some(&[1; 300])) {
-                Ok(staged) => overlay.apply(staged),
+                Ok(staged) => apply(&mut overlay, staged),
                 Err(full) => {
                     assert!(full.active_bytes <= SMALL.generation_bytes_max);
                     break;
@@ -384,7 +412,7 @@ fn chunks_of_one_size_make_room_for_another() {
                 else {
                     break;
                 };
-                overlay.apply(staged);
+                apply(&mut overlay, staged);
             }
             if overlay.is_frozen() {
                 overlay.drop_frozen();
@@ -402,8 +430,8 @@ fn applying_an_older_entry_over_a_newer_one_is_a_bug() {
     let k = key(5, b"k", b"");
     let first = put(&mut overlay, 1, 1, &k, b"1");
     let second = put(&mut overlay, 1, 2, &k, b"2");
-    overlay.apply(second);
-    overlay.apply(first);
+    apply(&mut overlay, second);
+    apply(&mut overlay, first);
 }
 
 #[test]
@@ -411,12 +439,12 @@ fn applying_an_older_entry_over_a_newer_one_is_a_bug() {
 fn a_cursor_of_a_dropped_generation_is_refused() {
     let mut overlay = Overlay::new(SMALL);
     let staged = put(&mut overlay, 1, 1, &key(5, b"k", b""), b"1");
-    overlay.apply(staged);
+    apply(&mut overlay, staged);
     overlay.freeze().unwrap();
     let mut cursor = overlay.frozen_cursor(1, Bound::Unbounded);
     overlay.drop_frozen();
     overlay.freeze().unwrap();
-    overlay.frozen_next(&mut cursor);
+    overlay.frozen_advance(&mut cursor);
 }
 
 #[test]
@@ -427,19 +455,19 @@ fn a_thousand_writes_in_flight_on_one_key_leave_in_any_order() {
     let mut writes: Vec<Staged> =
         (1..=1000).map(|slot| put(&mut overlay, 1, slot, &k, b"v")).collect();
     for &staged in &writes {
-        in_flight.insert(&overlay, staged);
-        assert_eq!(in_flight.latest(&overlay, 1, &k), Some(staged));
+        begin(&mut in_flight, &overlay, staged);
+        assert_eq!(latest(&in_flight, &overlay, 1, &k), Some(staged));
     }
     let newest = writes[999];
     for staged in writes.drain(..500) {
-        in_flight.remove(&overlay, staged);
-        assert_eq!(in_flight.latest(&overlay, 1, &k), Some(newest));
+        end(&mut in_flight, &overlay, staged);
+        assert_eq!(latest(&in_flight, &overlay, 1, &k), Some(newest));
     }
     while let Some(staged) = writes.pop() {
-        in_flight.remove(&overlay, staged);
-        assert_eq!(in_flight.latest(&overlay, 1, &k), writes.last().copied());
+        end(&mut in_flight, &overlay, staged);
+        assert_eq!(latest(&in_flight, &overlay, 1, &k), writes.last().copied());
         if writes.len() > 2 {
-            in_flight.remove(&overlay, writes.remove(writes.len() / 2));
+            end(&mut in_flight, &overlay, writes.remove(writes.len() / 2));
         }
     }
     assert!(in_flight.is_empty());

@@ -34,8 +34,8 @@ impl File {
 }
 
 fn grow(map: &mut SpaceMap, blocks: u64) {
-    map.grow(blocks, OpId(1)).unwrap();
-    map.grown(Ok(())).unwrap();
+    map.grow(blocks, blocks, OpId(1)).unwrap();
+    assert_eq!(map.grown(Ok(())), Ok(true));
 }
 
 fn allocate(map: &mut SpaceMap, blocks: u16) -> u64 {
@@ -199,28 +199,124 @@ fn a_lost_or_damaged_bitmap_write_is_found() {
 }
 
 #[test]
-fn refused_growth_is_named_and_changes_nothing() {
+fn refused_growth_is_tried_in_smaller_steps_then_named_and_changes_nothing() {
     let mut map = SpaceMap::new(SHARD);
     grow(&mut map, 1);
     let (free, blocks) = (map.free_blocks(), map.file_blocks());
-    assert!(map.grow(5_000, OpId(1)).is_some());
-    assert!(map.grow(1, OpId(2)).is_none(), "one at a time");
     let error = DiskError { errno: libc::ENOSPC };
-    assert!(matches!(map.grown(Err(error)), Err(SpaceError::DiskFull { .. })));
+    let mut steps = Vec::new();
+    loop {
+        let op = map.grow(100, 5_000, OpId(1)).expect("none is under way");
+        let DiskOp::Grow { file_bytes, .. } = op else { panic!("{op:?}") };
+        steps.push(file_bytes / BLOCK_BYTES as u64 - blocks);
+        assert!(map.grow(1, 1, OpId(2)).is_none(), "one at a time");
+        match map.grown(Err(error)) {
+            Ok(grown) => assert!(!grown),
+            Err(refused) => {
+                assert!(matches!(refused, SpaceError::DiskFull { .. }));
+                break;
+            }
+        }
+    }
+    assert!(steps.is_sorted_by(|a, b| a > b) && steps.len() > 2, "{steps:?}");
+    assert!((100..110).contains(steps.last().unwrap()), "{steps:?}");
     assert_eq!((map.free_blocks(), map.file_blocks()), (free, blocks));
+    // What there is is taken, and then the steps become larger again.
+    let mut grown = map.file_blocks();
+    for step in [100, 400, 1_600, 2_048] {
+        grow(&mut map, 100);
+        assert!(map.file_blocks() - grown >= step, "{step}");
+        grown = map.file_blocks();
+    }
     grow(&mut map, 5_000);
     assert!(map.allocate(5_000).is_some());
 }
 
+fn runs(item_bytes: usize) -> Runs {
+    Runs::of(b"key", Some(&vec![0; item_bytes]))
+}
+
 #[test]
-fn reserves_are_bounded_by_free_blocks() {
+fn what_needs_no_run_sets_nothing_aside() {
+    for item_bytes in [0, 100, 1_300, 1_400, 4_000] {
+        assert!(runs(item_bytes).is_none(), "{item_bytes}");
+    }
+    assert_eq!(runs(4_060).blocks(), 2);
+    assert_eq!(runs(30_000).blocks(), 8);
+    assert_eq!(Runs::of(&[0; 1_296], None), Runs::default());
+    assert_eq!(Runs::of(&[0; 1_297], None).blocks(), 12);
+    assert_eq!(Runs::of(&[0; 3_000], Some(&[0; 30_000])).blocks(), 20);
+}
+
+#[test]
+fn a_run_set_aside_is_there_for_the_merge_in_a_file_in_pieces() {
+    let mut map = SpaceMap::new(SHARD);
+    let mut file = File::default();
+    map.keep_reserve(16);
+    grow(&mut map, 1);
+    assert_eq!((map.aside_blocks(), map.reserve_missing_blocks()), (16, 0));
+    let free = map.free_blocks();
+    assert!(map.set_aside(runs(30_000), false));
+    assert!(map.set_aside(runs(30_000), false));
+    assert!(map.set_aside(runs(5_000), false));
+    assert_eq!(map.aside_blocks(), 16 + 8 + 8 + 2);
+    assert_eq!(map.free_blocks(), free - 18);
+    // Everything else is taken by single pages, and every second one freed.
+    let singles: Vec<u64> = (0..map.free_blocks()).map(|_| map.allocate(1).unwrap()).collect();
+    singles.iter().step_by(2).for_each(|id| map.free(*id, 1));
+    checkpoint(&mut map, &mut file);
+    checkpoint(&mut map, &mut file);
+    assert!(map.free_blocks() > 900);
+    assert!(!map.set_aside(runs(30_000), true), "there is no run of 8");
+    assert!(!map.set_aside(runs(5_000), false), "nor of 2");
+    // One of the values is in flight when the generation is frozen.
+    map.freeze_aside([runs(30_000)].into_iter());
+    assert!(map.allocate_extent(8).is_some());
+    assert_eq!(map.allocate_extent(8), None, "that one is the next generation's");
+    // The other was overwritten: its run is free again, for any page.
+    map.drop_frozen_aside();
+    assert_eq!(map.aside_blocks(), 16 + 8);
+    assert!(map.allocate(2).is_some());
+    map.freeze_aside([].into_iter());
+    assert!(map.allocate_extent(8).is_some());
+    map.drop_frozen_aside();
+    assert_eq!(map.aside_bytes(), 0);
+    // Pages of several blocks have the reserve.
+    for _ in 0..4 {
+        assert!(map.allocate(4).is_some());
+    }
+    assert_eq!((map.allocate(4), map.reserve_missing_blocks()), (None, 16));
+    // Deletes of long keys could have used it, and it is filled when runs come free.
+    singles.iter().skip(1).step_by(2).for_each(|id| map.free(*id, 1));
+    checkpoint(&mut map, &mut file);
+    let root = checkpoint(&mut map, &mut file);
+    assert_eq!(map.reserve_missing_blocks(), 0);
+    let long = Runs::of(&[0; 2_000], None);
+    while map.allocate(1).is_some() {}
+    assert_eq!(map.reserve_missing_blocks(), 16, "single pages use it last");
+    assert!(!map.set_aside(long, true));
+    // On the disk nothing of this is held.
+    let live = map.live_blocks();
+    let map = file.load(&root, None).unwrap();
+    assert!(map.live_blocks() < live && map.aside_blocks() == 0);
+}
+
+#[test]
+fn a_write_that_was_not_made_gives_its_runs_back() {
     let mut map = SpaceMap::new(SHARD);
     grow(&mut map, 1);
-    assert!(map.reserve(map.free_blocks()));
-    assert!(!map.reserve(1));
-    map.unreserve(10);
-    assert!(map.reserve(10));
-    assert_eq!(map.reserved_blocks(), map.free_blocks());
+    let free = map.free_blocks();
+    let long = Runs::of(&[0; 2_000], Some(&[0; 30_000]));
+    assert!(map.set_aside(long, false));
+    assert_eq!(map.free_blocks(), free - 20);
+    map.give_back(long);
+    assert_eq!((map.free_blocks(), map.aside_blocks(), map.aside_bytes()), (free, 0, 0));
+    // Also when only some of them were there.
+    while map.free_blocks() > 16 {
+        map.allocate(1).unwrap();
+    }
+    assert!(!map.set_aside(long, false));
+    assert_eq!((map.free_blocks(), map.aside_blocks(), map.aside_bytes()), (16, 0, 0));
 }
 
 #[test]

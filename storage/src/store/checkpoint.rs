@@ -33,7 +33,7 @@ use crate::tree::{PageRef, TreeRef};
 pub(super) const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
-/// A checkpoint follows at once while the log holds more than this part of its ring.
+/// A checkpoint follows at once while the log holds more than this part of what clients may fill.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
 
 #[derive(Debug)]
@@ -80,6 +80,10 @@ pub(super) struct Checkpoint {
     pub(super) hastened: bool,
     pub(super) grow: Option<OpId>,
     pub(super) grow_refused_at: Option<Nanos>,
+    /// The longest run that a write did not find since the file last grew, or could not.
+    pub(super) run_wanted: u64,
+    /// The same since the last checkpoint began, which may free one.
+    pub(super) run_refused: bool,
     pub(super) begun_at: Nanos,
     pub(super) finished_at: Nanos,
     pub(super) last_nanos: u64,
@@ -112,6 +116,8 @@ impl Checkpoint {
             hastened: false,
             grow: None,
             grow_refused_at: None,
+            run_wanted: 0,
+            run_refused: false,
             begun_at: now,
             finished_at: now,
             last_nanos: 0,
@@ -189,7 +195,7 @@ impl Store {
         let due = self.checkpoint.format
             || (changed && (self.closing || paced || !self.overlay.has_room(TYPICAL_ENTRY_BYTES)))
             || self.log_needs_checkpoint()
-            || self.disk_needs_checkpoint(changed);
+            || self.disk_needs_checkpoint(changed, now, work);
         if !due {
             if changed && !config.checkpoints_off {
                 work.wake_by(due_at);
@@ -200,7 +206,9 @@ impl Store {
         self.apply_durable();
         let point = self.log.durable_point();
         let entries = self.overlay.freeze().map_or(0, |frozen| frozen.entries);
+        self.space.freeze_aside(self.pending.iter().map(|pending| pending.entry.runs()));
         let checkpoint = &mut self.checkpoint;
+        checkpoint.run_refused = false;
         checkpoint.format = false;
         checkpoint.hastened = false;
         checkpoint.point = point;
@@ -225,7 +233,7 @@ impl Store {
     /// Whether memory or log are as full as they should be when a checkpoint begins.
     fn is_filling(&self) -> bool {
         let (config, end) = (&self.config, self.log.end_lsn().0);
-        let percent = u64::from(config.log_fill_percent) * config.log.capacity_bytes();
+        let percent = u64::from(config.log_fill_percent) * config.log.client_bytes();
         // The log is trimmed to the older superblock: what is in use is of two checkpoints.
         let log_filling = (end - self.log.trim_lsn().0) * 100 >= percent
             && (end - self.superblock.log_start.lsn.0) * 200 >= percent;
@@ -239,19 +247,12 @@ impl Store {
     fn log_needs_checkpoint(&self) -> bool {
         let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
         let held = self.log.end_lsn().0 - trim.0;
-        let nearly_full = held * 100 >= self.config.log.capacity_bytes() * LOG_HELD_PERCENT_MAX;
+        let nearly_full = held * 100 >= self.config.log.client_bytes() * LOG_HELD_PERCENT_MAX;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
         trim < start && (nearly_full || full()) || start < self.log.durable_lsn() && full()
-    }
-
-    /// Whether the disk is full, and a checkpoint would give blocks back.
-    fn disk_needs_checkpoint(&self, changed: bool) -> bool {
-        self.checkpoint.grow_refused_at.is_some()
-            && (changed || self.space.deferred_blocks() > 0)
-            && self.admit_to_disk(TYPICAL_ENTRY_BYTES, false).is_err()
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
@@ -311,9 +312,7 @@ impl Store {
             return;
         }
         if self.checkpoint.grow == Some(done.op) {
-            self.checkpoint.grow = None;
-            self.checkpoint.grow_refused_at = self.space.grown(done.result).err().map(|_| now);
-            return;
+            return self.grown(done.result, now);
         }
         if self.cache.owns_write(done.op) {
             self.checkpoint.page_writes -= 1;

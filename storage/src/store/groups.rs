@@ -9,11 +9,12 @@ use forebay_core::ids::{Ballot, GroupId, Slot};
 use super::catalog::CatalogEntry;
 use super::{PendingEntry, Refused, Store, Ticket};
 use crate::log::{RecordHeader, RecordKind};
+use crate::space::Runs;
 use crate::tree::TreeRef;
 
 /// A group's place in this shard's arrays. Small, dense, and reused only when the group's last
 /// trace is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupOrdinal(pub u32);
 
 /// What the shard says of a group; the store keeps it as it is.
@@ -143,7 +144,7 @@ impl Store {
         &mut self,
         descriptor: GroupDescriptor<'_>,
     ) -> Result<(GroupOrdinal, Ticket), Refused> {
-        self.admit(descriptor.payload.len(), false)?;
+        self.admit(descriptor.payload.len(), Runs::default(), false)?;
         assert!(self.groups.find(descriptor.id).is_none(), "group {} exists", descriptor.id);
         let header = RecordHeader {
             kind: RecordKind::GROUP_CREATE,
@@ -164,7 +165,7 @@ impl Store {
     /// # Errors
     /// Nothing was begun; see [`Refused`].
     pub fn drop_group(&mut self, group: GroupOrdinal) -> Result<Ticket, Refused> {
-        self.admit(0, true)?;
+        self.admit(0, Runs::default(), true)?;
         let state = self.groups.get_mut(group);
         assert!(!state.dropped, "a group is dropped once");
         let header = RecordHeader {

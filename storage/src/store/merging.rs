@@ -56,8 +56,8 @@ impl MergeInput for FrozenInput<'_> {
     }
 
     fn advance(&mut self) {
-        let taken = self.overlay.frozen_next(self.cursor);
-        debug_assert!(taken.is_some(), "only what was seen is taken");
+        debug_assert!(self.current.is_some(), "only what was seen is taken");
+        self.overlay.frozen_advance(self.cursor);
         self.taken += 1;
         self.current = self.overlay.frozen_peek(self.cursor);
     }
@@ -139,6 +139,7 @@ impl Store {
         }
         if self.overlay.is_frozen() {
             self.overlay.drop_frozen();
+            self.space.drop_frozen_aside();
         }
         self.list_catalog_changes();
         self.checkpoint.merge.reset(self.catalog);
@@ -193,7 +194,7 @@ impl Store {
                 let first = self.checkpoint.merge.missing().first();
                 first.is_some_and(|page| self.is_damaged(*page))
             }
-            MergeStep::NeedSpace(_) => self.checkpoint.grow_refused_at.is_some(),
+            MergeStep::NeedSpace(_) => self.is_disk_full(),
             _ => false,
         };
         match step {
@@ -213,7 +214,8 @@ impl Store {
             }
             // The writes that make room are on their way, or start in this turn.
             MergeStep::CacheFull => {}
-            MergeStep::NeedSpace(blocks) => self.grow(blocks.max(RESERVE_BLOCKS), now, work),
+            // Everything admitted has its room: this is recovery on a disk that was filled since.
+            MergeStep::NeedSpace(run) => self.grow(run, run.max(RESERVE_BLOCKS), now, work),
             MergeStep::Progress | MergeStep::Done(_) => unreachable!("not a reason to wait"),
         }
     }

@@ -41,13 +41,13 @@ use crate::block::{DiskDone, DiskError, DiskOp, OpId};
 use crate::cache::PageCache;
 use crate::log::format::PutPayload;
 use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
-use crate::overlay::{InFlight, Overlay, Staged};
-use crate::space::SpaceMap;
+use crate::overlay::{InFlight, KeyHash, Overlay, Staged};
+use crate::space::{Runs, SpaceMap};
 use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use read::{Current, PageId, RangeEnd, Read, Visit};
+pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
@@ -67,7 +67,7 @@ pub struct StoreConfig {
     pub checkpoint_interval_nanos: u64,
     /// A checkpoint begins when the active generation holds this part of its memory.
     pub overlay_fill_percent: u8,
-    /// A checkpoint begins when this part of the log is in use. The log keeps what two checkpoints
+    /// A checkpoint begins when this part of what clients may fill of the log is in use. It keeps what two checkpoints
     /// need, so each but the first adds half of it.
     pub log_fill_percent: u8,
     /// Merge work of one slice on an idle shard, about.
@@ -90,8 +90,9 @@ pub enum Refused {
     /// Memory or log space is used up for the moment: retry, or wait for [`Store::has_room`].
     #[error("the shard's log or memory is full for the moment")]
     Overloaded,
-    /// The pages file cannot grow to hold a checkpoint of this entry. Free disk space; deletes go on.
-    #[error("the disk is full: {free_bytes} bytes are left for checkpoints")]
+    /// The pages file cannot grow to hold a checkpoint of this entry, or what is free in it lies in
+    /// pieces too small for it. Free disk space, or delete; deletes go on. Then try again.
+    #[error("the disk is full: {free_bytes} bytes in pieces are left for checkpoints and deletes")]
     DiskFull {
         /// What is left.
         free_bytes: u64,
@@ -148,9 +149,19 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum PendingEntry {
-    Write(Staged),
+    Write(Staged, KeyHash, Runs),
     GroupCreate,
     GroupDrop,
+}
+
+impl PendingEntry {
+    /// What is set aside for its merge.
+    fn runs(&self) -> Runs {
+        match self {
+            PendingEntry::Write(_, _, runs) => *runs,
+            PendingEntry::GroupCreate | PendingEntry::GroupDrop => Runs::default(),
+        }
+    }
 }
 
 /// What [`Store::has_room`] asks for: a key and an item of about a kibibyte.
@@ -201,6 +212,11 @@ impl Store {
         self.config.log.shard
     }
 
+    /// Takes the page cache's memory from the system now, before the service begins.
+    pub fn populate_memory(&mut self) {
+        self.cache.populate();
+    }
+
     /// Begins a Put of `item` under the encoded `key`.
     ///
     /// # Errors
@@ -237,7 +253,11 @@ impl Store {
         if self.failure.is_some() || self.closing {
             return true;
         }
-        match self.admit_to_disk(TYPICAL_ENTRY_BYTES, false) {
+        // The file is growing by a run that a write waits for.
+        if self.checkpoint.run_wanted > 0 && !self.is_disk_full() {
+            return false;
+        }
+        match self.admit_to_disk(TYPICAL_ENTRY_BYTES, Runs::default(), false) {
             Err(Refused::Overloaded) => false,
             Err(_) => true,
             Ok(()) => {
@@ -279,12 +299,14 @@ impl Store {
         item: Option<&[u8]>,
     ) -> Result<Ticket, Refused> {
         let bytes = key.len() + item.map_or(0, <[u8]>::len);
-        self.admit(bytes, item.is_none())?;
+        let runs = Runs::of(key, item);
+        self.admit(bytes, runs, item.is_none())?;
         // Asked first, so that a refused write leaves nothing behind in memory.
         let payload_bytes = if item.is_some() { bytes + 2 } else { bytes };
         if let Err(error) = self.log.check_room(payload_bytes) {
             return Err(self.log_refused(error));
         }
+        self.set_aside(runs, item.is_none())?;
         let state = self.groups.get_mut(group);
         assert!(!state.dropped, "nobody writes to a dropped group");
         let slot = state.progress.last_slot().next();
@@ -295,6 +317,7 @@ impl Store {
             ballot: state.progress.ballot(),
         };
         let Ok(staged) = self.overlay.stage(group.0, slot, key, item) else {
+            self.space.give_back(runs);
             self.checkpoint.hasten();
             return Err(Refused::Overloaded);
         };
@@ -306,8 +329,9 @@ impl Store {
         let position = appended.expect("the log was asked for room");
         let proposed = self.groups.get_mut(group).progress.propose();
         debug_assert_eq!(proposed, slot);
-        self.in_flight.insert(&self.overlay, staged);
-        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged)))
+        let hash = KeyHash::of(group.0, key);
+        self.in_flight.insert(&self.overlay, staged, hash);
+        Ok(self.enqueue(position, group, slot, PendingEntry::Write(staged, hash, runs)))
     }
 
     fn enqueue(
@@ -322,7 +346,7 @@ impl Store {
         self.last_ticket
     }
 
-    fn admit(&self, bytes: usize, frees_space: bool) -> Result<(), Refused> {
+    fn admit(&self, bytes: usize, runs: Runs, frees_space: bool) -> Result<(), Refused> {
         if self.failure.is_some() {
             return Err(Refused::Failed);
         }
@@ -332,7 +356,7 @@ impl Store {
         if bytes > self.entry_bytes_max {
             return Err(Refused::TooLarge { bytes });
         }
-        self.admit_to_disk(bytes, frees_space)
+        self.admit_to_disk(runs.single_bytes(bytes), runs, frees_space)
     }
 
     fn log_refused(&mut self, error: AppendError) -> Refused {
@@ -376,26 +400,45 @@ impl Store {
     /// Applies every pending entry that the log holds durably: in a group of one, durable is chosen.
     fn apply_durable(&mut self) {
         let durable_lsn = self.log.durable_lsn();
+        let mut near = 0;
         while let Some(pending) = self.pending.front().copied() {
             if pending.position >= durable_lsn {
                 break;
             }
+            if near == 0 {
+                near = self.touch_pending();
+            }
+            near -= 1;
             self.pending.pop_front();
             self.chosen_ticket.0 += 1;
             match pending.entry {
-                PendingEntry::Write(staged) => {
+                PendingEntry::Write(staged, hash, _) => {
                     let state = self.groups.get_mut(pending.group);
                     state.progress.durable(0, pending.slot);
                     state.progress.apply(pending.slot);
                     state.changed = true;
-                    self.in_flight.remove(&self.overlay, staged);
+                    self.in_flight.remove(&self.overlay, staged, hash);
                     // Also if the group's drop was proposed: until that is chosen it may be lost.
-                    self.overlay.apply(staged);
+                    self.overlay.apply(staged, hash);
                 }
                 PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
             }
         }
+    }
+
+    /// Brings near what the next entries will be applied to; says how many of them.
+    fn touch_pending(&self) -> usize {
+        let mut hashes = [KeyHash::default(); TOGETHER_MAX];
+        let mut len = 0;
+        for (hash, pending) in hashes.iter_mut().zip(&self.pending) {
+            if let PendingEntry::Write(_, write_hash, _) = pending.entry {
+                *hash = write_hash;
+            }
+            len += 1;
+        }
+        self.overlay.touch_for_apply(&hashes[..len]);
+        len
     }
 
     /// Does a turn's worth of background work and hands out the operations asked for.

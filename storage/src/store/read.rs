@@ -11,7 +11,8 @@ use forebay_core::time::Nanos;
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
 use crate::cache::ReadStart;
-use crate::overlay::EntryRef;
+use crate::overlay::{EntryRef, KeyHash};
+pub use crate::tree::walk::TOGETHER_MAX;
 use crate::tree::walk::{self, Cursor, Direction, Lookup, Step};
 use crate::tree::{PageRef, Value};
 
@@ -83,21 +84,68 @@ impl Store {
     /// Reads the chosen item under the encoded `key`.
     #[must_use]
     pub fn get(&self, group: GroupOrdinal, key: &[u8]) -> Read<'_> {
-        if let Some(entry) = self.overlay.get(group.0, key) {
+        self.get_hashed(group, key, KeyHash::of(group.0, key))
+    }
+
+    /// Reads up to [`TOGETHER_MAX`] chosen items, and waits for memory once for all of them:
+    /// `reads[i]` is what [`Store::get`] says of `wanted[i]`.
+    pub fn get_together<'s>(&'s self, wanted: &[(GroupOrdinal, &[u8])], reads: &mut [Read<'s>]) {
+        assert!(wanted.len() <= TOGETHER_MAX && wanted.len() == reads.len());
+        let mut hashes = [KeyHash::default(); TOGETHER_MAX];
+        for (hash, (group, key)) in hashes.iter_mut().zip(wanted) {
+            *hash = KeyHash::of(group.0, key);
+        }
+        self.overlay.touch(&hashes[..wanted.len()]);
+        let mut in_tree = [0; TOGETHER_MAX];
+        let mut len = 0;
+        for (i, ((group, key), hash)) in wanted.iter().zip(hashes).enumerate() {
+            match self.overlay.get(group.0, key, hash) {
+                Some(entry) => reads[i] = entry.item.map_or(Read::Absent, Read::Item),
+                None => {
+                    in_tree[len] = i;
+                    len += 1;
+                }
+            }
+        }
+        if len == 0 {
+            return;
+        }
+        let mut trees = [(&self.groups.get(wanted[0].0).tree, &[][..]); TOGETHER_MAX];
+        let mut lookups = [Lookup::Absent; TOGETHER_MAX];
+        for (tree, &i) in trees.iter_mut().zip(&in_tree[..len]) {
+            let (group, key) = wanted[i];
+            *tree = (&self.groups.get(group).tree, key);
+        }
+        walk::lookup_together(&self.cache, &trees[..len], &mut lookups[..len]);
+        for (lookup, &i) in lookups.into_iter().zip(&in_tree[..len]) {
+            reads[i] = self.read_of(lookup);
+        }
+    }
+
+    fn get_hashed(&self, group: GroupOrdinal, key: &[u8], hash: KeyHash) -> Read<'_> {
+        if let Some(entry) = self.overlay.get(group.0, key, hash) {
             return entry.item.map_or(Read::Absent, Read::Item);
         }
-        match walk::get(&self.cache, &self.groups.get(group).tree, key) {
-            Lookup::Found(item) => Read::Item(item),
-            Lookup::Absent => Read::Absent,
-            Lookup::Missing(page) if self.is_damaged(page) => Read::Damaged,
-            Lookup::Missing(page) => Read::Wait(page),
-            Lookup::FoundOverflow(_) => unreachable!("get looks into extents"),
-        }
+        self.read_of(walk::lookup(&self.cache, &self.groups.get(group).tree, key))
+    }
+
+    fn read_of<'s>(&'s self, lookup: Lookup<'s>) -> Read<'s> {
+        let missing = match lookup {
+            Lookup::Found(item) => return Read::Item(item),
+            Lookup::Absent => return Read::Absent,
+            Lookup::FoundOverflow(extent) => match walk::overflow(&self.cache, &extent) {
+                Some(item) => return Read::Item(item),
+                None => extent.page,
+            },
+            Lookup::Missing(page) => page,
+        };
+        if self.is_damaged(missing) { Read::Damaged } else { Read::Wait(missing) }
     }
 
     /// Copies the newest item under `key`, chosen or in flight, to the end of `item`.
     pub fn current(&self, group: GroupOrdinal, key: &[u8], item: &mut Vec<u8>) -> Current {
-        if let Some(staged) = self.in_flight.latest(&self.overlay, group.0, key) {
+        let hash = KeyHash::of(group.0, key);
+        if let Some(staged) = self.in_flight.latest(&self.overlay, group.0, key, hash) {
             return match self.overlay.staged(staged).item {
                 Some(bytes) => {
                     item.extend_from_slice(bytes);
@@ -106,7 +154,7 @@ impl Store {
                 None => Current::Absent { in_flight: true },
             };
         }
-        match self.get(group, key) {
+        match self.get_hashed(group, key, hash) {
             Read::Item(bytes) => {
                 item.extend_from_slice(bytes);
                 Current::Item { in_flight: false }

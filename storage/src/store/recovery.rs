@@ -17,11 +17,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use forebay_core::ids::{GroupId, Lsn, Slot};
+use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
 use forebay_core::time::Nanos;
 
 use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
+use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
 use crate::cache::{PageCache, ReadError, ReadStart};
@@ -30,8 +32,8 @@ use crate::log::{
     LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError, ScanStart,
     ScanStep,
 };
-use crate::overlay::{InFlight, Overlay, OverlayConfig};
-use crate::space::{SpaceError, SpaceMap, SpaceRoot};
+use crate::overlay::{InFlight, KeyHash, Overlay, OverlayConfig};
+use crate::space::{Runs, SpaceError, SpaceMap, SpaceRoot};
 use crate::superblock::{self, Chosen, LogGeometry, Superblock, SuperblockError};
 use crate::tree::TreeRef;
 use crate::tree::walk::{self, Cursor, Direction, Step};
@@ -120,6 +122,37 @@ pub enum OpenError {
         /// The slot found.
         found: Slot,
     },
+    /// A record's checksum is right, but it says what no writer of this version writes. Nothing was
+    /// changed: run the program that wrote it, or restore the node from its peers or a copy.
+    #[error(
+        "the log's record at lsn {lsn} (group {group}, slot {slot}, kind {kind}, {payload_bytes} \
+         bytes) has a right checksum but cannot be decoded: another program wrote it, or a fault \
+         in this one; run the program that wrote it, or restore the data directory from a copy"
+    )]
+    Record {
+        /// Of the record.
+        lsn: Lsn,
+        /// As it says.
+        group: GroupId,
+        /// As it says.
+        slot: Slot,
+        /// As it says; see [`RecordKind`].
+        kind: u8,
+        /// Bytes that could not be decoded.
+        payload_bytes: usize,
+    },
+    /// The pages file is shorter than its superblock says, or its end cannot be read. Restore it;
+    /// nothing was changed.
+    #[error(
+        "the pages file should have {file_blocks} blocks, but its last one cannot be read: {error}; \
+         look at the device, or restore the file"
+    )]
+    PagesLength {
+        /// As the superblock says.
+        file_blocks: u64,
+        /// What reading the last one came to.
+        error: DiskError,
+    },
     /// The entries of the log need more memory than there is.
     #[error("the log's entries do not fit the memory given: raise it to at least {bytes} bytes")]
     Memory {
@@ -173,6 +206,7 @@ pub fn open(
         );
         warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
     }
+    opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
     if chosen.is_none() {
         store.format(disk, now)?;
@@ -209,6 +243,8 @@ struct Opening {
     cache: PageCache,
     space: SpaceMap,
     overlay: Overlay,
+    /// Of the entries replayed.
+    runs: Vec<Runs>,
 }
 
 impl Opening {
@@ -224,7 +260,8 @@ impl Opening {
         let groups = Groups::default();
         let Some(Chosen { superblock, older, .. }) = chosen else {
             let superblock = blank(&config, node_id);
-            let space = SpaceMap::new(shard);
+            let mut space = SpaceMap::new(shard);
+            space.keep_reserve(RESERVE_BLOCKS);
             let trim_lsn = Lsn(0);
             return Ok(Opening {
                 config,
@@ -235,9 +272,16 @@ impl Opening {
                 cache,
                 space,
                 overlay,
+                runs: Vec::new(),
             });
         };
         check(&config, node_id, superblock)?;
+        // Before memory is taken for a map of that length.
+        let file_blocks = superblock.file_blocks;
+        if let Some(last) = file_blocks.checked_sub(1) {
+            let read = read_block(disk, last);
+            read.map_err(|error| OpenError::PagesLength { file_blocks, error })?;
+        }
         let older_root = older.as_ref().map(root_of);
         let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
             read_block(disk, block).ok()
@@ -252,6 +296,7 @@ impl Opening {
             cache,
             space,
             overlay,
+            runs: Vec::new(),
         };
         opening.load_catalog(disk)?;
         Ok(opening)
@@ -347,7 +392,10 @@ impl Opening {
         let header = record.header;
         let known = self.groups.find(header.group);
         match header.kind {
-            RecordKind::GROUP_CREATE if known.is_none() => {
+            RecordKind::GROUP_CREATE => {
+                if known.is_some() {
+                    return Ok(false);
+                }
                 let mut state = GroupState::new(header.group, record.payload.to_vec());
                 state.changed = true;
                 self.groups.insert(header.group, state);
@@ -361,6 +409,7 @@ impl Opening {
                 state.changed = true;
             }
             RecordKind::PUT | RecordKind::DELETE => {
+                let (key, item) = entry_of(record).ok_or_else(|| undecodable(record))?;
                 let Some(group) = known else {
                     // A group dropped before the checkpoint has no entries behind it.
                     let (group, found) = (header.group, header.slot);
@@ -379,25 +428,41 @@ impl Opening {
                 state.progress.durable(0, expected);
                 state.progress.apply(expected);
                 state.changed = true;
-                let (key, item) = if header.kind == RecordKind::PUT {
-                    let put = PutPayload::decode(record.payload);
-                    // The record's checksum was right, so this program's writer made it.
-                    let put = put.expect("a Put's payload has a key");
-                    (put.key, Some(put.item))
-                } else {
-                    (record.payload, None)
-                };
                 let staged =
                     self.overlay.stage(group.0, header.slot, key, item).map_err(|full| {
                         OpenError::Memory {
                             bytes: 8 * (full.active_bytes + full.needed_bytes) as u64,
                         }
                     })?;
-                self.overlay.apply(staged);
+                self.overlay.apply(staged, KeyHash::of(group.0, key));
+                let runs = Runs::of(key, item);
+                if !runs.is_none() {
+                    self.runs.push(runs);
+                }
             }
-            _ => return Ok(false),
+            // Of groups of several replicas: there are none yet.
+            RecordKind::GROUP_STATE | RecordKind::DIGEST_MARK => return Ok(false),
+            _ => return Err(undecodable(record)),
         }
         Ok(true)
+    }
+
+    /// Sets aside again what the entries had before the crash, the longest runs first. The file may
+    /// have grown since the superblock, so growing it costs nothing then. What is not to be had the
+    /// merge looks for.
+    fn set_aside(&mut self, disk: &mut dyn BlockingDisk) {
+        self.runs.sort_unstable();
+        let mut refused = u64::MAX;
+        while let Some(runs) = self.runs.pop() {
+            while !self.space.set_aside(runs, true) && runs.longest() < refused {
+                let grow = self.space.grow(runs.longest(), runs.blocks(), OpId(0));
+                let grow = grow.expect("one growth at a time");
+                if self.space.grown(disk.carry_out(grow).result).is_err() {
+                    refused = runs.longest();
+                }
+            }
+        }
+        self.space.keep_reserve(RESERVE_BLOCKS);
     }
 
     fn into_store(self, recovered: &RecoveredLog, buffers: Vec<BlockBuf>, now: Nanos) -> Store {
@@ -431,6 +496,31 @@ impl Opening {
             last_write_at: now,
             page_read_errors: 0,
         }
+    }
+}
+
+/// Key and item of a Put's or a Delete's payload, if it is one.
+fn entry_of<'a>(record: &LogRecord<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    let (key, item) = match record.header.kind {
+        RecordKind::PUT => {
+            let put = PutPayload::decode(record.payload)?;
+            (put.key, Some(put.item))
+        }
+        _ => (record.payload, None),
+    };
+    let fits = key.len() <= ENCODED_KEY_BYTES_MAX
+        && item.is_none_or(|item| item.len() <= ENCODED_ITEM_BYTES_MAX);
+    fits.then_some((key, item))
+}
+
+fn undecodable(record: &LogRecord<'_>) -> OpenError {
+    let LogRecord { lsn, header, payload } = record;
+    OpenError::Record {
+        lsn: *lsn,
+        group: header.group,
+        slot: header.slot,
+        kind: header.kind.0,
+        payload_bytes: payload.len(),
     }
 }
 
@@ -484,15 +574,22 @@ impl Store {
     /// Writes the first checkpoint of a shard that was never used, so that from now on blank
     /// superblocks mean that they were lost.
     fn format(&mut self, disk: &mut dyn BlockingDisk, now: Nanos) -> Result<(), OpenError> {
+        while self.space.file_blocks() == 0 {
+            let op = self.next_op();
+            let grow = self.space.grow(FIRST_BLOCKS, FIRST_BLOCKS, op);
+            let grow = grow.expect("one growth at a time");
+            self.space.grown(disk.carry_out(grow).result)?;
+        }
         let mut begun = Vec::new();
         while self.checkpoint.number() == 0 {
             self.turn(now, &mut begun);
             for op in begun.drain(..) {
                 let done = disk.carry_out(op);
-                if let Err(error) = done.result {
-                    return Err(error.into());
-                }
+                let result = done.result;
                 self.disk_done(done, now);
+                if self.failure.is_some() {
+                    result?;
+                }
             }
         }
         Ok(())

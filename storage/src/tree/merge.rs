@@ -34,11 +34,10 @@
 
 use super::build::{Builder, Fill};
 use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
-use super::{
-    ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value, content_digest,
-};
+use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
+use forebay_core::digest::Digest;
 
 /// Pages asked for at once when one is missing.
 pub const READ_AHEAD_MAX: usize = 32;
@@ -488,7 +487,7 @@ impl Merge {
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
-                self.builders[0].push_item([key, &[]], &value, content_digest(key, item));
+                self.builders[0].push_item([key, &[]], &value, Digest::of(key, item).0);
                 open.pushed = true;
                 open.changed = true;
                 self.appending = appending;
@@ -528,7 +527,7 @@ impl Merge {
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
-                self.builders[0].push_item([key, &[]], &value, content_digest(key, item));
+                self.builders[0].push_item([key, &[]], &value, Digest::of(key, item).0);
             }
             input.advance();
             self.stats.changes += 1;
@@ -601,7 +600,7 @@ impl Merge {
     ) -> Result<usize, Blocked> {
         self.builder(level + 1);
         let plan = self.builders[level].plan(fill);
-        let (mut buf, place) = new_page(plan.blocks, cache, space)?;
+        let (mut buf, place) = new_page(plan.blocks, false, cache, space)?;
         let child = self.builders[level].cut(plan, place, &mut buf, &mut self.separator);
         cache.insert(child.page, buf);
         self.allocated.push((child.page.id, child.page.blocks));
@@ -658,9 +657,10 @@ fn push_old(builder: &mut Builder, view: &PageView<'_>, range: std::ops::Range<u
     }
 }
 
-/// A buffer and a place for a new page.
+/// A buffer and a place for a new page, or for an extent.
 fn new_page(
     blocks: usize,
+    extent: bool,
     cache: &mut PageCache,
     space: &mut SpaceMap,
 ) -> Result<(crate::block::BlockBuf, Place), Blocked> {
@@ -668,7 +668,8 @@ fn new_page(
         return Err(Blocked::CacheFull);
     }
     let buf = cache.take_frame(blocks).ok_or(Blocked::CacheFull)?;
-    match space.allocate(blocks as u16) {
+    let n = blocks as u16;
+    match if extent { space.allocate_extent(n) } else { space.allocate(n) } {
         Some(id) => Ok((buf, Place { shard: cache.shard(), id, birth: space.building() })),
         None => {
             cache.give_back(buf);
@@ -690,7 +691,7 @@ fn store_item<'a>(
         return Ok(Value::Inline(item));
     }
     let blocks = page::overflow_blocks(item.len());
-    let (mut buf, place) = new_page(blocks, cache, space)?;
+    let (mut buf, place) = new_page(blocks, true, cache, space)?;
     let page = page::write_overflow(&mut buf, place, item);
     debug_assert_eq!(page.level, LEVEL_OVERFLOW);
     cache.insert(page, buf);

@@ -44,8 +44,6 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
-
 /// Levels that a tree may have. Long keys give a fan-out of at least 3, ordinary ones about 50, so
 /// no file is large enough to need more.
 pub const LEVELS_MAX: usize = 32;
@@ -54,7 +52,7 @@ pub const LEVELS_MAX: usize = 32;
 pub const LEVEL_OVERFLOW: u8 = 0xff;
 
 /// Where a page is and what it must look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PageRef {
     /// First block in the `pages` file.
     pub id: u64,
@@ -73,7 +71,7 @@ pub struct Totals {
     pub items: u64,
     /// Bytes of their keys and items.
     pub bytes: u64,
-    /// Wrapping sum of [`content_digest`] over them.
+    /// Sum of their [`Digest`](forebay_core::digest::Digest)s.
     pub digest: u128,
 }
 
@@ -162,11 +160,4 @@ impl Value<'_> {
             Value::Overflow(extent) => u64::from(extent.item_bytes),
         }
     }
-}
-
-/// The 128-bit hash whose wrapping sum over all items is a tree's content digest. The key enters
-/// as the seed, so that moving bytes between key and item changes the hash.
-#[must_use]
-pub fn content_digest(key: &[u8], item: &[u8]) -> u128 {
-    xxh3_128_with_seed(item, xxh3_64_with_seed(key, key.len() as u64))
 }

@@ -315,8 +315,16 @@ impl<'a> PageView<'a> {
     /// The place of `key`: Ok(i) if entry `i` has it, Err(i) if it would stand before entry `i`.
     #[inline]
     pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let Some(rest) = key.strip_prefix(self.prefix) else {
-            return Err(if key < self.prefix { 0 } else { self.count() });
+        self.resolve(key, self.near(key))
+    }
+
+    /// The first half of a search, which reads the slots alone: no entry before this place has the
+    /// key. [`PageView::resolve`] goes on from there, at the entry.
+    #[inline]
+    #[must_use]
+    pub fn near(&self, key: &[u8]) -> usize {
+        let Some(rest) = self.after_prefix(key) else {
+            return if key < self.prefix { 0 } else { self.count() };
         };
         let hint = hint_of(rest);
         // The number of slots with a smaller hint, without branches that a random key would miss.
@@ -328,7 +336,37 @@ impl<'a> PageView<'a> {
             low = select_unpredictable(smaller, low + half, low);
             size -= half;
         }
-        low += usize::from(size == 1 && self.slot(low).0 < hint);
+        low + usize::from(size == 1 && self.slot(low).0 < hint)
+    }
+
+    /// The key without the page's prefix, if it has that.
+    #[inline]
+    fn after_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        // A few bytes as a rule, for which a comparison of any length is a long way round.
+        if let (1..=8, Some(key_head)) = (self.prefix.len(), key.first_chunk()) {
+            let prefix_at = HEADER_BYTES + self.slots.len() * SLOT_BYTES;
+            if let Some(prefix_head) = self.bytes[prefix_at..].first_chunk() {
+                let differ = u64::from_le_bytes(*key_head) ^ u64::from_le_bytes(*prefix_head);
+                let beyond = 64 - 8 * self.prefix.len() as u32;
+                return (differ << beyond == 0).then(|| &key[self.prefix.len()..]);
+            }
+        }
+        key.strip_prefix(self.prefix)
+    }
+
+    /// The bytes of the entry at a place from [`PageView::near`], and what follows it.
+    #[inline]
+    #[must_use]
+    pub fn from_entry(&self, place: usize) -> &'a [u8] {
+        if place == self.count() { &[] } else { &self.bytes[self.slot(place).1..] }
+    }
+
+    /// The second half of a search.
+    #[inline]
+    pub fn resolve(&self, key: &[u8], near: usize) -> Result<usize, usize> {
+        let mut low = near;
+        let Some(rest) = self.after_prefix(key) else { return Err(low) };
+        let hint = hint_of(rest);
         if low == self.count() || self.slot(low).0 != hint {
             return Err(low);
         }
@@ -359,7 +397,14 @@ impl<'a> PageView<'a> {
     #[inline]
     #[must_use]
     pub fn child_index(&self, key: &[u8]) -> usize {
-        match self.search(key) {
+        self.child_at(self.search(key))
+    }
+
+    /// As [`PageView::child_index`], of what a search found.
+    #[inline]
+    #[must_use]
+    pub fn child_at(&self, found: Result<usize, usize>) -> usize {
+        match found {
             Ok(i) => i,
             Err(i) => i.saturating_sub(1),
         }

@@ -4,10 +4,11 @@
 //! checked as at entry to the cache, then against what its parent says of it: checksum, key range,
 //! number of items, bytes, digest; each item against the digest in its entry.
 
+use forebay_core::digest::Digest;
 use forebay_core::ids::ShardId;
 
 use super::page::{self, PageError, PageView};
-use super::{ChildRef, PageRef, Totals, TreeRef, Value, content_digest};
+use super::{ChildRef, PageRef, Totals, TreeRef, Value};
 use crate::block::{BlockBuf, DiskError};
 
 /// Something wrong with a tree.
@@ -159,13 +160,13 @@ where
             key.clear();
             view.key_into(entry, &mut key);
             let sound = match view.value(entry) {
-                Value::Inline(item) => content_digest(&key, item) == view.digest(entry),
+                Value::Inline(item) => Digest::of(&key, item).0 == view.digest(entry),
                 Value::Overflow(extent) => {
                     let Some(buf) = self.page(&extent.page) else { continue };
                     self.report.extents += 1;
                     let item = page::overflow_item(&buf);
                     item.len() == extent.item_bytes as usize
-                        && content_digest(&key, item) == view.digest(entry)
+                        && Digest::of(&key, item).0 == view.digest(entry)
                 }
             };
             if !sound {

@@ -12,6 +12,7 @@
 use super::page::{PageView, overflow_item};
 use super::{LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
 use crate::cache::PageCache;
+use crate::touch::touch_lines;
 
 /// What a tree says about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +39,80 @@ pub fn lookup<'c>(cache: &'c PageCache, tree: &TreeRef, key: &[u8]) -> Lookup<'c
             page = view.child_page(view.child_index(key));
             continue;
         }
-        return match view.search(key) {
-            Err(_) => Lookup::Absent,
-            Ok(i) => match view.value(i) {
-                Value::Inline(item) => Lookup::Found(item),
-                Value::Overflow(extent) => Lookup::FoundOverflow(extent),
-            },
-        };
+        return in_leaf(&view, view.search(key));
+    }
+}
+
+/// Several keys that are looked for in step; see [`lookup_together`].
+pub const TOGETHER_MAX: usize = 16;
+
+/// How much of a page a search looks at first: header and the slots of a page of small items.
+const SEARCHED_BYTES: usize = 320;
+/// How much of an entry a read looks at: digest, key and a small item.
+const ENTRY_BYTES: usize = 192;
+
+/// Looks for each key in its tree, all of them level by level: what the next step of each will read
+/// is brought near before any takes that step, so memory is waited for once a step and not once a
+/// key. Says of key `i` in `found[i]` what [`lookup`] would say.
+pub fn lookup_together<'c>(
+    cache: &'c PageCache,
+    wanted: &[(&TreeRef, &[u8])],
+    found: &mut [Lookup<'c>],
+) {
+    assert!(wanted.len() <= TOGETHER_MAX && found.len() == wanted.len());
+    let mut going = [(0, PageRef::default()); TOGETHER_MAX];
+    let mut len = 0;
+    for (i, (tree, _)) in wanted.iter().enumerate() {
+        found[i] = Lookup::Absent;
+        if let Some(root) = &tree.root {
+            going[len] = (i, root.page);
+            len += 1;
+        }
+    }
+    while len > 0 {
+        let mut views = [None; TOGETHER_MAX];
+        let mut places = [0; TOGETHER_MAX];
+        cache.touch(going[..len].iter().map(|(_, page)| page));
+        for (view, (_, page)) in views.iter_mut().zip(&going[..len]) {
+            let bytes = cache.get(page);
+            touch_lines(bytes.unwrap_or_default(), SEARCHED_BYTES);
+            *view = bytes.map(PageView::new);
+        }
+        for ((place, view), (i, _)) in places.iter_mut().zip(&views[..len]).zip(&going) {
+            if let Some(view) = view {
+                *place = view.near(wanted[*i].1);
+                // In an interior page the child is most often the one before.
+                let entry = place.saturating_sub(usize::from(view.level() > 0));
+                touch_lines(view.from_entry(entry), ENTRY_BYTES);
+            }
+        }
+        let mut still = 0;
+        for at in 0..len {
+            let (i, page) = going[at];
+            let Some(view) = &views[at] else {
+                found[i] = Lookup::Missing(page);
+                continue;
+            };
+            let place = view.resolve(wanted[i].1, places[at]);
+            if page.level > 0 {
+                going[still] = (i, view.child_page(view.child_at(place)));
+                still += 1;
+            } else {
+                found[i] = in_leaf(view, place);
+            }
+        }
+        len = still;
+    }
+}
+
+#[inline]
+fn in_leaf<'c>(view: &PageView<'c>, place: Result<usize, usize>) -> Lookup<'c> {
+    match place {
+        Err(_) => Lookup::Absent,
+        Ok(i) => match view.value(i) {
+            Value::Inline(item) => Lookup::Found(item),
+            Value::Overflow(extent) => Lookup::FoundOverflow(extent),
+        },
     }
 }
 

@@ -71,22 +71,17 @@ pub(super) fn render(status: &NodeStatus) -> String {
                 ]
             },
         ),
-        (
-            "cache",
-            &["shard", "used", "of", "pinned", "hits", "misses", "evictions", "page reads"],
-            &|s| {
-                vec![
-                    s.shard.to_string(),
-                    size(s.cache.used_bytes),
-                    size(s.cache.capacity_bytes),
-                    size(s.cache.pinned_bytes),
-                    s.cache.hits.to_string(),
-                    s.cache.misses.to_string(),
-                    s.cache.evictions.to_string(),
-                    s.queues.waiting_page_reads.to_string(),
-                ]
-            },
-        ),
+        ("cache", &["shard", "used", "of", "hits", "misses", "evictions", "page reads"], &|s| {
+            vec![
+                s.shard.to_string(),
+                size(s.cache.used_bytes),
+                size(s.cache.capacity_bytes),
+                s.cache.hits.to_string(),
+                s.cache.misses.to_string(),
+                s.cache.evictions.to_string(),
+                s.queues.waiting_page_reads.to_string(),
+            ]
+        }),
         (
             "overlay and checkpoint",
             &[

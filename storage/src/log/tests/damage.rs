@@ -130,6 +130,42 @@ fn another_logs_batches_are_never_this_ones() {
 }
 
 #[test]
+fn batches_of_two_histories_of_one_log_never_make_one_chain() {
+    // A mirror's legs that were written one after the other, and then are read together: the same
+    // log, positions and incarnation, so that only the chain of checksums tells them apart.
+    let mut rig = Rig::new(tiny());
+    rig.write_settled(&[100]);
+    let shared = rig.appended.len();
+    let leg = |slot: u64| {
+        let (config, start, mut disk) = (rig.config, rig.start, rig.image());
+        let (recovered, appended) = recover(&config, &mut disk, start);
+        let recovered = recovered.expect("no damage");
+        let log = LogWriter::new(config, &recovered, Lsn(0), WRITER_OPS, buffers(&config));
+        let mut leg = Rig { config, disk, log, start, appended, slot };
+        leg.write_settled(&[200, 300, 400]);
+        assert!(leg.marker(), "or the last batch looks like a tail");
+        leg.settle();
+        leg
+    };
+    let (left, right) = (leg(10), leg(20));
+    assert_eq!(left.log.durable_point().incarnation, right.log.durable_point().incarnation);
+    assert_eq!(left.log.end_lsn(), right.log.end_lsn());
+    let (left_bytes, right_bytes) =
+        (left.disk.image(ShardFile::Log), right.disk.image(ShardFile::Log));
+    for batches_of_left in 1..3 {
+        let cut = (shared + batches_of_left) * 4096;
+        let mixed = [&left_bytes[..cut], &right_bytes[cut..]].concat();
+        let (recovered, found) =
+            recover(&rig.config, &mut SimDisk::from_image(&mixed, &[]), rig.start);
+        assert_eq!(found[..], left.appended[..found.len()], "nothing of the other history");
+        let refused = recovered.expect_err("an acknowledged batch is not there");
+        let ScanError::Damage(damage) = refused else { panic!("{refused}") };
+        assert_eq!(damage.lsn, Lsn(cut as u64));
+        assert!(matches!(damage.bad, BadBatch::Chain { .. }), "{damage}");
+    }
+}
+
+#[test]
 fn a_log_of_a_later_program_is_refused_and_not_cut() {
     let (lsns, rig) = marked();
     let mut bytes = rig.disk.image(ShardFile::Log);

@@ -101,6 +101,8 @@ fn a_flipped_bit_in_the_log_is_never_served() {
 fn damage_to_the_last_batch_before_its_marker_is_taken_for_a_tail_and_cut_whole() {
     // The one exception of the module's page.
     let mut rig = sample(false);
+    // A checkpoint would make the log before it something that nobody reads.
+    rig.store.config.log_fill_percent = 100;
     let before = rig.model.chosen.clone();
     let start = rig.store.log.end_lsn();
     let group = *before.keys().next().expect("two groups");
@@ -252,6 +254,27 @@ fn blank_superblocks_over_a_log_with_batches_are_a_loss_not_a_new_disk() {
         let named = matches!(refused, OpenError::SuperblocksLost { .. } | OpenError::Log(_));
         assert!(named, "{refused}");
     }
+}
+
+#[test]
+fn a_pages_file_shorter_than_its_superblock_says_is_refused_by_name() {
+    let rig = sample(true);
+    let (log, pages) = (rig.disk.image(ShardFile::Log), rig.disk.image(ShardFile::Pages));
+    let file_blocks = rig.store.superblock.file_blocks as usize;
+    for blocks in [2, file_blocks / 2, file_blocks - 1] {
+        let mut disk = SimDisk::from_image(&log, &pages[..blocks * BLOCK_BYTES]);
+        let refused = open_on(&rig.config, &mut disk, rig.now).expect_err("it was cut");
+        assert!(matches!(refused, OpenError::PagesLength { .. }), "{refused}");
+    }
+    // One that claims to be longer than any disk takes no memory for it.
+    let superblock = Superblock { file_blocks: 1 << 46, ..rig.store.superblock };
+    let mut pages = pages;
+    superblock.encode(&mut pages[superblock.block() as usize * BLOCK_BYTES..][..BLOCK_BYTES]);
+    let mut disk = SimDisk::from_image(&log, &pages);
+    let refused = open_on(&rig.config, &mut disk, rig.now).expect_err("no such file");
+    let named =
+        matches!(refused, OpenError::PagesLength { file_blocks, .. } if file_blocks == 1 << 46);
+    assert!(named, "{refused}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Full disks, full logs, full memory: refused by name or made to wait, never lost, never stuck.
 
 use super::*;
+use crate::space::SpaceError;
 
 /// Puts until the disk is full.
 fn fill(rig: &mut Rig, group: u64, bytes: usize) -> (usize, Refused) {
@@ -100,15 +101,253 @@ fn a_full_disk_loses_nothing_in_a_crash_and_goes_on_when_space_returns() {
     }
 }
 
+/// Lets the store work until `done`, for long enough.
+#[track_caller]
+fn work_until(rig: &mut Rig, what: &str, mut done: impl FnMut(&mut Rig) -> bool) {
+    for _ in 0..50_000 {
+        if done(rig) {
+            return;
+        }
+        rig.pump();
+    }
+    panic!("{what} never: {}", rig.store.checkpoint_phase());
+}
+
+fn delete_patiently(rig: &mut Rig, group: u64, key: &[u8]) {
+    work_until(rig, "a delete", |rig| match rig.delete(group, key) {
+        Ok(_) => true,
+        Err(Refused::Overloaded) => false,
+        Err(other) => panic!("{other}"),
+    });
+}
+
 #[test]
-fn a_disk_that_is_full_before_the_first_write_is_refused_at_the_opening() {
+fn on_a_full_disk_in_pieces_checkpoints_end_and_deletes_make_room_for_large_values() {
+    let (mut refused, mut crashes) = ([0; 2], 0);
+    for seed in 0..10 {
+        let mut rig = Rig::new(tiny(), seed);
+        let group = rig.create();
+        rig.settle();
+        let limit = rig.disk.file_bytes(ShardFile::Pages) + ((seed % 3) << 20);
+        rig.disk.set_bytes_max(ShardFile::Pages, limit);
+        // Until the first refusal of each size, in all sizes: the disk is full, and in pieces.
+        let sizes = [300, 900, 3_000, 9_000, 20_000, 34_000];
+        let keys = 2_000;
+        for round in 0..60 {
+            for _ in 0..40 {
+                let number = rig.random.below(keys);
+                // Many more writes than deletes at first, and none of the largest later.
+                if round > 20 && rig.random.chance(1, 3) {
+                    delete_patiently(&mut rig, group, &key(number));
+                    continue;
+                }
+                let bytes = sizes[rig.random.below(sizes.len())];
+                // To be answered, one way or the other.
+                work_until(&mut rig, "an answer", |rig| {
+                    match rig.put(group, &key(number), bytes) {
+                        Ok(_) => true,
+                        Err(Refused::DiskFull { .. }) => {
+                            refused[usize::from(bytes > 4_000)] += 1;
+                            true
+                        }
+                        Err(Refused::Overloaded) => false,
+                        Err(other) => panic!("{other}"),
+                    }
+                });
+            }
+            let number = rig.store.checkpoint.number();
+            work_until(&mut rig, "a checkpoint", |rig| {
+                rig.now.0 += Nanos::PER_MILLI;
+                let idle = rig.store.checkpoint.is_idle() && rig.model.pending.is_empty();
+                idle && rig.store.checkpoint.number() > number
+            });
+            space::assert_no_leak_when_idle(&mut rig);
+            if rig.random.chance(1, 8) {
+                crashes += 1;
+                // With as much in memory as there may be, and on a disk that is still full.
+                for number in 0..20 {
+                    let _ = rig.put(group, &key(number * 7), sizes[number % sizes.len()]);
+                    rig.turn();
+                }
+                let disk = rig.disk.after_power_cut(&mut rig.random);
+                rig = rig.after_crash(disk);
+                rig.disk.set_bytes_max(ShardFile::Pages, limit);
+            }
+        }
+        for number in 0..keys {
+            delete_patiently(&mut rig, group, &key(number));
+        }
+        work_until(&mut rig, "a large value", |rig| {
+            rig.now.0 += Nanos::PER_MILLI;
+            rig.put(group, &key(1), 34_000).is_ok()
+        });
+        rig.settle();
+        rig.reopen();
+    }
+    eprintln!("{} small and {} large puts refused, {crashes} crashes", refused[0], refused[1]);
+    assert!(refused[0] > 100 && refused[1] > 100 && crashes > 20);
+}
+
+/// Memory and log for hundreds of large values, and no checkpoint by time for an hour.
+fn roomy() -> StoreConfig {
+    let mut config = tiny();
+    config.checkpoint_interval_nanos = 3_600 * Nanos::PER_SECOND;
+    config.log.segment_bytes = 4 << 20;
+    config.log.segments = 6;
+    config.overlay_generation_bytes = 8 << 20;
+    config
+}
+
+/// Puts values of `bytes` under keys from `first` on until one is refused; how many were accepted.
+fn put_until_full(rig: &mut Rig, group: u64, first: usize, bytes: usize) -> usize {
+    for count in 0..2_000 {
+        let mut full = false;
+        work_until(rig, "an answer", |rig| match rig.put(group, &key(first + count), bytes) {
+            Ok(_) => true,
+            Err(Refused::DiskFull { .. }) => {
+                full = true;
+                true
+            }
+            Err(Refused::Overloaded) => false,
+            Err(other) => panic!("{other}"),
+        });
+        if full {
+            return count;
+        }
+    }
+    panic!("the disk is never full");
+}
+
+/// What is in memory gets into the trees, by checkpoints as time goes by.
+#[track_caller]
+fn all_merged(rig: &mut Rig) {
+    work_until(rig, "the end of a merge", |rig| {
+        rig.now.0 += rig.config.checkpoint_interval_nanos / 100;
+        let in_memory = rig.store.overlay.entries() + rig.model.pending.len();
+        in_memory == 0 && rig.store.checkpoint.is_idle()
+    });
+}
+
+/// Breaks the free space up: every second block is taken for good, but for `runs` runs of `blocks`.
+fn break_up(rig: &mut Rig, runs: usize, blocks: usize) {
+    let space = &mut rig.store.space;
+    space.rewind();
+    let free: Vec<u64> = (0..space.free_blocks()).map(|_| space.allocate(1).unwrap()).collect();
+    let mut whole: Vec<&[u64]> = free
+        .chunk_by(|a, b| a + 1 == *b)
+        .flat_map(|run| run.chunks_exact(blocks + 1))
+        .map(|run| &run[..blocks])
+        .collect();
+    whole.truncate(runs);
+    assert_eq!(whole.len(), runs);
+    for (at, id) in free.iter().enumerate() {
+        let first = whole.partition_point(|run| run[blocks - 1] < *id);
+        let in_run = whole.get(first).is_some_and(|run| run.contains(id));
+        if in_run || (at % 2 == 0 && first == runs) {
+            space.unallocate(*id, 1);
+        }
+    }
+}
+
+#[test]
+fn after_a_crash_the_runs_of_replayed_values_are_not_given_to_others() {
+    const LARGE: usize = 34_000;
+    for seed in 0..8 {
+        let mut rig = Rig::new(roomy(), seed);
+        let group = rig.create();
+        rig.put_patiently(group, &key(999), 10);
+        all_merged(&mut rig);
+        rig.disk.set_bytes_max(ShardFile::Pages, rig.disk.file_bytes(ShardFile::Pages));
+        // Also without a large value before: what is asked for was not free when they came.
+        for number in 0..20 * (seed as usize % 2) {
+            rig.put_patiently(group, &key(number), LARGE);
+        }
+        all_merged(&mut rig);
+        break_up(&mut rig, 12, 9);
+        let accepted = put_until_full(&mut rig, group, 101, LARGE);
+        assert!((1..=12).contains(&accepted), "{accepted}");
+        let admitted = rig.store.admit_to_disk(LARGE, Runs::default(), false);
+        assert_eq!(admitted, Ok(()), "only runs are short");
+        rig.settle();
+        let disk = match seed % 3 {
+            0 => rig.disk.after_process_crash(&mut rig.random),
+            _ => rig.disk.after_power_cut(&mut rig.random),
+        };
+        rig = rig.after_crash(disk);
+        let more = put_until_full(&mut rig, group, 200, LARGE);
+        assert!(accepted + more <= 12, "{accepted} and {more}");
+        all_merged(&mut rig);
+        // Deletes of large values leave runs for others. No checkpoint is due by time, and single
+        // blocks are not short: refusals ask for it.
+        for number in (0..20 * (seed as usize % 2)).chain(101..101 + accepted) {
+            delete_patiently(&mut rig, group, &key(number));
+        }
+        work_until(&mut rig, "a large value", |rig| {
+            rig.now.0 += Nanos::PER_MILLI;
+            rig.put(group, &key(300), LARGE).is_ok()
+        });
+        rig.settle();
+        rig.reopen();
+    }
+}
+
+#[test]
+fn what_was_admitted_while_the_file_could_grow_is_merged_when_it_no_longer_can() {
+    for (seed, bytes) in [(0, 3_000), (1, 1_500), (2, 9_000), (3, 100)] {
+        let mut rig = Rig::new(roomy(), seed);
+        let group = rig.create();
+        rig.settle();
+        // No growth ends, and the log's writes do.
+        let mut number = 0;
+        loop {
+            match rig.put(group, &key(number), bytes) {
+                Ok(_) => number += 1,
+                Err(Refused::Overloaded) if rig.store.log.check_room(bytes + 200).is_err() => {}
+                Err(Refused::Overloaded) => break,
+                Err(other) => panic!("{other}"),
+            }
+            rig.turn();
+            let log_writes: Vec<_> =
+                rig.disk.in_flight().filter(|op| rig.store.log.owns(*op)).collect();
+            for op in log_writes {
+                let done = rig.disk.complete(op).expect("in flight");
+                rig.store.disk_done(done, rig.now);
+            }
+            rig.model.advance(rig.store.chosen_ticket());
+        }
+        assert!(number > 100, "{number}");
+        // Now the file system is full, before the growth that was asked for.
+        rig.disk.set_bytes_max(ShardFile::Pages, rig.disk.file_bytes(ShardFile::Pages));
+        all_merged(&mut rig);
+        rig.reopen();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_first_write_is_refused_at_the_opening_or_serves() {
     let config = tiny();
-    let mut disk = device(&config);
-    disk.set_bytes_max(ShardFile::Pages, disk.file_bytes(ShardFile::Pages));
-    let refused = open_on(&config, &mut disk, Nanos(0)).expect_err("no room");
-    assert!(matches!(refused, OpenError::Disk(_)), "{refused}");
-    disk.set_bytes_max(ShardFile::Pages, u64::MAX);
-    open_on(&config, &mut disk, Nanos(0)).expect("there is room now");
+    let (mut refusals, mut served) = (0, 0);
+    for blocks in (0..1_200).step_by(37) {
+        let mut disk = device(&config);
+        let limit = disk.file_bytes(ShardFile::Pages) + blocks * BLOCK_BYTES as u64;
+        disk.set_bytes_max(ShardFile::Pages, limit);
+        let opened = open_on(&config, &mut disk, Nanos(0));
+        let Ok(Opened { mut store, .. }) = opened else {
+            let refused = opened.expect_err("no room");
+            assert!(matches!(refused, OpenError::Space(SpaceError::DiskFull { .. })), "{refused}");
+            refusals += 1;
+            disk.set_bytes_max(ShardFile::Pages, u64::MAX);
+            open_on(&config, &mut disk, Nanos(0)).expect("there is room now");
+            continue;
+        };
+        served += 1;
+        // What serves has room for its first groups, and says what it has none for.
+        for group in 0..3 {
+            let descriptor = GroupDescriptor { id: GroupId(group), payload: &[1; 300] };
+            store.create_group(descriptor).expect("room for a group");
+        }
+    }
+    assert!(refusals > 5 && served > 5, "{refusals} {served}");
 }
 
 /// Puts as fast as they are accepted and checks that they always go on, although no checkpoint is
@@ -160,6 +399,28 @@ fn a_full_log_makes_writes_wait_for_a_checkpoint_and_then_go_on() {
         config.log_fill_percent = percent;
         never_stuck(config, 1_500, |_| 2_000);
         never_stuck(config, 300, |number| if number % 7 == 0 { 36_000 } else { 50 });
+    }
+}
+
+#[test]
+fn a_log_with_a_large_reserve_gets_its_checkpoint_before_clients_have_filled_it() {
+    for (percent, held) in [(50, 0), (75, 0), (90, 1)] {
+        let mut config = no_clock(tiny());
+        config.overlay_generation_bytes = 8 << 20;
+        config.log.segments = 8;
+        config.log.reserve_bytes = 5 * config.log.segment_bytes;
+        config.log_fill_percent = percent;
+        let mut rig = Rig::new(config, 3);
+        let group = rig.create();
+        // Slow enough that a checkpoint ends meanwhile, if it begins in time.
+        for number in 0..1_500 {
+            rig.put(group, &key(number % 50), 1_000).expect("room");
+            rig.settle();
+        }
+        let stats = rig.store.stats();
+        assert_eq!(stats.log.full, 0);
+        assert!(stats.checkpoint_number > 10 + held, "{}", stats.checkpoint_number);
+        rig.reopen();
     }
 }
 

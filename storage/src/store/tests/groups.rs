@@ -4,9 +4,10 @@ use super::*;
 use crate::log::format::PutPayload;
 use crate::log::{LogPoint, LogWriter, RecoveredLog};
 use forebay_core::ids::Ballot;
+use forebay_core::limits::ENCODED_KEY_BYTES_MAX;
 
-/// Appends records to the log of a closed store, as no store would.
-fn forge(rig: &mut Rig, records: &[(RecordKind, u64, u64)]) {
+/// Appends records to the log of a closed store, as no store would: kind, group, slot, payload.
+fn forge_payloads(rig: &mut Rig, records: &[(RecordKind, u64, u64, Vec<u8>)]) {
     let (store, disk) = (&rig.store, &mut rig.disk);
     let point = store.log.durable_point();
     let recovered = RecoveredLog {
@@ -20,15 +21,14 @@ fn forge(rig: &mut Rig, records: &[(RecordKind, u64, u64)]) {
     let config = rig.config.log;
     let mut log =
         LogWriter::new(config, &recovered, store.log.trim_lsn(), ops::LOG, buffers(&rig.config));
-    for (kind, group, slot) in records {
+    for (kind, group, slot, payload) in records {
         let header = RecordHeader {
             kind: *kind,
             group: GroupId(*group),
             slot: Slot(*slot),
             ballot: Ballot(1),
         };
-        let key = key(*slot as usize);
-        log.append(&header, &[&PutPayload::prefix(&key), &key, b"forged"]).expect("room");
+        log.append(&header, &[payload]).expect("room");
     }
     let mut ops = Vec::new();
     log.seal(&mut ops);
@@ -36,6 +36,15 @@ fn forge(rig: &mut Rig, records: &[(RecordKind, u64, u64)]) {
         disk.submit(op);
         log.done(disk.complete_next().expect("submitted")).expect("no fault");
     }
+}
+
+fn forge(rig: &mut Rig, records: &[(RecordKind, u64, u64)]) {
+    let forged = records.iter().map(|(kind, group, slot)| {
+        let key = key(*slot as usize);
+        let payload = [&PutPayload::prefix(&key)[..], &key, b"forged"].concat();
+        (*kind, *group, *slot, payload)
+    });
+    forge_payloads(rig, &forged.collect::<Vec<_>>());
 }
 
 fn with_three_items() -> (Rig, u64) {
@@ -65,6 +74,38 @@ fn entries_of_a_group_that_was_never_created_are_damage() {
     forge(&mut rig, &[(RecordKind::PUT, 77, 1)]);
     let refused = open_on(&rig.config, &mut rig.disk, rig.now).expect_err("no such group");
     assert!(matches!(refused, OpenError::Gap { group: GroupId(77), .. }), "{refused}");
+}
+
+#[test]
+fn records_with_a_right_checksum_that_cannot_be_decoded_are_refused_by_name() {
+    let long = vec![7; ENCODED_KEY_BYTES_MAX + 1];
+    let unreadable = [
+        (RecordKind::PUT, vec![]),
+        (RecordKind::PUT, vec![9]),
+        (RecordKind::PUT, vec![9, 0, 1, 2]),
+        (RecordKind::PUT, [&PutPayload::prefix(&long)[..], &long].concat()),
+        (RecordKind::DELETE, long),
+        (RecordKind(0x77), vec![1, 2, 3]),
+    ];
+    for (record_kind, bytes) in unreadable {
+        let (mut rig, of) = with_three_items();
+        let payload_len = bytes.len();
+        forge_payloads(&mut rig, &[(record_kind, of, 4, bytes)]);
+        let before = [ShardFile::Log, ShardFile::Pages].map(|file| rig.disk.image(file));
+        let refused = open_on(&rig.config, &mut rig.disk, rig.now).expect_err("unreadable");
+        let OpenError::Record { group, slot, kind, payload_bytes, .. } = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!((group.0, slot, payload_bytes), (of, Slot(4), payload_len));
+        assert_eq!(kind, record_kind.0);
+        let after = [ShardFile::Log, ShardFile::Pages].map(|file| rig.disk.image(file));
+        assert!(before == after, "nothing was changed");
+    }
+    // The kinds that groups of several replicas will have say nothing to a group of one.
+    let (mut rig, group) = with_three_items();
+    let (state, mark) = (RecordKind::GROUP_STATE, RecordKind::DIGEST_MARK);
+    forge_payloads(&mut rig, &[(state, group, 0, vec![1]), (mark, group, 0, vec![])]);
+    open_on(&rig.config, &mut rig.disk, rig.now).expect("skipped");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod crash;
 mod damage;
 mod failures;
+mod fallback;
 mod full;
 mod groups;
 mod model;

@@ -1,5 +1,6 @@
 //! A store of one tree: what the shard does with merges, checkpoints and reads, without the rest.
 
+use forebay_core::digest::Digest;
 use std::collections::{BTreeMap, HashSet};
 
 use forebay_core::ids::{Lsn, ShardId};
@@ -14,8 +15,8 @@ use crate::space::{REGION_BLOCKS, SpaceMap, SpaceRoot, slot_block};
 use crate::superblock::{Chosen, LogGeometry, Superblock, choose};
 use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
 use crate::tree::verify::{Report, verify};
-use crate::tree::walk::{Cursor, Direction, Lookup, Step, get, overflow};
-use crate::tree::{PageRef, Totals, TreeRef, Value, content_digest};
+use crate::tree::walk::{Cursor, Direction, Lookup, Step, get, lookup, lookup_together, overflow};
+use crate::tree::{PageRef, Totals, TreeRef, Value};
 
 pub(super) const SHARD: ShardId = ShardId(3);
 
@@ -53,7 +54,7 @@ impl MergeInput for Input {
 pub(super) fn totals_of(model: &Model) -> Totals {
     let mut totals = Totals::default();
     for (key, item) in model {
-        totals.add(&Totals::of(key, item.len() as u64, content_digest(key, item)));
+        totals.add(&Totals::of(key, item.len() as u64, Digest::of(key, item).0));
     }
     totals
 }
@@ -147,10 +148,14 @@ impl Store {
     }
 
     pub(super) fn grow(&mut self, blocks: u64) -> Result<(), crate::space::SpaceError> {
-        let op = self.op();
-        let op = self.space.grow(blocks, op).expect("no growth under way");
-        let done = self.run(op);
-        self.space.grown(done.result)
+        loop {
+            let op = self.op();
+            let op = self.space.grow(blocks, blocks, op).expect("no growth under way");
+            let done = self.run(op);
+            if self.space.grown(done.result)? {
+                return Ok(());
+            }
+        }
     }
 
     pub(super) fn read(&mut self, page: &PageRef) {
@@ -258,6 +263,7 @@ impl Store {
 
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
         loop {
+            self.check_together(key);
             match get(&self.cache, &self.tree, key) {
                 Lookup::Found(item) => return Some(item.to_vec()),
                 Lookup::Absent => return None,
@@ -265,6 +271,20 @@ impl Store {
                 Lookup::FoundOverflow(_) => unreachable!(),
             }
         }
+    }
+
+    /// Keys in company are found as they are found alone.
+    fn check_together(&self, key: &[u8]) {
+        let shorter = &key[..key.len() / 2];
+        let longer = [key, &[0]].concat();
+        let other = [&[key.first().map_or(9, |byte| byte ^ 1)], shorter].concat();
+        let empty = TreeRef::EMPTY;
+        let keys = [key, shorter, &longer, b"", &other, key];
+        let mut wanted = keys.map(|key| (&self.tree, key));
+        wanted[5].0 = &empty;
+        let mut found = [Lookup::Absent; 6];
+        lookup_together(&self.cache, &wanted, &mut found);
+        assert_eq!(found, wanted.map(|(tree, key)| lookup(&self.cache, tree, key)));
     }
 
     pub(super) fn scan(

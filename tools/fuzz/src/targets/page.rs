@@ -1,5 +1,6 @@
 //! Pages of a tree. Input: the bytes of a page up to its last that is not zero.
 
+use forebay_core::digest::Digest;
 use forebay_core::ids::ShardId;
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId};
 use forebay_storage::cache::{BUDGET_BYTES_MIN, PageCache, ReadStart};
@@ -9,9 +10,7 @@ use forebay_storage::tree::page::{
 };
 use forebay_storage::tree::verify::verify;
 use forebay_storage::tree::walk::{self, Cursor, Direction, Lookup, Step};
-use forebay_storage::tree::{
-    ChildRef, LEVEL_OVERFLOW, PageRef, Totals, TreeRef, Value, content_digest,
-};
+use forebay_storage::tree::{ChildRef, LEVEL_OVERFLOW, PageRef, Totals, TreeRef, Value};
 
 use super::{blocks_of, put, trimmed, u16_at};
 
@@ -201,7 +200,7 @@ fn page(level: u8, blocks: u16, prefix: &[u8], entries: &[(&[u8], Vec<u8>, Vec<u
 }
 
 fn leaf_entry<'a>(prefix: &[u8], suffix: &'a [u8], item: &[u8]) -> (&'a [u8], Vec<u8>, Vec<u8>) {
-    let digest = content_digest(&[prefix, suffix].concat(), item);
+    let digest = Digest::of(&[prefix, suffix].concat(), item).0;
     let before = [&digest.to_le_bytes()[..], &(item.len() as u32).to_le_bytes()].concat();
     assert_eq!(before.len(), LEAF_FIXED_BYTES);
     (suffix, before, item.to_vec())

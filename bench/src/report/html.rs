@@ -1,0 +1,425 @@
+//! `report.html`: one page that needs nothing else, and its main picture as a file.
+//!
+//! Order: what must not be missed, the numbers, the pictures, the tables, and then everything that a
+//! sceptic needs to repeat the run. Without scripts, without the network; light or dark as the
+//! reader's system is.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::json::{Report, write_text};
+use super::plots::{self, human_time};
+use super::svg::{STYLE, escape};
+use super::{LatencySummary, raw_files};
+use crate::error::BenchError;
+
+/// The page.
+pub(crate) const FILE_NAME: &str = "report.html";
+/// The main picture alone.
+const PICTURE_NAME: &str = "latency.svg";
+
+const PAGE_STYLE: &str = "\
+*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 \
+system-ui,sans-serif}main{max-width:1160px;margin:0 auto;padding:24px 20px 60px}h1{font-size:24px;\
+line-height:1.25;margin:0 0 4px}h2{font-size:17px;margin:34px 0 10px}.soft{color:var(--soft)}\
+.warn{background:var(--warn-page);color:var(--warn);border-left:4px solid var(--c1);padding:9px 14px;\
+margin:12px 0 0;border-radius:4px}.cards{display:grid;grid-template-columns:repeat(auto-fit,\
+minmax(128px,1fr));gap:10px;margin:20px 0}.card{background:var(--card);border-radius:8px;\
+padding:10px 14px}.card b{display:block;font-size:21px;line-height:1.3;font-variant-numeric:\
+tabular-nums}.card span{color:var(--soft);font-size:13px}.plots{display:grid;grid-template-columns:\
+repeat(auto-fit,minmax(min(500px,100%),1fr));gap:14px}.plots>div{background:var(--card);\
+border-radius:8px;padding:8px}.chart{width:100%;height:auto;display:block}.wide{overflow-x:auto}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%;font-size:14px}th,td{\
+padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}th{\
+color:var(--soft);font-weight:500}th:first-child,td:first-child{text-align:left}.facts td{\
+white-space:normal;text-align:left;vertical-align:top}.facts td:first-child{color:var(--soft);\
+width:190px;white-space:nowrap}.bad td{color:var(--warn)}pre{background:var(--card);padding:12px 14px;\
+border-radius:8px;overflow-x:auto;white-space:pre-wrap;word-break:break-word;font-size:13px}a{\
+color:var(--c0)}@media(max-width:640px){main{padding:16px 12px 40px}.facts td:first-child{\
+width:auto;white-space:normal}}";
+
+/// Writes the page and the picture into `dir`.
+pub(crate) fn write(report: &Report, dir: &Path) -> Result<(), BenchError> {
+    write_text(dir, FILE_NAME, &page(report))?;
+    write_text(dir, PICTURE_NAME, &plots::percentiles(report).file())
+}
+
+/// The page.
+pub(crate) fn page(report: &Report) -> String {
+    let title = title(report);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title>\
+         <style>{STYLE}{PAGE_STYLE}</style></head><body><main><h1>{0}</h1>\
+         <div class=\"soft\">{1}</div>",
+        escape(&title),
+        escape(&subtitle(report))
+    );
+    for warning in report.warnings() {
+        put(&mut out, format_args!("<div class=\"warn\">{}</div>", escape(&warning)));
+    }
+    cards(report, &mut out);
+    pictures(report, &mut out);
+    operations(report, &mut out);
+    phases(report, &mut out);
+    facts(report, &mut out);
+    out.push_str("</main></body></html>\n");
+    out
+}
+
+fn put(out: &mut String, words: std::fmt::Arguments<'_>) {
+    out.write_fmt(words).expect("writing to a string does not fail");
+}
+
+fn title(report: &Report) -> String {
+    let store = report.target.split("://").next().unwrap_or_default();
+    let load = match report.is_open_loop {
+        true => format!("open loop, {} operations a second", grouped(report.offered_ops_s)),
+        false => "closed loop".to_owned(),
+    };
+    format!("Latency of {store}, workload {}, {load}", report.workload)
+}
+
+fn subtitle(report: &Report) -> String {
+    format!(
+        "{} · {} connections × depth {} · {} s after {} s of warm-up · {} · forebay-bench {}",
+        report.rate_mode,
+        grouped(f64::from(report.connections)),
+        report.depth,
+        short(report.duration_s),
+        short(report.warmup_s),
+        utc(report.began_unix_s),
+        report.version
+    )
+}
+
+fn short(seconds: f64) -> String {
+    format!("{}", (seconds * 100.0).round() / 100.0)
+}
+
+/// With thin spaces between thousands.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) && digit.is_ascii_digit() {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Seconds since 1970 as a date and a time, by Howard Hinnant's days-to-civil algorithm.
+fn utc(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second % 3600 / 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
+fn cards(report: &Report, out: &mut String) {
+    let all = &report.overall;
+    let achieved = match report.is_open_loop {
+        true => format!("of {} offered a second", grouped(report.offered_ops_s)),
+        false => "operations a second".to_owned(),
+    };
+    let busiest = report.client_cpu_fraction_by_thread.iter().copied().fold(0.0, f64::max);
+    let latency = |count: u64, us: f64| if count == 0 { "–".to_owned() } else { human_time(us) };
+    let cards = [
+        (grouped(report.achieved_ops_s), achieved),
+        (latency(all.count, all.p50_us), "p50, all operations".to_owned()),
+        (latency(all.count, all.p99_us), "p99".to_owned()),
+        (latency(all.count, all.p999_us), "p99.9".to_owned()),
+        (latency(all.count, all.max_us), "max".to_owned()),
+        (grouped(report.errors as f64), "errors".to_owned()),
+        (grouped(report.late_starts as f64), "starts > 1 ms late".to_owned()),
+        (format!("{:.0} %", busiest * 100.0), "of a core, busiest client thread".to_owned()),
+    ];
+    out.push_str("<div class=\"cards\">");
+    for (value, words) in cards {
+        put(out, format_args!("<div class=\"card\"><b>{value}</b><span>{words}</span></div>"));
+    }
+    out.push_str("</div>");
+}
+
+fn pictures(report: &Report, out: &mut String) {
+    let mut charts = vec![
+        plots::percentiles(report),
+        plots::latency_over_time(report),
+        plots::throughput(report),
+    ];
+    charts.extend(plots::errors(report));
+    out.push_str("<div class=\"plots\">");
+    for chart in &charts {
+        put(out, format_args!("<div>{}</div>", chart.element()));
+    }
+    out.push_str("</div>");
+    if plots::errors(report).is_none() {
+        out.push_str("<p class=\"soft\">Errors over time: none. Late starts: none.</p>");
+    }
+}
+
+fn latency_head(first: &str) -> String {
+    format!(
+        "<tr><th>{first}</th><th>count</th><th>mean</th><th>p50</th><th>p90</th><th>p99</th>\
+         <th>p99.9</th><th>p99.99</th><th>p99.999</th><th>max</th></tr>"
+    )
+}
+
+fn latency_row(name: &str, summary: &LatencySummary) -> String {
+    let count = grouped(summary.count as f64);
+    let mut row = format!("<tr><td>{}</td><td>{count}</td>", escape(name));
+    let mean = [("mean", summary.mean_us)];
+    for (_, us) in mean.into_iter().chain(summary.columns()) {
+        let cell = if summary.count == 0 { "–".to_owned() } else { human_time(us) };
+        put(&mut row, format_args!("<td>{cell}</td>"));
+    }
+    row + "</tr>"
+}
+
+fn operations(report: &Report, out: &mut String) {
+    put(
+        out,
+        format_args!("<h2>Operations</h2><div class=\"wide\"><table>{}", latency_head("successes")),
+    );
+    for (name, summary) in &report.ops {
+        out.push_str(&latency_row(&name.replace('_', "-"), summary));
+    }
+    if report.ops.len() > 1 {
+        out.push_str(&latency_row("all together", &report.overall));
+    }
+    if let Some(delay) = &report.start_delay {
+        out.push_str(&latency_row("start delay (within the above)", delay));
+    }
+    for (cause, count) in report.errors_by_cause.iter().filter(|(_, count)| **count > 0) {
+        put(
+            out,
+            format_args!(
+                "<tr class=\"bad\"><td>failed: {}</td><td>{}</td><td colspan=\"8\">never in a latency \
+             above</td></tr>",
+                escape(&cause.replace('_', " ")),
+                grouped(*count as f64)
+            ),
+        );
+    }
+    out.push_str("</table></div>");
+}
+
+fn phases(report: &Report, out: &mut String) {
+    put(
+        out,
+        format_args!(
+            "<h2>Phases</h2><div class=\"wide\"><table><tr><th>phase</th><th>from</th><th>to</th>\
+         <th>offered/s</th><th>achieved/s</th><th>errors</th><th>late starts</th><th>p50</th>\
+         <th>p99</th><th>p99.9</th><th>max</th></tr>"
+        ),
+    );
+    for phase in &report.phases {
+        let errors: u64 = phase.errors_by_cause.values().sum();
+        let measured = if phase.is_measured { "" } else { " (not in any total)" };
+        put(
+            out,
+            format_args!(
+                "<tr><td>{}{measured}</td><td>{} s</td><td>{} s</td><td>{}</td><td>{}</td><td>{}</td>\
+             <td>{}</td>",
+                escape(&phase.name),
+                short(phase.from_s),
+                short(phase.from_s + phase.duration_s),
+                grouped(phase.offered_ops_s),
+                grouped(phase.achieved_ops_s),
+                grouped(errors as f64),
+                grouped(phase.late_starts as f64)
+            ),
+        );
+        let all = &phase.overall;
+        for us in [all.p50_us, all.p99_us, all.p999_us, all.max_us] {
+            let cell = if all.count == 0 { "–".to_owned() } else { human_time(us) };
+            put(out, format_args!("<td>{cell}</td>"));
+        }
+        out.push_str("</tr>");
+    }
+    out.push_str("</table></div>");
+}
+
+/// Everything needed to repeat the run, by name. Text and page show the same.
+pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
+    let facts = |facts: &BTreeMap<String, String>| {
+        let facts: Vec<_> = facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        facts.join(", ")
+    };
+    let stamps = &report.stamps;
+    let store = stamps
+        .store
+        .as_ref()
+        .map_or("not on this machine, or not to be seen".to_owned(), |store| {
+            format!("{}, {} threads, may use cores {}", store.name, store.threads, store.cores)
+        });
+    let device = stamps.device.as_ref().map_or("unknown".to_owned(), |device| device.line());
+    let threads: Vec<_> = report
+        .client_cpu_fraction_by_thread
+        .iter()
+        .map(|fraction| format!("{:.0} %", fraction * 100.0))
+        .collect();
+    let limited = if report.client_was_the_limit { "; the client was the limit" } else { "" };
+    let mut stamps = vec![
+        (
+            "workload",
+            format!(
+                "{}: {} records, {} B keys, {} B values, {}, seed {}",
+                report.workload,
+                report.records,
+                report.key_bytes,
+                report.value_bytes,
+                report.key_distribution,
+                report.seed
+            ),
+        ),
+        ("target", format!("{} ({})", report.target, facts(&report.target_facts))),
+        ("store process", store),
+        ("store disk", device),
+        (
+            "load",
+            format!(
+                "{}; {} connections x depth {}, {} thread{}, {} s after {} s of warm-up",
+                report.rate_mode,
+                report.connections,
+                report.depth,
+                report.threads,
+                if report.threads == 1 { "" } else { "s" },
+                short(report.duration_s),
+                short(report.warmup_s)
+            ),
+        ),
+        (
+            "machine",
+            format!(
+                "{}{}",
+                report.hardware.line(),
+                if stamps.is_virtual_machine { ", a virtual machine" } else { "" }
+            ),
+        ),
+        ("also running", stamps.busy_line()),
+        (
+            "stolen CPU",
+            format!(
+                "{:.2} % of all cores' time during the run",
+                report.cpu_stolen_fraction * 100.0
+            ),
+        ),
+        (
+            "clock",
+            format!(
+                "{} (from {}), {:.0} ns a reading; one reading for each batch of events, so latencies \
+                 are never too short",
+                report.clock, stamps.clock_source, report.clock_read_ns
+            ),
+        ),
+        (
+            "client CPU",
+            format!(
+                "{} of a core by thread{}, {:.2} us for each operation{limited}; waited {:.1} % of \
+                 the time for a CPU that others had",
+                threads.join(", "),
+                if report.client_spins { " (spinning)" } else { "" },
+                report.client_cpu_us_per_op,
+                report.client_waited_fraction * 100.0
+            ),
+        ),
+        (
+            "silences",
+            format!(
+                "longest gap without a success {:.1} ms; {} of more than 10 ms; {} reconnects",
+                report.longest_gap_without_success_ms, report.pauses_over_10_ms, report.reconnects
+            ),
+        ),
+        ("began", utc(report.began_unix_s)),
+        ("forebay-bench", report.version.clone()),
+    ];
+    stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
+    stamps
+}
+
+fn facts(report: &Report, out: &mut String) {
+    out.push_str("<h2>To repeat it</h2><div class=\"wide\"><table class=\"facts\">");
+    for (name, value) in stamps(report) {
+        put(out, format_args!("<tr><td>{name}</td><td>{}</td></tr>", escape(&value)));
+    }
+    put(out, format_args!("</table></div><pre>{}</pre>", escape(&report.command_line())));
+    out.push_str("<p class=\"soft\">Every number: <a href=\"report.json\">report.json</a>. ");
+    out.push_str("Histograms for the HdrHistogram tools: ");
+    let links: Vec<_> =
+        raw_files(report).iter().map(|name| format!("<a href=\"{name}\">{name}</a>")).collect();
+    put(
+        out,
+        format_args!(
+            "{} (nanoseconds in .hlog, microseconds in .hgrm). The first picture: \
+         <a href=\"{PICTURE_NAME}\">{PICTURE_NAME}</a>.</p>",
+            links.join(", ")
+        ),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::sample;
+    use super::*;
+
+    #[test]
+    fn the_page_needs_nothing_else_and_hides_nothing() {
+        let mut report = sample();
+        report.first_error = Some("<script>alert(1)</script>".to_owned());
+        let page = page(&report);
+        for words in [
+            "coordinated omission",
+            "the client was the limit",
+            "failed: timeout",
+            "Latency by percentile",
+            "Latency over time",
+            "Throughput",
+            "Failures and late starts",
+            "warm-up (not in any total)",
+            "forebay-bench run",
+            "seed 1",
+            "appendfsync always",
+            "prefers-color-scheme:dark",
+            "get.hlog",
+            "2023-11-14 22:13 UTC",
+        ] {
+            assert!(page.contains(words), "{words}");
+        }
+        assert!(!page.contains("<script"), "a store's words are text");
+        for outside in ["src=", "href=\"http", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn dates_and_numbers_are_as_people_write_them() {
+        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
+        assert_eq!(grouped(1_234_567.0), "1\u{202f}234\u{202f}567");
+        assert_eq!(grouped(999.0), "999");
+    }
+
+    #[test]
+    fn a_run_without_a_success_still_has_its_page() {
+        let mut report = sample();
+        let histogram = crate::generator::latency_histogram();
+        report.overall = LatencySummary::of(&histogram);
+        report.ops = BTreeMap::from([("get".to_owned(), report.overall.clone())]);
+        report.curves = BTreeMap::from([("get".to_owned(), Vec::new())]);
+        report.intervals.iter_mut().for_each(|row| row.ops = 0);
+        assert!(page(&report).contains("nothing succeeded"));
+    }
+}
