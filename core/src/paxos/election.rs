@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **A candidate needs a majority of every configuration that its promises reveal** and that none of
-//! them knows to be superseded: slots beyond the newest chosen change are chosen by that
+//! them knows to be superseded (a later one is chosen, or something else at its slot): slots beyond the newest chosen change are chosen by that
 //! configuration's majorities, or by those of a change accepted after it, which one of any majority
 //! then reveals.
 //!
@@ -461,15 +461,16 @@ impl Replica {
             effects.push(Effect::Removed { slot: chosen.slot });
             return;
         }
+        let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
+        let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());
         let revealed = promises.iter().flat_map(|(_, report)| &report.configurations).chain(own);
         let mut needed: Vec<ConfigurationAt> = vec![chosen];
         for known in revealed {
-            if known.slot > chosen.slot && !needed.contains(known) {
+            // One at a slot that is known to be chosen, and not as this, was never chosen.
+            if known.slot > chosen.slot.max(max_chosen) && !needed.contains(known) {
                 needed.push(*known);
             }
         }
-        let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
-        let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());
         let ignores_unknown = self.planted.has(Bug::IgnoreUnknownRange);
         // A configuration decides about the slots after it: there a promise must know everything.
         let counts = |id: MemberId, from: Slot| {
