@@ -677,8 +677,10 @@ fn one_membership_change_keeps_agreement() {
     assert_eq!(explore("membership change", membership_change()), None);
 }
 
+type CaughtBy = (Bug, &'static str, fn() -> Small);
+
 /// Bugs that are about interleavings rather than about many events, and the model of each.
-const CAUGHT_BY: [(Bug, &str, fn() -> Small); 6] = [
+const CAUGHT_BY: [CaughtBy; 6] = [
     (Bug::AnswerUndurablePromise, "crash, slow promises", crash_with_slow_promises),
     (Bug::ForgetPromise, "crash", crash),
     (Bug::ForgetPromisedValues, "leader change", leader_change),
