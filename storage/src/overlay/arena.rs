@@ -59,6 +59,12 @@ const _: () = assert!(ENCODED_KEY_BYTES_MAX <= u16::MAX as usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Staged(u32);
 
+impl Default for Staged {
+    fn default() -> Staged {
+        Staged::NONE
+    }
+}
+
 impl Staged {
     /// For unused places in index nodes; never resolved.
     pub(super) const NONE: Staged = Staged(u32::MAX);

@@ -27,6 +27,7 @@
 //! pointers as in Graefe and Larson, "B-Tree Indexes and CPU Caches" (ICDE 2001), section 4.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 use std::ops::Bound;
 
 use super::arena::{Arena, Staged};
@@ -161,6 +162,14 @@ impl Index {
 
     pub(super) fn removals(&self) -> u64 {
         self.removals
+    }
+
+    /// Brings near the leaf into which an entry will be inserted.
+    #[inline]
+    pub(super) fn touch(&self, arena: &Arena, entry: Staged) {
+        let leaf = &self.leaves[self.leaf_of(arena, &arena.probe(entry)) as usize];
+        leaf.hints.iter().step_by(8).for_each(|hint| _ = black_box(*hint));
+        leaf.entries.iter().step_by(16).for_each(|entry| _ = black_box(*entry));
     }
 
     #[inline]

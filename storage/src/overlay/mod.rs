@@ -320,22 +320,22 @@ impl Overlay {
         Range::new(self, span(&self.active), span(&self.frozen), reverse)
     }
 
-    /// Brings near what [`apply`](Self::apply) will read and change for each of several keys.
+    /// Brings near what [`apply`](Self::apply) will read and change for each of several entries.
     #[inline]
-    pub fn touch_for_apply(&self, hashes: &[KeyHash]) {
-        let points = &self.active.points;
-        hashes.iter().for_each(|&hash| points.touch(hash));
-        for &hash in hashes {
-            points.find(hash, |latest| {
+    pub fn touch_for_apply(&self, entries: &[(Staged, KeyHash)]) {
+        let Generation { points, index, .. } = &self.active;
+        entries.iter().for_each(|(_, hash)| points.touch(*hash));
+        let latest = |hash| points.find(hash, |_| true);
+        for &(_, hash) in entries {
+            if let Some(latest) = latest(hash) {
                 self.arena.touch_key(latest);
-                true
-            });
+            }
         }
-        for &hash in hashes {
-            points.find(hash, |latest| {
-                self.arena.touch_key(self.arena.link(latest));
-                true
-            });
+        for &(staged, hash) in entries {
+            match latest(hash) {
+                Some(latest) => self.arena.touch_key(self.arena.link(latest)),
+                None => index.touch(&self.arena, staged),
+            }
         }
     }
 

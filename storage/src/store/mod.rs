@@ -429,16 +429,17 @@ impl Store {
 
     /// Brings near what the next entries will be applied to; says how many of them.
     fn touch_pending(&self) -> usize {
-        let mut hashes = [KeyHash::default(); TOGETHER_MAX];
-        let mut len = 0;
-        for (hash, pending) in hashes.iter_mut().zip(&self.pending) {
-            if let PendingEntry::Write(_, write_hash, _) = pending.entry {
-                *hash = write_hash;
+        let mut writes: [(Staged, KeyHash); TOGETHER_MAX] = Default::default();
+        let (mut near, mut len) = (0, 0);
+        for pending in self.pending.iter().take(TOGETHER_MAX) {
+            near += 1;
+            if let PendingEntry::Write(staged, hash, _) = pending.entry {
+                writes[len] = (staged, hash);
+                len += 1;
             }
-            len += 1;
         }
-        self.overlay.touch_for_apply(&hashes[..len]);
-        len
+        self.overlay.touch_for_apply(&writes[..len]);
+        near
     }
 
     /// Does a turn's worth of background work and hands out the operations asked for.
