@@ -13,6 +13,8 @@ pub mod ids;
 pub mod item;
 pub mod key;
 pub mod limits;
+pub mod liveness;
 pub mod message;
+pub mod paxos;
 pub mod table;
 pub mod time;

@@ -4,7 +4,7 @@ use core::ops::{Add, Sub};
 
 /// A moment on the machine's monotonic clock (CLOCK_BOOTTIME in production, the simulated clock in
 /// the simulator), in nanoseconds since an arbitrary start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);
 
 impl Nanos {

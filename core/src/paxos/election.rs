@@ -1,0 +1,679 @@
+//! How a storage replica becomes leader: canvass, prepare, learn.
+//!
+//! ```text
+//!   promises of {A: chosen 9, 10..12 of ballot 4}  {B: chosen 7, 8..10 of ballot 4, 11..14 of ballot 3}
+//!
+//!     slot    8   9   10   11   12   13   14
+//!     from    A's (chosen)  A's own   B's tail: it may be chosen     then a no-op at 15
+//! ```
+//!
+//! **A candidate needs a majority of every configuration that its promises reveal** and that none of
+//! them knows to be superseded (a later one is chosen, or something else at its slot): slots beyond the newest chosen change are chosen by that
+//! configuration's majorities, or by those of a change accepted after it, which one of any majority
+//! then reveals.
+//!
+//! **A damaged range is unknown, not empty**: a promise with one counts only if another member
+//! knows everything in it to be chosen, and otherwise for nothing but the configurations that begin
+//! after it. (A member that joins and has heard nothing yet has accepted nothing: it may promise.)
+//!
+//! No gaps: an acceptor holds a prefix, so the union of prefixes is one, and no slot needs filling
+//! ("Paxos Made Simple", section 3, fills them with no-ops).
+
+use super::effect::Effect;
+use super::membership::{MemberId, MemberRole};
+use super::message::{ConfigurationAt, Message, Offered, PromiseReport, Refusal};
+use super::planted::Bug;
+use super::replica::{At, Replica, Role, configuration_of, discard, discard_handle, held_of};
+use crate::ids::{Ballot, Slot};
+use crate::liveness::Peer;
+use crate::time::Nanos;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Canvass {
+    pub(super) ballot: Ballot,
+    yes: Vec<MemberId>,
+    pub(super) retry_at: Nanos,
+    pub(super) give_up_at: Nanos,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Candidacy {
+    pub(super) ballot: Ballot,
+    pub(super) promises: Vec<(MemberId, PromiseReport)>,
+    asked: Vec<MemberId>,
+    pub(super) retry_at: Nanos,
+    pub(super) give_up_at: Nanos,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Learning {
+    pub(super) ballot: Ballot,
+    pub(super) promises: Vec<(MemberId, PromiseReport)>,
+    max_chosen: Slot,
+    last: Slot,
+    fetching: bool,
+    pub(super) retry_at: Nanos,
+    pub(super) give_up_at: Nanos,
+}
+
+/// Where a slot's value is to be had.
+enum Source {
+    Own,
+    Member { id: MemberId, last: Slot },
+    Nowhere,
+}
+
+impl Replica {
+    /// Whether this member may stand for election: a storage replica by the newest configuration,
+    /// listed by one that is chosen (its number is its own), and with its state complete.
+    fn may_stand(&self) -> bool {
+        if self.planted.has(Bug::LogReplicaLeads) {
+            return self.my_role().is_some() && self.was_member;
+        }
+        self.my_role() == Some(MemberRole::Storage)
+            && self.was_member
+            && self.applied >= self.trimmed
+    }
+
+    /// The successor that a hand-over named goes first.
+    pub(super) fn let_another_stand(&mut self, at: At<'_>) {
+        self.election_at = Some(at.now + 2 * self.settings.election_retry_nanos);
+    }
+
+    /// Whether this member misses a leader.
+    fn misses_leader(&self, at: At<'_>) -> bool {
+        let Some(leader) = self.leader else { return true };
+        if self.relinquished >= leader.ballot {
+            return true;
+        }
+        if at.liveness.heard_incarnation(leader.peer) > leader.incarnation {
+            // Its process restarted, and leads nothing.
+            return true;
+        }
+        let Some(known) = self.configurations.newest() else { return false };
+        let mut peers = [Peer(0); super::membership::MEMBERS_MAX];
+        let members = known.configuration.members();
+        for (peer, member) in peers.iter_mut().zip(members) {
+            *peer = member.peer;
+        }
+        at.liveness.suspects(leader.peer, &peers[..members.len()], at.now)
+    }
+
+    fn spread(&self, at: At<'_>, nanos: u64) -> u64 {
+        if nanos == 0 { 0 } else { at.random % nanos }
+    }
+
+    /// Follows the clock towards leadership.
+    pub(super) fn settle_candidate(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Following) {
+            self.consider_election(at, effects);
+        }
+        if matches!(self.role, Role::Canvassing(_)) {
+            self.settle_canvass(at, effects);
+        }
+        if matches!(self.role, Role::Preparing(_)) {
+            self.settle_candidacy(at, effects);
+        }
+        if matches!(self.role, Role::Learning(_)) {
+            self.settle_learning(at, effects);
+        }
+    }
+
+    fn consider_election(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        if !self.misses_leader(at) {
+            self.election_at = None;
+            self.abandoned = Ballot(0);
+            return;
+        }
+        let may_stand = self.may_stand();
+        if !may_stand && self.abandoned == Ballot(0) {
+            self.election_at = None;
+            return;
+        }
+        if core::mem::take(&mut self.successor) && may_stand {
+            return self.prepare(at, effects);
+        }
+        let spread = self.spread(at, self.settings.election_spread_nanos);
+        let due = *self.election_at.get_or_insert(at.now + spread);
+        if at.now < due {
+            return;
+        }
+        if self.abandoned > Ballot(0) {
+            // Again: whoever missed it refuses all others while this shard lives.
+            let message = Message::Relinquish { ballot: self.abandoned, successor: None };
+            self.ask_all(&message, &[], effects);
+        }
+        if !may_stand || !self.may_promise(at.liveness.me(), at) {
+            self.election_at = Some(at.now + self.settings.election_retry_nanos);
+            return;
+        }
+        self.canvass(at, effects);
+    }
+
+    /// Stands for election now, whatever the clock says. For models and for operators.
+    pub fn stand(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let stands = matches!(self.role, Role::Following | Role::Canvassing(_))
+            && !self.failed
+            && !self.removed
+            && self.may_stand();
+        if stands && self.may_promise(at.liveness.me(), at) {
+            self.prepare(at, effects);
+            self.step(super::Input::Tick, at, effects);
+        }
+    }
+
+    fn next_ballot(&self) -> Option<Ballot> {
+        let number = self.find_member(self.id)?.number;
+        Some(self.highest_seen.max(self.acceptor.promised()).above(number))
+    }
+
+    pub(super) fn ask_all(
+        &self,
+        message: &Message,
+        except: &[MemberId],
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut asked = except.to_vec();
+        for known in self.configurations.relevant() {
+            for member in known.configuration.members() {
+                if member.id != self.id && !asked.contains(&member.id) {
+                    asked.push(member.id);
+                    let message = message.clone();
+                    effects.push(Effect::Send { to: member.id, message, last: Slot(0) });
+                }
+            }
+        }
+    }
+
+    fn configuration_slot(&self) -> Slot {
+        self.configurations.in_force().map_or(Slot(0), |known| known.slot)
+    }
+
+    fn canvass(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Some(ballot) = self.next_ballot() else { return };
+        let (last, configuration_slot) =
+            (self.acceptor.journal().last(), self.configuration_slot());
+        let message = Message::Canvass { ballot, last, configuration_slot };
+        self.ask_all(&message, &[], effects);
+        let retry_nanos = self.settings.election_retry_nanos;
+        let retry_at = at.now + retry_nanos + self.spread(at, retry_nanos);
+        let give_up_at = at.now + self.settings.give_up_nanos;
+        self.role = Role::Canvassing(Canvass { ballot, yes: vec![self.id], retry_at, give_up_at });
+    }
+
+    fn settle_canvass(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Role::Canvassing(canvass) = &self.role else { return };
+        if !self.may_stand() || !self.misses_leader(at) || at.now >= canvass.give_up_at {
+            self.role = Role::Following;
+            return;
+        }
+        let relevant = self.configurations.relevant();
+        let agreed = relevant
+            .iter()
+            .all(|known| known.configuration.has_quorum(|member| canvass.yes.contains(&member.id)));
+        if agreed && self.may_promise(at.liveness.me(), at) {
+            self.prepare(at, effects);
+        } else if at.now >= canvass.retry_at {
+            let give_up_at = canvass.give_up_at;
+            self.canvass(at, effects);
+            if let Role::Canvassing(canvass) = &mut self.role {
+                canvass.give_up_at = give_up_at;
+            }
+        }
+    }
+
+    /// Whether a candidate may go on; the refusal otherwise.
+    fn judge(
+        &self,
+        from: MemberId,
+        ballot: Ballot,
+        last: Slot,
+        configuration_slot: Slot,
+    ) -> Result<(), Refusal> {
+        // A new member that knows no configuration has accepted nothing, and may say so.
+        if let Some(known) = self.configurations.in_force()
+            && known.configuration.find(from).is_none()
+            && known.slot > configuration_slot
+        {
+            return Err(Refusal::NotAMember { slot: known.slot });
+        }
+        if ballot < self.acceptor.promised() {
+            return Err(Refusal::Promised);
+        }
+        if self.trimmed > last {
+            return Err(Refusal::TooFarBehind { trimmed: self.trimmed });
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // The message's fields and the step's circumstances.
+    pub(super) fn on_canvass(
+        &mut self,
+        from: MemberId,
+        peer: Peer,
+        ballot: Ballot,
+        last: Slot,
+        configuration_slot: Slot,
+        at: At<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err(reason) = self.judge(from, ballot, last, configuration_slot) {
+            return self.refuse(from, ballot, reason, effects);
+        }
+        let hears_leader = match &self.role {
+            Role::Leading(_) => self.holds_lease(at),
+            _ => {
+                self.leader.is_some() && !self.misses_leader(at) && {
+                    let leader = self.leader.expect("just looked");
+                    leader.peer != peer && at.liveness.supports(leader.peer, at.now).is_some()
+                }
+            }
+        };
+        if hears_leader || !self.may_promise(peer, at) {
+            return self.refuse(from, ballot, Refusal::Supporting, effects);
+        }
+        let message = Message::CanvassAnswer { ballot };
+        effects.push(Effect::Send { to: from, message, last: Slot(0) });
+    }
+
+    pub(super) fn on_canvass_answer(&mut self, from: MemberId, ballot: Ballot) {
+        if let Role::Canvassing(canvass) = &mut self.role
+            && canvass.ballot == ballot
+            && !canvass.yes.contains(&from)
+        {
+            canvass.yes.push(from);
+        }
+    }
+
+    fn prepare(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Some(ballot) = self.next_ballot() else { return };
+        self.role = Role::Following;
+        self.leader = None;
+        self.acceptor.promise(ballot, effects);
+        self.highest_seen = ballot;
+        self.own(self.id, at.liveness.me());
+        self.promise_due = Some((ballot, self.id));
+        let retry_nanos = self.settings.election_retry_nanos;
+        self.role = Role::Preparing(Candidacy {
+            ballot,
+            promises: Vec::new(),
+            asked: Vec::new(),
+            retry_at: at.now + retry_nanos,
+            give_up_at: at.now + self.settings.give_up_nanos + self.spread(at, retry_nanos),
+        });
+        self.ask_promises(effects);
+    }
+
+    /// Sends Prepare to every member that has not promised.
+    fn ask_promises(&mut self, effects: &mut Vec<Effect>) {
+        let Role::Preparing(candidacy) = &self.role else { return };
+        let message = Message::Prepare {
+            ballot: candidacy.ballot,
+            last: self.acceptor.journal().last(),
+            configuration_slot: self.configuration_slot(),
+        };
+        let mut except: Vec<MemberId> = candidacy.promises.iter().map(|(id, _)| *id).collect();
+        let revealed: Vec<MemberId> = candidacy
+            .promises
+            .iter()
+            .flat_map(|(_, report)| &report.configurations)
+            .flat_map(|known| known.configuration.members())
+            .map(|member| member.id)
+            .collect();
+        self.ask_all(&message, &except, effects);
+        for known in self.configurations.relevant() {
+            except.extend(known.configuration.members().iter().map(|member| member.id));
+        }
+        for id in revealed {
+            if id != self.id && !except.contains(&id) {
+                except.push(id);
+                effects.push(Effect::Send { to: id, message: message.clone(), last: Slot(0) });
+            }
+        }
+        let Role::Preparing(candidacy) = &mut self.role else { return };
+        candidacy.asked = except;
+    }
+
+    #[allow(clippy::too_many_arguments)] // The message's fields and the step's circumstances.
+    pub(super) fn on_prepare(
+        &mut self,
+        from: MemberId,
+        peer: Peer,
+        ballot: Ballot,
+        last: Slot,
+        configuration_slot: Slot,
+        at: At<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err(reason) = self.judge(from, ballot, last, configuration_slot) {
+            return self.refuse(from, ballot, reason, effects);
+        }
+        self.highest_seen = self.highest_seen.max(ballot);
+        if ballot == self.acceptor.promised() {
+            let again = self.owner.member == Some(from) && self.acceptor.stream() != ballot;
+            if again {
+                self.owner.peer = Some(peer);
+                self.promise_due = Some((ballot, from));
+            }
+            return;
+        }
+        let serving = matches!(self.role, Role::Leading(_)) && self.holds_lease(at);
+        if serving || !self.may_promise(peer, at) {
+            return self.refuse(from, ballot, Refusal::Supporting, effects);
+        }
+        self.step_down(effects);
+        self.acceptor.promise(ballot, effects);
+        self.own(from, peer);
+        self.promise_due = Some((ballot, from));
+    }
+
+    /// Sends (or takes, if it is its own) the promise that became durable.
+    pub(super) fn settle_promise(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Some((ballot, to)) = self.promise_due else { return };
+        if ballot < self.acceptor.promised() {
+            self.promise_due = None;
+            return;
+        }
+        if self.acceptor.promised_durable() < ballot {
+            return;
+        }
+        self.promise_due = None;
+        let epoch = self.owner.peer.filter(|_| to != self.id).and_then(|peer| self.bind(peer, at));
+        let chosen = self.acceptor.chosen();
+        let report = PromiseReport {
+            epoch,
+            chosen,
+            trimmed: self.trimmed,
+            runs: self.acceptor.journal().runs_after(chosen),
+            configurations: self.configurations.relevant().to_vec(),
+        };
+        if to == self.id {
+            self.on_promise(to, ballot, &report);
+        } else {
+            let message = Message::Promise { ballot, report };
+            effects.push(Effect::Send { to, message, last: Slot(0) });
+        }
+    }
+
+    pub(super) fn on_promise(&mut self, from: MemberId, ballot: Ballot, report: &PromiseReport) {
+        if let Role::Preparing(candidacy) = &mut self.role
+            && candidacy.ballot == ballot
+            && candidacy.promises.iter().all(|(id, _)| *id != from)
+        {
+            candidacy.promises.push((from, report.clone()));
+        }
+    }
+
+    pub(super) fn on_refused(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        promised: Ballot,
+        reason: Refusal,
+        at: At<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.highest_seen = self.highest_seen.max(promised);
+        let asking = match &self.role {
+            Role::Canvassing(canvass) => canvass.ballot == ballot,
+            Role::Preparing(candidacy) => candidacy.ballot == ballot,
+            Role::Learning(learning) => learning.ballot == ballot,
+            Role::Leading(leadership) => leadership.ballot == ballot,
+            Role::Following => false,
+        };
+        if !asking {
+            return;
+        }
+        match reason {
+            Refusal::Promised if promised > ballot => self.back_off(at, effects),
+            Refusal::NotAMember { slot } if slot > self.configuration_slot() => {
+                self.step_down(effects);
+                self.removed = true;
+                effects.push(Effect::Removed { slot });
+            }
+            Refusal::TooFarBehind { trimmed } => {
+                effects.push(Effect::NeedsSnapshot { from, at_least: trimmed });
+                self.back_off(at, effects);
+            }
+            Refusal::Unconfigured => self.introduce(from),
+            _ => {}
+        }
+    }
+
+    /// Gives up this attempt; the next one comes at another moment.
+    pub(super) fn back_off(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        self.step_down(effects);
+        let retry_nanos = self.settings.election_retry_nanos;
+        self.election_at = Some(at.now + retry_nanos + self.spread(at, retry_nanos));
+    }
+
+    fn settle_candidacy(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Role::Preparing(candidacy) = &self.role else { return };
+        let promises = &candidacy.promises;
+        // The newest configuration that anybody knows to be chosen.
+        let own = self.configurations.relevant();
+        let told = promises.iter().filter_map(|(_, report)| report.configurations.first());
+        let chosen = told.chain(own.first()).max_by_key(|known| known.slot);
+        let chosen = *chosen.expect("a candidate has a configuration");
+        if chosen.configuration.find(self.id).is_none() && chosen.slot > self.configuration_slot() {
+            self.step_down(effects);
+            self.removed = true;
+            effects.push(Effect::Removed { slot: chosen.slot });
+            return;
+        }
+        let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
+        let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());
+        let revealed = promises.iter().flat_map(|(_, report)| &report.configurations).chain(own);
+        let mut needed: Vec<ConfigurationAt> = vec![chosen];
+        for known in revealed {
+            // One at a slot that is known to be chosen, and not as this, was never chosen.
+            if known.slot > chosen.slot.max(max_chosen) && !needed.contains(known) {
+                needed.push(*known);
+            }
+        }
+        let ignores_unknown = self.planted.has(Bug::IgnoreUnknownRange);
+        // A configuration decides about the slots after it: there a promise must know everything.
+        let counts = |id: MemberId, from: Slot| {
+            let decided = max_chosen.max(from);
+            let knows = |report: &PromiseReport| {
+                report.runs.iter().all(|run| !run.unknown || run.last <= decided)
+            };
+            promises
+                .iter()
+                .any(|(member, report)| *member == id && (ignores_unknown || knows(report)))
+        };
+        let missing = usize::from(self.planted.has(Bug::PromiseQuorumTooSmall));
+        // Its own promise must be durable; whether it knows all that it accepted is another matter.
+        let own_promise = promises.iter().any(|(id, _)| *id == self.id);
+        let promised = own_promise
+            && needed.iter().all(|known| {
+                let members = known.configuration.members();
+                let votes = members.iter().filter(|member| counts(member.id, known.slot)).count();
+                votes + missing >= known.configuration.quorum()
+            });
+        let unasked = needed.iter().flat_map(|known| known.configuration.members()).any(|member| {
+            member.id != self.id
+                && !candidacy.asked.contains(&member.id)
+                && promises.iter().all(|(id, _)| *id != member.id)
+        });
+        if promised {
+            self.learn(max_chosen, at, effects);
+        } else if at.now >= candidacy.give_up_at {
+            self.back_off(at, effects);
+        } else if at.now >= candidacy.retry_at || unasked {
+            let retry_at = at.now + self.settings.election_retry_nanos;
+            self.ask_promises(effects);
+            if let Role::Preparing(candidacy) = &mut self.role {
+                candidacy.retry_at = retry_at;
+            }
+        }
+    }
+
+    fn learn(&mut self, max_chosen: Slot, at: At<'_>, effects: &mut Vec<Effect>) {
+        let Role::Preparing(candidacy) = core::mem::replace(&mut self.role, Role::Following) else {
+            unreachable!("only a candidate learns");
+        };
+        let Candidacy { ballot, promises, .. } = candidacy;
+        assert!(self.acceptor.promised() == ballot && self.acceptor.promised_durable() >= ballot);
+        let forgets = self.planted.has(Bug::ForgetPromisedValues);
+        let ends = promises.iter().filter(|(id, _)| *id == self.id || !forgets);
+        let ends = ends.flat_map(|(_, report)| &report.runs).filter(|run| !run.unknown);
+        let last = ends.map(|run| run.last).max().unwrap_or_default();
+        let last = last.max(max_chosen);
+        self.acceptor.begin_stream(ballot, effects);
+        self.known_chosen = self.known_chosen.max(max_chosen);
+        self.role = Role::Learning(Learning {
+            ballot,
+            promises,
+            max_chosen,
+            last,
+            fetching: false,
+            retry_at: at.now,
+            give_up_at: at.now + self.settings.give_up_nanos,
+        });
+    }
+
+    /// Who has the value that must be proposed for `slot`.
+    fn source(&self, learning: &Learning, slot: Slot) -> Source {
+        if slot <= learning.max_chosen {
+            let holds = |report: &&(MemberId, PromiseReport)| {
+                report.1.chosen >= slot && report.1.trimmed < slot && report.0 != self.id
+            };
+            let holder = learning.promises.iter().filter(holds).max_by_key(|(_, r)| r.chosen);
+            return holder.map_or(Source::Nowhere, |(id, report)| Source::Member {
+                id: *id,
+                last: report.chosen.min(learning.max_chosen),
+            });
+        }
+        let runs = learning.promises.iter().flat_map(|(id, report)| {
+            let own = *id == self.id;
+            report.runs.iter().map(move |run| (run, own, *id))
+        });
+        let here = runs.filter(|(run, _, _)| run.first <= slot && slot <= run.last && !run.unknown);
+        let best = if self.planted.has(Bug::LowestBallotValue) {
+            here.min_by_key(|(run, own, _)| (run.ballot, !*own))
+        } else {
+            // Of the same ballot it is the same value: rather the one that is here.
+            here.max_by_key(|(run, own, _)| (run.ballot, *own))
+        };
+        match best {
+            None => Source::Nowhere,
+            Some((_, true, _)) => Source::Own,
+            Some((run, false, id)) => {
+                // No further than where another run may know better.
+                let later = learning.promises.iter().flat_map(|(_, report)| &report.runs);
+                let later = later.filter(|other| other.first > slot && other.ballot > run.ballot);
+                let end = later.map(|other| Slot(other.first.0 - 1)).fold(run.last, Slot::min);
+                Source::Member { id, last: end }
+            }
+        }
+    }
+
+    fn settle_learning(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        loop {
+            let Role::Learning(learning) = &self.role else { return };
+            let slot = self.acceptor.stream_slot().next();
+            if slot > learning.last {
+                if !self.may_stand() {
+                    // What it learned took its promotion back, or proposes its removal.
+                    return self.back_off(at, effects);
+                }
+                return self.lead(at, effects);
+            }
+            match self.source(learning, slot) {
+                Source::Own => self.acceptor.accept_own(),
+                Source::Nowhere if slot > learning.max_chosen => {
+                    // A quorum knows that it holds nothing here, so nothing is chosen here or
+                    // later: what remains is the tail behind a damaged range of this member's log.
+                    let end = Slot(slot.0 - 1);
+                    self.acceptor.truncate(end, effects);
+                    self.configurations.truncate(end);
+                    if let Role::Learning(learning) = &mut self.role {
+                        learning.last = end;
+                    }
+                }
+                Source::Nowhere => {
+                    // What it lacks is chosen and in checkpoints only.
+                    let trimmed = learning.promises.iter().map(|(id, r)| (r.trimmed, *id)).max();
+                    if let Some((at_least, from)) = trimmed.filter(|(slot, _)| *slot > Slot(0)) {
+                        effects.push(Effect::NeedsSnapshot { from, at_least });
+                    }
+                    return self.back_off(at, effects);
+                }
+                Source::Member { id, last } => {
+                    let (ballot, give_up_at) = (learning.ballot, learning.give_up_at);
+                    if at.now >= give_up_at {
+                        return self.back_off(at, effects);
+                    }
+                    if learning.fetching && at.now < learning.retry_at {
+                        return;
+                    }
+                    let last = last.min(Slot(slot.0 + self.settings.catch_up_slots - 1));
+                    let message = Message::Fetch { ballot, first: slot, last };
+                    effects.push(Effect::Send { to: id, message, last: Slot(0) });
+                    let retry_at = at.now + self.settings.resend_nanos;
+                    if let Role::Learning(learning) = &mut self.role {
+                        (learning.fetching, learning.retry_at) = (true, retry_at);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_fetch(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        first: Slot,
+        last: Slot,
+        effects: &mut Vec<Effect>,
+    ) {
+        if ballot != self.acceptor.promised() || self.owner.member != Some(from) {
+            return self.refuse(from, ballot, Refusal::Promised, effects);
+        }
+        let last = last.min(self.acceptor.journal().last());
+        if first > last || first <= self.trimmed {
+            return;
+        }
+        let message = Message::Fetched { ballot, first };
+        effects.push(Effect::Send { to: from, message, last });
+    }
+
+    pub(super) fn on_fetched(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        first: Slot,
+        entries: &[Offered<'_>],
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut slot = first;
+        for offered in entries {
+            // Only what is needed next, and from whom it must come.
+            let needed = match &self.role {
+                Role::Learning(learning)
+                    if learning.ballot == ballot
+                        && slot == self.acceptor.stream_slot().next()
+                        && slot <= learning.last =>
+                {
+                    matches!(self.source(learning, slot), Source::Member { id, .. } if id == from)
+                }
+                _ => false,
+            };
+            if needed {
+                let held = held_of(offered, ballot);
+                if let Some(replaced) = self.acceptor.accept(held) {
+                    discard_handle(replaced.handle, effects);
+                }
+                self.configurations.accept(slot, configuration_of(offered));
+                if let Role::Learning(learning) = &mut self.role {
+                    learning.fetching = false;
+                }
+            } else {
+                discard(core::slice::from_ref(offered), effects);
+            }
+            slot = slot.next();
+        }
+    }
+}

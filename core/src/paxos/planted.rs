@@ -1,0 +1,114 @@
+//! Bugs on purpose, to measure what the tests catch.
+//!
+//! A machine built for tests can carry one [`Bug`]; the simulation and the model must catch each of
+//! them (`cargo test -p forebay-core paxos::tests::mutation -- --nocapture` prints the table). In
+//! every other build [`Planted`] is empty and `has` is a constant no.
+
+/// One way to be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// Answers a Prepare before the promise is durable.
+    AnswerUndurablePromise,
+    /// Acknowledges entries before they are durable.
+    AcknowledgeUndurable,
+    /// Leads on the lease after its end.
+    TrustExpiredLease,
+    /// Takes a damaged range in a promise for an empty one.
+    IgnoreUnknownRange,
+    /// A log replica stands for election.
+    LogReplicaLeads,
+    /// Proposes the accepted value of the lowest ballot.
+    LowestBallotValue,
+    /// Proposes nothing of what its promises reveal.
+    ForgetPromisedValues,
+    /// Comes back from a restart without its accepted entries.
+    ForgetAccepted,
+    /// Comes back from a restart without its promise.
+    ForgetPromise,
+    /// Counts a membership change, and what follows it, by the configuration before.
+    WrongConfiguration,
+    /// Accepts under a ballot lower than promised.
+    AcceptLowerBallot,
+    /// Accepts and acknowledges beyond a gap.
+    AcknowledgeBeyondGap,
+    /// Begins a membership change while another is on its way.
+    TwoChangesAtOnce,
+    /// Promises while it supports the leader.
+    PromiseDespiteSupport,
+    /// Promises at once after a restart.
+    NoWaitAfterRestart,
+    /// After a restart, takes no account of the support it has told of since.
+    ForgetSupportToldSinceRestart,
+    /// A lapsed support goes on under its old epoch.
+    EndedEpochReturns,
+    /// Serves before what it learned is chosen under its own ballot and applied.
+    ServeBeforeOwnBallot,
+    /// Takes the leader's chosen watermark for entries of another ballot.
+    ChosenOverStaleEntries,
+    /// Goes on serving after it relinquished.
+    ServeAfterRelinquish,
+    /// Counts acknowledgements of another ballot.
+    CountStaleAcknowledgement,
+    /// Becomes leader with one promise less than a quorum.
+    PromiseQuorumTooSmall,
+    /// Calls a slot chosen that all but one of a quorum hold.
+    AcceptQuorumTooSmall,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 23] = [
+        Bug::AnswerUndurablePromise,
+        Bug::AcknowledgeUndurable,
+        Bug::TrustExpiredLease,
+        Bug::IgnoreUnknownRange,
+        Bug::LogReplicaLeads,
+        Bug::LowestBallotValue,
+        Bug::ForgetPromisedValues,
+        Bug::ForgetAccepted,
+        Bug::ForgetPromise,
+        Bug::WrongConfiguration,
+        Bug::AcceptLowerBallot,
+        Bug::AcknowledgeBeyondGap,
+        Bug::TwoChangesAtOnce,
+        Bug::PromiseDespiteSupport,
+        Bug::NoWaitAfterRestart,
+        Bug::ForgetSupportToldSinceRestart,
+        Bug::EndedEpochReturns,
+        Bug::ServeBeforeOwnBallot,
+        Bug::ChosenOverStaleEntries,
+        Bug::ServeAfterRelinquish,
+        Bug::CountStaleAcknowledgement,
+        Bug::PromiseQuorumTooSmall,
+        Bug::AcceptQuorumTooSmall,
+    ];
+}
+
+/// The bug that a machine carries, if any.
+#[cfg(any(test, feature = "planted-bugs"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Planted(pub(crate) Option<Bug>);
+
+/// The bug that a machine carries: none.
+#[cfg(not(any(test, feature = "planted-bugs")))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Planted;
+
+#[cfg(any(test, feature = "planted-bugs"))]
+impl Planted {
+    pub(crate) const NONE: Planted = Planted(None);
+
+    pub(crate) fn has(self, bug: Bug) -> bool {
+        self.0 == Some(bug)
+    }
+}
+
+#[cfg(not(any(test, feature = "planted-bugs")))]
+impl Planted {
+    pub(crate) const NONE: Planted = Planted;
+
+    #[inline(always)]
+    pub(crate) const fn has(self, _: Bug) -> bool {
+        false
+    }
+}

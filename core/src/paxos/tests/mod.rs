@@ -1,0 +1,7 @@
+//! Tests of the whole protocol: a seeded simulation with faults, models of the small cases, and the
+//! mutation score of both.
+
+mod model;
+mod mutation;
+mod scenarios;
+mod sim;

@@ -1,0 +1,100 @@
+//! Many seeds of the simulation, and the mutation score: the planted bugs that it must catch.
+//!
+//! More seeds by hand:
+//! `FOREBAY_PAXOS_SEEDS=100000 cargo test -p forebay-core paxos::tests::mutation::no_seed -- --nocapture`;
+//! one seed with all its messages: `FOREBAY_PAXOS_SEED=4711 FOREBAY_PAXOS_SEEDS=1 …`.
+
+use super::super::Bug;
+use super::sim::{Plan, Stats, simulate};
+
+/// Seeds of the ordinary test run: about two seconds.
+const SEEDS: u64 = 600;
+/// Seeds that a planted bug gets before it counts as missed.
+const SEEDS_PER_BUG: u64 = 4000;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_seed_breaks_a_property() {
+    let from = variable("FOREBAY_PAXOS_SEED").unwrap_or(0);
+    let count = variable("FOREBAY_PAXOS_SEEDS").unwrap_or(SEEDS);
+    println!("seeds {from}..{}", from + count);
+    let begun = std::time::Instant::now();
+    let (mut totals, mut slowest, mut failures) = (Stats::default(), 0, Vec::new());
+    for seed in from..from + count {
+        match simulate(seed, Plan { trace: count == 1, ..Plan::of_seed(seed) }) {
+            Ok(stats) => {
+                totals.add(&stats);
+                slowest = slowest.max(stats.recovered_nanos);
+            }
+            Err(failure) => failures.push(format!("seed {seed}: {failure}")),
+        }
+    }
+    let per_second = count as f64 / begun.elapsed().as_secs_f64();
+    println!("{per_second:.0} seeds a second; slowest recovery {} ms", slowest / 1_000_000);
+    println!("{totals:#?}");
+    let shown = failures.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} of {count} seeds:\n{shown}", failures.len());
+    // The seeds did meet what they are for.
+    if count >= SEEDS {
+        assert!(totals.acknowledged > 50 * count && totals.reads > 50 * count);
+        let happened = [totals.crashes, totals.pauses, totals.hand_overs, totals.changes];
+        assert!(happened.iter().all(|times| *times > count / 10), "{happened:?}");
+        let happened = [totals.snapshots, totals.damages, totals.trims];
+        assert!(happened.iter().all(|times| *times > count / 20), "{happened:?}");
+    }
+}
+
+/// Seeds that are known to catch what few seeds catch: looked at first.
+const HINTS: [(Bug, u64); 3] = [
+    (Bug::ForgetSupportToldSinceRestart, 526_616),
+    (Bug::TwoChangesAtOnce, 1305),
+    (Bug::CountStaleAcknowledgement, 3799),
+];
+
+/// A matter of one interleaving, not of many events: the models look for these.
+const FOR_THE_MODEL: [Bug; 2] = [Bug::ForgetPromise, Bug::AnswerUndurablePromise];
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let only = std::env::var("FOREBAY_PAXOS_BUG").ok();
+    let hook = std::panic::take_hook();
+    // Planted bugs break assertions by the hundred; those are reported in the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut table = String::new();
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        let name = format!("{bug:?}");
+        if only.as_ref().is_some_and(|only| *only != name) {
+            continue;
+        }
+        let hint = HINTS.iter().find(|(hinted, _)| *hinted == bug).map(|(_, seed)| *seed);
+        let seeds = if FOR_THE_MODEL.contains(&bug) { 0 } else { SEEDS_PER_BUG };
+        let caught = hint.into_iter().chain(0..seeds).find_map(|seed| {
+            let failed = simulate(seed, Plan { bug: Some(bug), ..Plan::of_seed(seed) }).err()?;
+            // The seed is innocent.
+            let sound = simulate(seed, Plan::of_seed(seed));
+            assert!(sound.is_ok(), "seed {seed} without a bug: {sound:?}");
+            Some((seed, failed))
+        });
+        match caught {
+            Some((seed, failure)) => {
+                let failure: String =
+                    failure.lines().next().unwrap_or_default().chars().take(90).collect();
+                table += &format!("{name:<30} seed {seed:>5}   {failure}\n");
+            }
+            None if let Some(found) = super::model::catches(bug) => {
+                table += &format!("{name:<30} model        {found}\n");
+            }
+            None => {
+                table += &format!("{name:<30} MISSED by {SEEDS_PER_BUG} seeds\n");
+                missed.push(bug);
+            }
+        }
+    }
+    std::panic::set_hook(hook);
+    println!("{table}");
+    assert!(missed.is_empty(), "planted bugs that no seed caught: {missed:?}\n{table}");
+}
