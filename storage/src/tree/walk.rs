@@ -116,18 +116,6 @@ fn in_leaf<'c>(view: &PageView<'c>, place: Result<usize, usize>) -> Lookup<'c> {
     }
 }
 
-/// Looks for `key` and for its item wherever that is; never `FoundOverflow`.
-#[must_use]
-pub fn get<'c>(cache: &'c PageCache, tree: &TreeRef, key: &[u8]) -> Lookup<'c> {
-    match lookup(cache, tree, key) {
-        Lookup::FoundOverflow(extent) => match overflow(cache, &extent) {
-            Some(item) => Lookup::Found(item),
-            None => Lookup::Missing(extent.page),
-        },
-        other => other,
-    }
-}
-
 /// The item in an extent, if the extent is in the cache.
 #[must_use]
 pub fn overflow<'c>(cache: &'c PageCache, extent: &OverflowRef) -> Option<&'c [u8]> {

@@ -15,7 +15,7 @@ use crate::space::{REGION_BLOCKS, SpaceMap, SpaceRoot, slot_block};
 use crate::superblock::{Chosen, LogGeometry, Superblock, choose};
 use crate::tree::merge::{Change, Merge, MergeInput, MergeStep};
 use crate::tree::verify::{Report, verify};
-use crate::tree::walk::{Cursor, Direction, Lookup, Step, get, lookup, lookup_together, overflow};
+use crate::tree::walk::{Cursor, Direction, Lookup, Step, lookup, lookup_together, overflow};
 use crate::tree::{PageRef, Totals, TreeRef, Value};
 
 pub(super) const SHARD: ShardId = ShardId(3);
@@ -264,11 +264,14 @@ impl Store {
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
         loop {
             self.check_together(key);
-            match get(&self.cache, &self.tree, key) {
+            match lookup(&self.cache, &self.tree, key) {
                 Lookup::Found(item) => return Some(item.to_vec()),
                 Lookup::Absent => return None,
                 Lookup::Missing(page) => self.read(&page),
-                Lookup::FoundOverflow(_) => unreachable!(),
+                Lookup::FoundOverflow(extent) => match overflow(&self.cache, &extent) {
+                    Some(item) => return Some(item.to_vec()),
+                    None => self.read(&extent.page),
+                },
             }
         }
     }
