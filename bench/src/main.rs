@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 mod allocations;
+mod calendar;
 mod cli;
 mod commands;
 mod compare;

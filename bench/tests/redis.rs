@@ -1,13 +1,16 @@
 //! The whole tool against a real redis, where one is installed: load, closed and open loop, report,
 //! ledger. Without `redis-server` the tests say so and pass.
 
+mod support;
+
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use support::{bench, free_port, report, succeeds};
 
 struct Redis {
     child: Child,
@@ -61,20 +64,6 @@ impl Drop for Redis {
     }
 }
 
-/// A port below those that the kernel gives to outgoing connections, which come and go by the
-/// thousand while these tests run.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() as u16;
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(37);
-        let port = 20_000 + start.wrapping_mul(101).wrapping_add(step) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 fn serve(dir: &Path, port: u16) -> std::io::Result<Child> {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
@@ -93,22 +82,6 @@ fn pong(port: u16) -> std::io::Result<bool> {
     Ok(reply == *b"+PONG")
 }
 
-fn bench(args: &str, dir: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
-        .args(args.split_whitespace())
-        .current_dir(dir)
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{:?}\n{text}\n{errors}", output.status);
-    text
-}
-
 #[test]
 fn load_then_run_gives_a_report_of_hits() {
     let Some(redis) = Redis::start() else { return };
@@ -121,9 +94,7 @@ fn load_then_run_gives_a_report_of_hits() {
         );
         let text = succeeds(&redis.bench(&args));
         assert!(text.contains("closed loop") && text.contains("appendfsync always"), "{text}");
-        let file = redis.dir.path().join(workload).join("report.json");
-        let json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let json = report(&redis.dir.path().join(workload));
         assert_eq!(json["errors"], 0, "{workload}: {json}");
         assert_eq!(json["reads_that_found_nothing"], 0, "{workload}");
         assert!(json["achieved_ops_s"].as_f64().unwrap() > 0.0, "{workload}");
@@ -138,8 +109,7 @@ fn an_open_loop_offers_exactly_its_rate() {
          --rate 1000 --duration 2 --warmup 1 --report r",
     ));
     assert!(text.contains("open loop"), "{text}");
-    let file = redis.dir.path().join("r/report.json");
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let json = report(&redis.dir.path().join("r"));
     assert_eq!(json["ops"]["put"]["count"], 2000, "every intended start is accounted for");
 }
 

@@ -12,6 +12,7 @@ use super::json::{Report, write_text};
 use super::plots::{self, human_time};
 use super::svg::{STYLE, escape};
 use super::{LatencySummary, raw_files};
+use crate::calendar::civil_from_days;
 use crate::error::BenchError;
 
 /// The page.
@@ -112,17 +113,10 @@ fn grouped(number: f64) -> String {
     out
 }
 
-/// Seconds since 1970 as a date and a time, by Howard Hinnant's days-to-civil algorithm.
+/// Seconds since 1970 as a date and a time.
 fn utc(unix_s: u64) -> String {
-    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (year, month, day) = civil_from_days(unix_s / 86_400);
+    let second = unix_s % 86_400;
     let (hour, minute) = (second / 3600, second % 3600 / 60);
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }

@@ -12,6 +12,8 @@
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
+use crate::calendar::civil_from_days;
+
 /// Who signs, and for what.
 #[derive(Clone)]
 pub(super) struct Credentials {
@@ -36,7 +38,7 @@ impl AmzDate {
     /// Of so many seconds since 1970.
     pub(super) fn of(unix_seconds: u64) -> AmzDate {
         let (days, seconds) = (unix_seconds / 86_400, unix_seconds % 86_400);
-        let (year, month, day) = civil(days);
+        let (year, month, day) = civil_from_days(days);
         let mut text = *b"00000000T000000Z";
         let fields = [
             (0, 4, year),
@@ -62,20 +64,6 @@ impl AmzDate {
     fn day(&self) -> &[u8] {
         &self.0[..8]
     }
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms", civil_from_days), for years that begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// What is signed of a request. Header names are in lower case and in order.
