@@ -10,7 +10,7 @@
 //! ```
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -19,6 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Unit of alignment, of page ids, and of every device address here. 4 KiB is the physical block
 /// of the NVMe devices this is built for, and a multiple of every older one.
 pub const BLOCK_BYTES: usize = 4096;
+
+/// What one entry of the processor's translation tables can cover, on x86_64 and on aarch64 with
+/// 4 KiB pages.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Names an operation in flight; chosen by whoever asks, returned in [`DiskDone`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,15 +130,27 @@ pub struct BlockBuf {
 unsafe impl Send for BlockBuf {}
 
 impl BlockBuf {
-    /// A zeroed buffer of `blocks` blocks.
+    /// A zeroed buffer of `blocks` blocks; of huge pages, if it is as long as some and the kernel
+    /// grants them.
     #[must_use]
     pub fn zeroed(blocks: usize) -> BlockBuf {
         assert!(blocks > 0);
-        let layout = Self::layout(blocks * BLOCK_BYTES);
-        // SAFETY: the layout's size is not zero, as asserted.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let len = blocks * BLOCK_BYTES;
+        let layout = Self::layout(len);
+        if !len.is_multiple_of(HUGE_PAGE_BYTES) {
+            // SAFETY: the layout's size is not zero, as asserted.
+            let raw = unsafe { alloc_zeroed(layout) };
+            let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
+            return BlockBuf { ptr, len, home: None, registered: None };
+        }
+        // SAFETY: as above.
+        let raw = unsafe { alloc(layout) };
         let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        BlockBuf { ptr, len: blocks * BLOCK_BYTES, home: None, registered: None }
+        // Before the first touch, which decides the size of the pages.
+        advise(ptr, len, libc::MADV_HUGEPAGE);
+        // SAFETY: the allocator gave these bytes to this buffer alone.
+        unsafe { ptr.write_bytes(0, len) };
+        BlockBuf { ptr, len, home: None, registered: None }
     }
 
     /// Marks the buffer as the ring's registered buffer `index`. The caller has registered exactly
@@ -171,12 +187,15 @@ impl BlockBuf {
     }
 
     fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len, BLOCK_BYTES).expect("a block buffer's size fits a layout")
+        let whole = len.is_multiple_of(HUGE_PAGE_BYTES);
+        let align = if whole { HUGE_PAGE_BYTES } else { BLOCK_BYTES };
+        Layout::from_size_align(len, align).expect("a block buffer's size fits a layout")
     }
 }
 
 impl Deref for BlockBuf {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: by the invariant, ptr is valid for len initialised bytes.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
@@ -184,6 +203,7 @@ impl Deref for BlockBuf {
 }
 
 impl DerefMut for BlockBuf {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for Deref, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
@@ -207,6 +227,15 @@ impl std::fmt::Debug for BlockBuf {
             .field("registered", &self.registered)
             .finish()
     }
+}
+
+/// Tells the kernel how to back the caller's own memory; never advice that changes contents. A
+/// refusal only costs speed.
+fn advise(ptr: NonNull<u8>, len: usize, advice: libc::c_int) {
+    debug_assert_ne!(advice, libc::MADV_DONTNEED);
+    // SAFETY: whole pages of the caller's own, and neither huge-page advice nor a touch of all the
+    // pages changes contents.
+    unsafe { libc::madvise(ptr.as_ptr().cast(), len, advice) };
 }
 
 /// One mapping cut into single blocks. Aligned 4 KiB allocations cost the ordinary allocator a
@@ -261,11 +290,8 @@ impl BlockArena {
         self.advise(libc::MADV_POPULATE_WRITE);
     }
 
-    /// Tells the kernel how to back the arena. It is advice: a refusal only costs speed.
     fn advise(&self, advice: libc::c_int) {
-        // SAFETY: the range is this arena's own mapping, and neither huge-page advice nor a touch of
-        // all its pages changes contents.
-        unsafe { libc::madvise(self.ptr.as_ptr().cast(), self.blocks * BLOCK_BYTES, advice) };
+        advise(self.ptr, self.blocks * BLOCK_BYTES, advice);
     }
 
     /// The next block that was never handed out; None when there is none left.

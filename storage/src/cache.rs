@@ -33,7 +33,6 @@
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::hint::black_box;
 use std::sync::Arc;
 
 use forebay_core::ids::ShardId;
@@ -41,6 +40,7 @@ use forebay_core::ids::ShardId;
 use crate::block::{
     BLOCK_BYTES, BlockArena, BlockBuf, DiskDone, DiskError, DiskOp, Durability, OpId, ShardFile,
 };
+use crate::touch::touch;
 use crate::tree::page::{self, PageError};
 use crate::tree::{LEVEL_OVERFLOW, PageRef, page::OVERFLOW_BLOCKS_MAX};
 
@@ -314,7 +314,7 @@ impl PageCache {
         pages.clone().for_each(|page| self.map.touch(page.id));
         for page in pages {
             if let Some((index, _)) = self.map.get(page.id) {
-                black_box(self.frames[index as usize].pins);
+                touch(&self.frames[index as usize]);
             }
         }
     }

@@ -31,6 +31,7 @@ mod config;
 mod dev;
 mod disk_profile;
 mod exit;
+mod huge_pages;
 mod inspect;
 mod node;
 mod preflight;
@@ -79,6 +80,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    if matches!(cli.command, Command::Dev(_) | Command::Node(_)) {
+        huge_pages::prefer();
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -6,7 +6,7 @@
 //!
 //! Source: Knuth, TAOCP volume 3, section 6.4, algorithms L and R.
 
-use std::hint::black_box;
+use crate::touch::touch;
 
 #[derive(Clone, Copy, Default)]
 struct Place {
@@ -43,7 +43,7 @@ impl PageTable {
     /// Brings near the place where a search begins.
     #[inline]
     pub(super) fn touch(&self, id: u64) {
-        black_box(self.places[self.home(id)].id);
+        touch(&self.places[self.home(id)]);
     }
 
     #[inline]

@@ -430,16 +430,15 @@ pub const fn record_bytes(payload_bytes: usize) -> usize {
     RECORD_HEADER_BYTES + payload_bytes.next_multiple_of(RECORD_ALIGN)
 }
 
-/// Writes a record into `to`, which is exactly [`record_bytes`] long. `running` is the CRC so far;
-/// the new value is returned.
+/// Writes a record into `to`, which is exactly [`record_bytes`] long; its checksum is still to come,
+/// by [`sum_record`].
 #[inline]
 pub(crate) fn encode_record(
     to: &mut [u8],
     record: &RecordHeader,
     parts: &[&[u8]],
     payload_bytes: usize,
-    running: u32,
-) -> u32 {
+) {
     debug_assert_eq!(to.len(), record_bytes(payload_bytes));
     // The padding is within the last eight bytes; what else is there is overwritten below.
     let last = to.len() - RECORD_ALIGN;
@@ -456,8 +455,14 @@ pub(crate) fn encode_record(
         here.copy_from_slice(part);
         payload = rest;
     }
-    let running = extend(running, &to[4..]);
-    to[..4].copy_from_slice(&running.to_le_bytes());
+}
+
+/// Completes a record that [`encode_record`] wrote. `running` is the CRC so far; the new value is
+/// returned.
+#[inline]
+pub(crate) fn sum_record(record: &mut [u8], running: u32) -> u32 {
+    let running = extend(running, &record[4..]);
+    record[..4].copy_from_slice(&running.to_le_bytes());
     running
 }
 

@@ -26,13 +26,16 @@ use forebay_core::ids::Lsn;
 
 use super::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchKind, RecordHeader, batch_bytes_for, encode_record,
-    record_bytes,
+    record_bytes, sum_record,
 };
 use super::{BLOCK, LogConfig, LogPoint, OpIds, RecoveredLog};
 use crate::block::{BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
+use crate::touch::touch_for_write;
 
 /// Batches of one large record each that may wait or be in flight.
 const LARGE_BUFFERS_MAX: usize = 2;
+/// Bytes of the open batch, after its last record, that are brought near for the next one.
+const TOUCHED_BYTES: usize = 320;
 
 /// Why a record was not appended. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +131,8 @@ struct Pending {
     pool: Pool,
     /// Bytes of `buf` in use.
     used: usize,
+    /// Where the record begins that has no checksum yet; `used` if all have one.
+    unsummed: usize,
     /// Bytes of `buf` that may be used: the segment may end before the buffer.
     room: usize,
 }
@@ -140,6 +145,20 @@ struct InFlight {
     after: LogPoint,
     pool: Pool,
     finished: bool,
+}
+
+impl Pending {
+    /// Gives the last record its checksum. Reading bytes just written waits until the processor has
+    /// brought their lines from memory, so this is done one record later: measured, 60 of the
+    /// 950 ns that a Put of 100 bytes cost.
+    #[inline]
+    fn sum_last(&mut self) {
+        if self.unsummed < self.used {
+            let record = &mut self.buf[self.unsummed..self.used];
+            self.header.records_checksum = sum_record(record, self.header.records_checksum);
+            self.unsummed = self.used;
+        }
+    }
 }
 
 /// The log's writing end. See the module's page.
@@ -287,10 +306,12 @@ impl LogWriter {
         let open = self.open.as_mut().expect("a batch is open");
         let lsn = open.header.lsn.after(open.used as u64);
         let to = &mut open.buf[open.used..open.used + bytes];
-        let running = open.header.records_checksum;
-        open.header.records_checksum = encode_record(to, record, parts, payload_bytes, running);
+        encode_record(to, record, parts, payload_bytes);
+        open.sum_last();
         open.header.record_count += 1;
         open.used += bytes;
+        let next = open.used..open.room.min(open.used + TOUCHED_BYTES);
+        touch_for_write(&open.buf[next]);
         self.stats.records += 1;
         self.stats.payload_bytes += payload_bytes as u64;
         Ok(lsn)
@@ -323,7 +344,14 @@ impl LogWriter {
         let left = self.config.segment_end(lsn).0 - lsn.0;
         let room = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         assert!(header.lsn == lsn && room >= batch_bytes);
-        self.open = Some(Pending { header, buf, pool, used: BATCH_HEADER_BYTES, room });
+        self.open = Some(Pending {
+            header,
+            buf,
+            pool,
+            used: BATCH_HEADER_BYTES,
+            unsummed: BATCH_HEADER_BYTES,
+            room,
+        });
         Ok(())
     }
 
@@ -354,6 +382,7 @@ impl LogWriter {
     fn close_batch(&mut self) {
         let Some(mut open) = self.open.take() else { return };
         assert!(open.header.record_count > 0, "a batch is opened for a record");
+        open.sum_last();
         let written = padded(open.used) as usize;
         open.buf[open.used..written].fill(0);
         open.header.payload_bytes = (open.used - BATCH_HEADER_BYTES) as u32;
@@ -368,7 +397,14 @@ impl LogWriter {
         buf.fill(0);
         let batch_bytes = u32::try_from(batch_bytes).expect("a segment is at most 1 GiB");
         let header = self.header(kind, batch_bytes);
-        Pending { header, buf, pool: Pool::Block, used: BATCH_HEADER_BYTES, room: BLOCK as usize }
+        Pending {
+            header,
+            buf,
+            pool: Pool::Block,
+            used: BATCH_HEADER_BYTES,
+            unsummed: BATCH_HEADER_BYTES,
+            room: BLOCK as usize,
+        }
     }
 
     /// The header of a batch at the end of the closed ones. What is known only at submission is

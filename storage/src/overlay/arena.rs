@@ -1,7 +1,7 @@
 //! Where entries' bytes live: chunks that are only appended to, and recycled whole.
 //!
 //! ```text
-//!   chunk   | entry | entry | entry | ...            free tail |      256 KiB
+//!   chunk   | entry | entry | entry | ...            free tail |        2 MiB
 //!   entry   | slot u64 | item_bytes u32 | group u32 | link u32 | key_bytes u16 | key | item | to 8 |
 //! ```
 //!
@@ -9,28 +9,32 @@
 //! latest the first (an only entry names itself). So a key keeps its place in the order while its value
 //! changes. Between them it means nothing.
 //!
-//! A handle is four bytes: the chunk's number in the upper 17 bits, the offset in 8-byte units in
-//! the lower 15. An entry over a quarter of a chunk gets a chunk of its own, so that no chunk is
+//! A chunk of the largest size is a huge page: entries lie everywhere, and translating their
+//! addresses by 4 KiB pages was a sixteenth of a Put (measured at depth 16, 16 requests a turn).
+//!
+//! A handle is four bytes: the chunk's number in the upper 14 bits, the offset in 8-byte units in
+//! the lower 18. An entry over a quarter of a chunk gets a chunk of its own, so that no chunk is
 //! left more than a quarter empty; such chunks are kept for reuse too, as long as all memory
 //! together stays within the bound. This layout never leaves the process.
 
 use std::cmp::Ordering;
-use std::hint::black_box;
 
 use forebay_core::ids::Slot;
 use forebay_core::limits::{ENCODED_ITEM_BYTES_MAX, ENCODED_KEY_BYTES_MAX};
 
 use super::index::Probe;
-use crate::touch::touch_lines;
+use crate::block::{BLOCK_BYTES, BlockBuf, HUGE_PAGE_BYTES};
+use crate::touch::{touch, touch_for_write, touch_lines};
 
-/// Largest chunk: what 15 bits of 8-byte units address.
+/// Largest chunk: what 18 bits of 8-byte units address.
 pub const CHUNK_BYTES_MAX: usize = 1 << (OFFSET_BITS + UNIT_BITS);
 
 /// Smallest chunk.
-pub const CHUNK_BYTES_MIN: usize = 1 << 10;
+pub const CHUNK_BYTES_MIN: usize = BLOCK_BYTES;
 
-const OFFSET_BITS: u32 = 15;
+const OFFSET_BITS: u32 = 18;
 const UNIT_BITS: u32 = 3;
+const _: () = assert!(CHUNK_BYTES_MAX == HUGE_PAGE_BYTES);
 const CHUNKS_MAX: usize = 1 << (u32::BITS - OFFSET_BITS);
 
 const SLOT: usize = 0;
@@ -97,22 +101,38 @@ pub struct EntryRef<'a> {
 }
 
 struct Chunk {
-    /// Empty if the number is free and its memory was returned.
-    bytes: Box<[u8]>,
+    /// None if the number is free and its memory was returned.
+    memory: Option<BlockBuf>,
     used: usize,
     /// Entries staged here and neither applied nor abandoned.
     staged: usize,
 }
 
+const MEMORY: &str = "a chunk in use has its memory";
+
+impl Chunk {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_deref().expect(MEMORY)
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+}
+
 pub(super) struct Arena {
     chunk_bytes: usize,
+    /// Chunks of one entry are multiples of this: a quarter of the ordinary one, or a block if that is
+    /// more.
+    unit_bytes: usize,
     /// Bound of all chunks, in use or kept for reuse.
     bytes_max: usize,
     bytes_allocated: usize,
     chunks: Vec<Chunk>,
     /// The chunk that ordinary entries are appended to.
     open: Option<u32>,
-    /// Chunks kept for reuse, by size in quarters of the ordinary one.
+    /// Chunks kept for reuse, by size in units.
     free: Vec<Vec<u32>>,
     /// Chunk numbers without memory.
     free_numbers: Vec<u32>,
@@ -132,15 +152,17 @@ impl Arena {
     pub(super) fn new(chunk_bytes: usize, bytes_max: usize) -> Arena {
         assert!(chunk_bytes.is_power_of_two());
         assert!((CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes));
-        // Every chunk in use is larger than a quarter of the ordinary size.
-        assert!(bytes_max / (chunk_bytes / 4) < CHUNKS_MAX, "more chunks than a handle can name");
+        let unit_bytes = (chunk_bytes / 4).max(BLOCK_BYTES);
+        // Every chunk is of one or more of these.
+        assert!(bytes_max / unit_bytes < CHUNKS_MAX, "more chunks than a handle can name");
         Arena {
             chunk_bytes,
+            unit_bytes,
             bytes_max,
             bytes_allocated: 0,
             chunks: Vec::new(),
             open: None,
-            free: vec![Vec::new(); ENTRY_BYTES_MAX.div_ceil(chunk_bytes / 4).max(4) + 1],
+            free: vec![Vec::new(); ENTRY_BYTES_MAX.div_ceil(unit_bytes).max(4) + 1],
             free_numbers: Vec::new(),
         }
     }
@@ -156,7 +178,7 @@ impl Arena {
 
     /// Size of an own chunk: rounded up, so that sizes recur and chunks can be reused.
     fn big_chunk_bytes(&self, entry_bytes: usize) -> usize {
-        entry_bytes.next_multiple_of(self.chunk_bytes / 4)
+        entry_bytes.next_multiple_of(self.unit_bytes)
     }
 
     /// Bytes of the chunk that appending an entry of this size would add; 0 if it fits the open one.
@@ -171,12 +193,12 @@ impl Arena {
     }
 
     fn class(&self, chunk_bytes: usize) -> usize {
-        chunk_bytes / (self.chunk_bytes / 4)
+        chunk_bytes / self.unit_bytes
     }
 
     fn room(&self, chunk: u32) -> usize {
         let chunk = &self.chunks[chunk as usize];
-        chunk.bytes.len() - chunk.used
+        chunk.len() - chunk.used
     }
 
     /// Writes an entry; also returns the chunk that it had to add, if any.
@@ -203,7 +225,8 @@ impl Arena {
         };
         let chunk = &mut self.chunks[number as usize];
         let offset = chunk.used;
-        let entry = &mut chunk.bytes[offset..offset + bytes];
+        let memory = chunk.memory.as_deref_mut().expect(MEMORY);
+        let entry = &mut memory[offset..offset + bytes];
         entry[SLOT..ITEM_BYTES].copy_from_slice(&slot.0.to_le_bytes());
         let item_word = if item.is_some() { item_bytes as u32 } else { DELETED };
         entry[ITEM_BYTES..GROUP].copy_from_slice(&item_word.to_le_bytes());
@@ -216,6 +239,8 @@ impl Arena {
             entry[HEADER_BYTES + key.len()..][..item_bytes].copy_from_slice(item);
         }
         chunk.used += bytes;
+        let next = chunk.used..memory.len().min(chunk.used + 2 * TOUCHED_BYTES);
+        touch_for_write(&memory[next]);
         chunk.staged += 1;
         (staged, grown)
     }
@@ -227,12 +252,13 @@ impl Arena {
         }
         while self.bytes_allocated + bytes > self.bytes_max {
             let Some(number) = self.free.iter_mut().rev().find_map(Vec::pop) else { break };
-            let released = std::mem::take(&mut self.chunks[number as usize].bytes);
-            self.bytes_allocated -= released.len();
+            let released = self.chunks[number as usize].memory.take();
+            self.bytes_allocated -= released.expect(MEMORY).len();
             self.free_numbers.push(number);
         }
         self.bytes_allocated += bytes;
-        let chunk = Chunk { bytes: vec![0; bytes].into_boxed_slice(), used: 0, staged: 0 };
+        let memory = Some(BlockBuf::zeroed(bytes / BLOCK_BYTES));
+        let chunk = Chunk { memory, used: 0, staged: 0 };
         if let Some(number) = self.free_numbers.pop() {
             self.chunks[number as usize] = chunk;
             return number;
@@ -248,7 +274,7 @@ impl Arena {
         let chunk = &mut self.chunks[number as usize];
         assert_eq!(chunk.staged, 0, "an entry in flight keeps its chunk");
         chunk.used = 0;
-        let bytes = chunk.bytes.len();
+        let bytes = chunk.len();
         let class = self.class(bytes);
         self.free[class].push(number);
     }
@@ -269,12 +295,16 @@ impl Arena {
     }
 
     pub(super) fn chunk_bytes(&self, chunk: u32) -> usize {
-        self.chunks[chunk as usize].bytes.len()
+        self.chunks[chunk as usize].len()
     }
 
     #[cfg(test)]
     pub(super) fn bytes_allocated(&self) -> usize {
-        let chunks = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        let chunks = self
+            .chunks
+            .iter()
+            .map(|chunk| chunk.memory.as_ref().map_or(0, |memory| memory.len()))
+            .sum();
         assert_eq!(self.bytes_allocated, chunks);
         chunks
     }
@@ -282,7 +312,7 @@ impl Arena {
     /// The entry from its header on, with the header split off.
     #[inline]
     fn parts(&self, at: Staged) -> (&[u8; HEADER_BYTES], &[u8]) {
-        self.chunks[at.chunk() as usize].bytes[at.offset()..]
+        self.chunks[at.chunk() as usize].bytes()[at.offset()..]
             .split_first_chunk()
             .expect("a handle points at a whole entry")
     }
@@ -308,8 +338,8 @@ impl Arena {
 
     fn set_link(&mut self, at: Staged, to: Staged) {
         let offset = at.offset() + LINK;
-        self.chunks[at.chunk() as usize].bytes[offset..offset + 4]
-            .copy_from_slice(&to.0.to_le_bytes());
+        let memory = self.chunks[at.chunk() as usize].memory.as_deref_mut().expect(MEMORY);
+        memory[offset..offset + 4].copy_from_slice(&to.0.to_le_bytes());
     }
 
     /// `next` takes the place of `latest` as the latest entry of their key.
@@ -322,13 +352,13 @@ impl Arena {
     /// Brings an entry's header and key near.
     #[inline]
     pub(super) fn touch_key(&self, at: Staged) {
-        black_box(self.chunks[at.chunk() as usize].bytes[at.offset()]);
+        touch(&self.chunks[at.chunk() as usize].bytes()[at.offset()]);
     }
 
     /// Brings the first lines of an entry near: a value of a few hundred bytes with its key.
     #[inline]
     pub(super) fn touch(&self, at: Staged) {
-        let bytes = &self.chunks[at.chunk() as usize].bytes;
+        let bytes = self.chunks[at.chunk() as usize].bytes();
         touch_lines(&bytes[at.offset()..], TOUCHED_BYTES);
     }
 

@@ -18,10 +18,9 @@
 //!
 //! Source: Knuth, TAOCP volume 3, section 6.4, algorithms L and R.
 
-use std::hint::black_box;
-
 use super::KeyHash;
 use super::arena::Staged;
+use crate::touch::touch;
 
 /// Slots of a segment at least.
 const SLOTS_MIN: usize = 8;
@@ -95,7 +94,7 @@ impl Points {
     pub(super) fn touch(&self, hash: KeyHash) {
         let tag = hash.tag();
         if let Some(slots) = self.segment(tag) {
-            black_box(slots[self.home(tag, slots.len())].tag);
+            touch(&slots[self.home(tag, slots.len())]);
         }
     }
 

@@ -30,7 +30,8 @@ fn batch(records: &[(RecordHeader, &[u8])]) -> Vec<u8> {
     for (record, payload) in records {
         let start = bytes.len();
         bytes.resize(start + record_bytes(payload.len()), 0xEE);
-        running = encode_record(&mut bytes[start..], record, &[*payload], payload.len(), running);
+        encode_record(&mut bytes[start..], record, &[*payload], payload.len());
+        running = sum_record(&mut bytes[start..], running);
     }
     header.payload_bytes = (bytes.len() - BATCH_HEADER_BYTES) as u32;
     header.record_count = records.len() as u32;
