@@ -47,6 +47,10 @@ data = "/var/lib/forebay"
 # Pin each shard to a core, if there are more cores than shards.
 # pin_cores = true
 
+# How long an idle shard watches for events before it sleeps, for machines with a core to give each
+# shard: it saves the time that waking takes, and uses the whole core.
+# busy_poll_microseconds = 0
+
 # Connections of each shard.
 # connections_max = 4096
 
@@ -76,6 +80,7 @@ struct FileConfig {
     batches_in_flight: Option<u32>,
     durable_mode: Option<ModeName>,
     pin_cores: Option<bool>,
+    busy_poll_microseconds: Option<u32>,
     connections_max: Option<u32>,
     registered_bytes: Option<ByteSize>,
     checkpoint_seconds: Option<u32>,
@@ -167,6 +172,7 @@ impl FileConfig {
         set(&mut config.batches_in_flight, self.batches_in_flight);
         set(&mut config.durable_mode, self.durable_mode.map(|ModeName(mode)| mode));
         set(&mut config.pin_cores, self.pin_cores);
+        set(&mut config.busy_poll_microseconds, self.busy_poll_microseconds);
         set(&mut config.connections_max, self.connections_max);
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
         let pacing = &mut config.checkpoint;

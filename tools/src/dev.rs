@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// For measurements only: 'off' fills the log and then refuses writes
     #[arg(long, value_name = "on|off", default_value = "on", hide = true)]
     checkpoint: Switch,
+    /// How long an idle shard watches for events before it sleeps; uses the whole core
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    busy_poll_microseconds: u32,
     /// Do not pin shards to cores
     #[arg(long)]
     no_pin: bool,
@@ -83,6 +86,7 @@ impl Args {
         config.checkpoint.interval_seconds = self.checkpoint_seconds;
         config.checkpoint.enabled = self.checkpoint == Switch::On;
         config.pin_cores = !self.no_pin;
+        config.busy_poll_microseconds = self.busy_poll_microseconds;
         if let Some(ByteSize(bytes)) = self.log {
             let segment_bytes = NodeConfig::NEW_DIRECTORY.log_segment_bytes;
             let segments = u32::try_from(bytes / segment_bytes).unwrap_or(u32::MAX);

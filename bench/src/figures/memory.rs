@@ -19,12 +19,15 @@ const VALUE_BYTES: u64 = 1000;
 const KEY_BYTES: u64 = 24;
 /// Data by memory.
 const TIMES: u64 = 10;
-/// Reads in flight, on the device and as connections.
+/// Fewest reads in flight, on the device and as connections; measured twice and four times, too.
 const DEPTH: u32 = 32;
 
 /// The rounds of one number of connections.
 struct Series {
     connections: u32,
+    /// Of the device with as many reads in flight.
+    devices: Vec<f64>,
+    device_p50s: Vec<f64>,
     rates: Vec<f64>,
     /// For each get.
     misses: Vec<f64>,
@@ -35,7 +38,15 @@ struct Series {
 impl Series {
     fn of(connections: u32) -> Series {
         let none = Vec::new;
-        Series { connections, rates: none(), misses: none(), p50s: none(), p99s: none() }
+        Series {
+            connections,
+            devices: none(),
+            device_p50s: none(),
+            rates: none(),
+            misses: none(),
+            p50s: none(),
+            p99s: none(),
+        }
     }
 }
 
@@ -47,7 +58,7 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         "Ten times more data than memory",
         &format!(
             "`--memory {} MiB`, {records} records of {VALUE_BYTES} B, uniform gets. Device: random \
-             4 KiB reads of the node's own pages file, {DEPTH} in flight. Both take turns.",
+             4 KiB reads of the node's own pages file. Both take turns.",
             bench.args.memory_mib
         ),
     );
@@ -68,16 +79,15 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             member.url, args.duration, args.warmup
         )
     };
-    let mut devices = Vec::new();
-    let mut device_p50s = Vec::new();
-    let mut series = [DEPTH, 2 * DEPTH].map(Series::of);
+    let mut series = [DEPTH, 2 * DEPTH, 4 * DEPTH].map(Series::of);
     for _ in 0..args.rounds {
-        member.pause();
-        let device = device::measure(&pages, Pattern::RandomReads, DEPTH, bench.duration())?;
-        devices.push(device.ops_s);
-        device_p50s.push(device.p50_us);
-        member.resume();
-        for Series { connections, rates, misses, p50s, p99s } in &mut series {
+        for Series { connections, devices, device_p50s, rates, misses, p50s, p99s } in &mut series {
+            member.pause();
+            let depth = *connections;
+            let device = device::measure(&pages, Pattern::RandomReads, depth, bench.duration())?;
+            devices.push(device.ops_s);
+            device_p50s.push(device.p50_us);
+            member.resume();
             let before = published(&member)?;
             let report = contest::run(&run(*connections))?;
             let after = published(&member)?;
@@ -95,33 +105,40 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         &contest::shown(&load),
         &contest::shown(&run(DEPTH)),
         &contest::shown(&run(2 * DEPTH)),
+        &contest::shown(&run(4 * DEPTH)),
     ]);
     let mut table = Table::new([
         "median of rounds",
         "reads/s",
         "min–max",
-        "by the device",
+        "by device at 32",
+        "by device at same",
         "misses/get",
         "p50 us",
         "p99 us",
     ]);
-    let rate = Spread::of(&devices);
-    table.row([
-        format!("device, {DEPTH} in flight"),
-        whole(rate.median),
-        format!("{}–{}", whole(rate.min), whole(rate.max)),
-        "1.00".to_owned(),
-        "-".to_owned(),
-        micros(Spread::of(&device_p50s).median),
-        "-".to_owned(),
-    ]);
-    for Series { connections, rates, misses, p50s, p99s } in &series {
+    let reference = &series[0].devices;
+    for Series { connections, devices, device_p50s, .. } in &series {
+        let rate = Spread::of(devices);
+        table.row([
+            format!("device, {connections} in flight"),
+            whole(rate.median),
+            format!("{}–{}", whole(rate.min), whole(rate.max)),
+            format!("{:.2}", Spread::ratio(devices, reference).median),
+            "1.00".to_owned(),
+            "-".to_owned(),
+            micros(Spread::of(device_p50s).median),
+            "-".to_owned(),
+        ]);
+    }
+    for Series { connections, devices, rates, misses, p50s, p99s, .. } in &series {
         let rate = Spread::of(rates);
         table.row([
             format!("gets, {connections} connections"),
             whole(rate.median),
             format!("{}–{}", whole(rate.min), whole(rate.max)),
-            format!("{:.2}", Spread::ratio(rates, &devices).median),
+            format!("{:.2}", Spread::ratio(rates, reference).median),
+            format!("{:.2}", Spread::ratio(rates, devices).median),
             format!("{:.2}", Spread::of(misses).median),
             micros(Spread::of(p50s).median),
             micros(Spread::of(p99s).median),

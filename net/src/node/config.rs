@@ -117,6 +117,8 @@ pub struct NodeConfig {
     pub durable_mode: DurableMode,
     /// Pin each shard to a core, if there are more cores than shards.
     pub pin_cores: bool,
+    /// How long an idle shard watches for events before it sleeps in the kernel; 0: not at all.
+    pub busy_poll_microseconds: u32,
     /// When checkpoints happen.
     pub checkpoint: CheckpointPacing,
     /// Connections of each shard; more are refused.
@@ -157,6 +159,7 @@ impl NodeConfig {
             batches_in_flight: 8,
             durable_mode: DurableMode::default(),
             pin_cores: true,
+            busy_poll_microseconds: 0,
             checkpoint: CheckpointPacing::default(),
             connections_max: 4096,
             registered_bytes: 2 << 20,
@@ -204,6 +207,7 @@ impl NodeConfig {
         }
         let in_flight = self.batches_in_flight.into();
         within("batches_in_flight", in_flight, 1, BATCHES_IN_FLIGHT_MAX.into())?;
+        within("busy_poll_microseconds", self.busy_poll_microseconds.into(), 0, 1_000_000)?;
         within("connections_max", self.connections_max.into(), 1, 1 << 20)?;
         within("registered_bytes", self.registered_bytes, 0, 1 << 30)?;
         let pacing = &self.checkpoint;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forebay_core::ids::ShardId;
 use forebay_core::time::Nanos;
@@ -98,6 +98,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
             DurableMode::LinkedFdatasync => ring::DurableMode::LinkedFdatasync,
         },
         wakeup: Some(wakeup.as_raw_fd()),
+        busy_poll: Duration::from_micros(config.busy_poll_microseconds.into()),
         ..RingConfig::default()
     })?;
     let native = ring.local_addr(0)?;
