@@ -178,7 +178,8 @@ impl BatchBuilder {
     /// however large it is. No message goes in without an entry.
     ///
     /// # Panics
-    /// If the message is another one, or the batch is full.
+    /// If the message is another one, the batch is full, or an entry is longer than
+    /// [`ENTRY_BYTES_MAX`], which the group could never replicate.
     pub fn push_entries<'e>(
         &mut self,
         route: Route,
@@ -202,9 +203,7 @@ impl BatchBuilder {
             full = false;
             let Some((kind, bytes)) = entry(slot) else { break };
             let Some(kind) = wire_kind(kind) else { break };
-            if bytes.len() > ENTRY_BYTES_MAX {
-                break;
-            }
+            assert!(bytes.len() <= ENTRY_BYTES_MAX, "an entry of {} bytes", bytes.len());
             self.buffer.extend_from_slice(bytes);
             let padding = bytes.len().next_multiple_of(ENTRY_ALIGN) - bytes.len();
             self.buffer.extend_from_slice(&[0; ENTRY_ALIGN][..padding]);
