@@ -203,9 +203,7 @@ fn a_peer_that_greeted_and_then_breaks_a_rule_loses_only_its_own_connection() {
         (bytes_of(&hello()), "out_of_place"),
     ];
     let mut world = world();
-    let mut dial = 10;
-    for (bytes, name) in cases {
-        dial += 1;
+    for (dial, (bytes, name)) in (10..).zip(cases) {
         let before = counted(&world, name);
         let wire = world.connect_stranger(0);
         world.stranger_sends(wire, &bytes_of(&Hello { dial, ..hello() }));
