@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
-use forebay_storage::block::DiskDone;
 
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
@@ -574,12 +573,6 @@ impl<T: Target> Machine for Generator<T> {
             }
         }
     }
-
-    fn disk_done(&mut self, _done: DiskDone, _now: Nanos) {
-        unreachable!("a generator asks for no disk operation");
-    }
-
-    fn woken(&mut self, _now: Nanos) {}
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         match self.phase {
