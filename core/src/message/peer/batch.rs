@@ -388,6 +388,9 @@ impl<'a> BatchReader<'a> {
                 return Err(PeerError::EntryBytes { expected, found: self.root.bytes.len() });
             };
             rest = after;
+            if let Some(byte) = of_entry[bytes..].iter().find(|byte| **byte != 0) {
+                return Err(PeerError::Number { what: "padding", number: (*byte).into() });
+            }
             let kind = entry_kind(entry.kind);
             let number = u16::from(entry.kind);
             match kind.ok_or(PeerError::Number { what: "a kind of entry", number })? {
