@@ -51,9 +51,9 @@ pub(crate) trait Engine {
     /// Makes the files as small as the engine can on demand; false if it has no such operation.
     fn compact(&mut self) -> Result<bool, Fault>;
 
-    /// Bytes that the engine sets aside once and for all, whatever the number of items.
-    fn fixed_bytes(&self) -> u64 {
-        0
+    /// Of the bytes on disk, those that hold live data; none if the engine does not say.
+    fn used_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// Ends it in order.

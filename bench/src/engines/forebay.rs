@@ -309,8 +309,9 @@ impl Engine for Forebay {
         Ok(false)
     }
 
-    fn fixed_bytes(&self) -> u64 {
-        self.log_bytes
+    fn used_bytes(&self) -> Option<u64> {
+        let stats = self.host.store.stats();
+        Some(stats.pages_live_blocks * stats.page_bytes)
     }
 
     fn close(mut self: Box<Self>) -> Result<(), Fault> {

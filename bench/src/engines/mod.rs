@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::compare::statistics::quotient;
+use crate::compare::table::bytes;
 use crate::error::BenchError;
 use crate::fleet::process::{OwnedDir, end_all_on_interrupt};
 use crate::report::build;
@@ -112,7 +114,6 @@ struct EngineReport {
     name: &'static str,
     version: String,
     settings: String,
-    fixed_bytes: u64,
     rounds: Vec<Measured>,
 }
 
@@ -139,30 +140,28 @@ pub(crate) fn engines(args: &EnginesArgs) -> Result<(), BenchError> {
         Workload { counts: Counts::of(args.items), seed: args.seed, only: args.only.clone() };
     let own_nanos = workload.own_nanos();
     let mut progress = Progress::new(args.rounds);
-    let mut all: Vec<(EngineRounds, String, u64)> = names
+    let mut all: Vec<(EngineRounds, String)> = names
         .iter()
-        .map(|&name| (EngineRounds { name, rounds: Vec::new() }, String::new(), 0))
+        .map(|&name| (EngineRounds { name, rounds: Vec::new() }, String::new()))
         .collect();
     let began = Instant::now();
     for round in 1..=args.rounds {
-        for (engine, settings, fixed_bytes) in &mut all {
+        for (engine, settings) in &mut all {
             progress.engine(round, engine.name);
             let ended = run_one(args, engine.name, cache_bytes, &workload, &mut progress)?;
             engine.rounds.push(ended.measured);
             *settings = ended.settings;
-            *fixed_bytes = ended.fixed_bytes;
         }
     }
     progress.finish();
-    let rounds: Vec<EngineRounds> = all.iter().map(|(engine, ..)| engine.clone()).collect();
+    let rounds: Vec<EngineRounds> = all.iter().map(|(engine, _)| engine.clone()).collect();
     let verdicts = table::verdicts(&rounds);
     let engines: Vec<EngineReport> = all
         .into_iter()
-        .map(|(EngineRounds { name, rounds }, settings, fixed_bytes)| EngineReport {
+        .map(|(EngineRounds { name, rounds }, settings)| EngineReport {
             name: name.name(),
             version: name.version(),
             settings,
-            fixed_bytes,
             rounds,
         })
         .collect();
@@ -193,7 +192,6 @@ pub(crate) fn engines(args: &EnginesArgs) -> Result<(), BenchError> {
 struct Ended {
     measured: Measured,
     settings: String,
-    fixed_bytes: u64,
 }
 
 fn run_one(
@@ -212,10 +210,10 @@ fn run_one(
         checkpoint_millis: args.checkpoint_millis,
     };
     let mut engine = name.open(&setting).map_err(failed)?;
-    let (settings, fixed_bytes) = (engine.settings(), engine.fixed_bytes());
+    let settings = engine.settings();
     let measured = workload.run(engine.as_mut(), dir.path(), watch).map_err(failed)?;
     engine.close().map_err(failed)?;
-    Ok(Ended { measured, settings, fixed_bytes })
+    Ok(Ended { measured, settings })
 }
 
 /// The whole report as Markdown.
@@ -265,7 +263,7 @@ fn page(report: &EnginesReport<'_>, rounds: &[EngineRounds], took: Duration) -> 
     line(table::markdown(rounds));
     line("Asked of forebay:\n".to_owned());
     line(table::verdict_lines(report.verdicts));
-    line(fixed_line(rounds, report));
+    line(live_line(rounds));
     line("Settings:\n".to_owned());
     for engine in &report.engines {
         line(format!("- {} {}: {}", engine.name, engine.version, engine.settings));
@@ -277,29 +275,20 @@ fn page(report: &EnginesReport<'_>, rounds: &[EngineRounds], took: Duration) -> 
     page
 }
 
-/// The sizes of this project's files without what is fixed.
-fn fixed_line(rounds: &[EngineRounds], report: &EnginesReport<'_>) -> String {
-    let fixed = report.engines.iter().find(|engine| engine.fixed_bytes > 0);
-    let ours = rounds.iter().find(|engine| engine.name == EngineName::Forebay);
-    let sizes = |row: Row| {
-        let ours = ours?.median(row)?;
-        let theirs = rounds.iter().find(|engine| engine.name == EngineName::Rocksdb);
-        let theirs = theirs.and_then(|engine| engine.median(row));
-        Some((ours - fixed?.fixed_bytes as f64, theirs))
+/// How the bytes that this project's files take divide.
+fn live_line(rounds: &[EngineRounds]) -> String {
+    let median = |name: EngineName, row: Row| {
+        rounds.iter().find(|engine| engine.name == name).and_then(|engine| engine.median(row))
     };
-    match (fixed, sizes(Row::SizeFull)) {
-        (Some(fixed), Some((bytes, theirs))) => format!(
-            "Without the log of {} MiB, which holds nothing that the pages do not hold once the engine \
-             has settled, forebay's files take {}{}.\n",
-            fixed.fixed_bytes >> 20,
-            crate::compare::table::bytes(bytes),
-            theirs.map_or(String::new(), |theirs| format!(
-                ", {:.2} times RocksDB's",
-                crate::compare::statistics::quotient(bytes, theirs)
-            ))
-        ),
-        _ => String::new(),
-    }
+    let Some(live) = median(EngineName::Forebay, Row::UsedFull) else { return String::new() };
+    let beside = median(EngineName::Rocksdb, Row::SizeFull).map_or(String::new(), |theirs| {
+        format!(", {:.2} times all of RocksDB's files", quotient(live, theirs))
+    });
+    format!(
+        "Live pages of forebay's are {}{beside}; the rest is its log, and pages that a merge of \
+         everything in memory may need at worst, which its file keeps.\n",
+        bytes(live)
+    )
 }
 
 /// A bar for a person at a terminal, and a line for each figure on standard error.

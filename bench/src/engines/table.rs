@@ -55,6 +55,10 @@ pub(crate) fn title(row: Row) -> &'static str {
         Row::Batches => "batches, items/s",
         Row::SizeFull => "size on disk, all items",
         Row::RandomReads => "random reads, 1 thread, items/s (us each)",
+        Row::UsedFull => "of it live data",
+        Row::UsedRemoved => "of it live data, half removed",
+        Row::RandomReadCpu => "random reads, CPU us each",
+        Row::RangeReadCpu => "range reads, CPU us each",
         Row::RangeReads => "range reads of 10 items, ranges/s (us each)",
         Row::Removals => "removals, items/s",
         Row::SizeRemoved => "size on disk, half removed",
@@ -66,7 +70,12 @@ pub(crate) fn title(row: Row) -> &'static str {
 /// A value of `row` as text.
 pub(crate) fn shown(row: Row, value: f64) -> String {
     match row {
-        Row::SizeFull | Row::SizeRemoved | Row::SizeCompacted => bytes(value),
+        Row::SizeFull
+        | Row::UsedFull
+        | Row::SizeRemoved
+        | Row::UsedRemoved
+        | Row::SizeCompacted => bytes(value),
+        Row::RandomReadCpu | Row::RangeReadCpu => format!("{value:.2}"),
         Row::LoadSettle | Row::Compaction => format!("{value:.1}"),
         Row::SingleWrites => format!("{} ({})", whole(value), micros(1e6 / value)),
         Row::RandomReads | Row::RangeReads => format!("{} ({:.2})", whole(value), 1e6 / value),

@@ -30,6 +30,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, Fault};
+use crate::sys::thread_cpu_nanos;
 
 /// Bytes of a key.
 pub(crate) const KEY_BYTES: usize = 24;
@@ -74,14 +75,22 @@ pub(crate) enum Row {
     Batches,
     /// Bytes.
     SizeFull,
+    /// Bytes of them that hold live data.
+    UsedFull,
     /// Reads a second.
     RandomReads,
+    /// Microseconds of the reading thread's CPU for each.
+    RandomReadCpu,
     /// Ranges a second.
     RangeReads,
+    /// Microseconds of the reading thread's CPU for each.
+    RangeReadCpu,
     /// Items a second.
     Removals,
     /// Bytes.
     SizeRemoved,
+    /// Bytes of them that hold live data.
+    UsedRemoved,
     /// Bytes.
     SizeCompacted,
     /// Seconds.
@@ -90,16 +99,20 @@ pub(crate) enum Row {
 
 impl Row {
     /// All of them.
-    pub(crate) const ALL: [Row; 11] = [
+    pub(crate) const ALL: [Row; 15] = [
         Row::BulkLoad,
         Row::LoadSettle,
         Row::SingleWrites,
         Row::Batches,
         Row::SizeFull,
+        Row::UsedFull,
         Row::RandomReads,
+        Row::RandomReadCpu,
         Row::RangeReads,
+        Row::RangeReadCpu,
         Row::Removals,
         Row::SizeRemoved,
+        Row::UsedRemoved,
         Row::SizeCompacted,
         Row::Compaction,
     ];
@@ -222,14 +235,21 @@ impl Workload {
         settle(engine, watch)?;
         if self.wants(Phase::Size) {
             note(watch, Row::SizeFull, disk_bytes(dir)? as f64);
+            if let Some(bytes) = engine.used_bytes() {
+                note(watch, Row::UsedFull, bytes as f64);
+            }
         }
         if self.wants(Phase::Reads) {
+            let cpu = thread_cpu_nanos();
             let time = self.reads(engine, watch, written)?;
             note(watch, Row::RandomReads, rate(counts.reads, time));
+            note(watch, Row::RandomReadCpu, micros_each(cpu, counts.reads));
         }
         if self.wants(Phase::Ranges) {
+            let cpu = thread_cpu_nanos();
             let time = self.ranges(engine, watch, written)?;
             note(watch, Row::RangeReads, rate(counts.ranges, time));
+            note(watch, Row::RangeReadCpu, micros_each(cpu, counts.ranges));
         }
         if self.wants(Phase::Removals) {
             let removals = written / 2;
@@ -239,6 +259,9 @@ impl Workload {
             self.check_removals(engine, removals, written)?;
             if self.wants(Phase::Size) {
                 note(watch, Row::SizeRemoved, disk_bytes(dir)? as f64);
+                if let Some(bytes) = engine.used_bytes() {
+                    note(watch, Row::UsedRemoved, bytes as f64);
+                }
             }
         }
         if self.wants(Phase::Size) {
@@ -424,6 +447,11 @@ fn settle(engine: &mut dyn Engine, watch: &mut dyn Watch) -> Result<Duration, Fa
     let began = Instant::now();
     engine.settle()?;
     Ok(began.elapsed())
+}
+
+/// Of this thread's CPU since it was `before`.
+fn micros_each(before: u64, count: u64) -> f64 {
+    (thread_cpu_nanos() - before) as f64 / 1e3 / count as f64
 }
 
 fn rate(count: u64, time: Duration) -> f64 {
