@@ -281,7 +281,7 @@ mod tests {
             "compare --spawn redis,etcd3,memcached --targets forebay://h:1 --workload a",
             "engines --items 2000 --engines forebay,redb,lmdb,fjall,rocksdb --only singles,size --cache 64 \
              --rounds 2 --seed 3 --data-dir d --report r",
-            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log",
+            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log,generator",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());
             if let Err(error) = Cli::try_parse_from(words) {
