@@ -11,8 +11,9 @@
 //! flight when a wait ends goes on and is told to the store in the next one.
 //!
 //! The data directory, the file layout, the division of memory and the pace of checkpoints are a
-//! node's, but for the longest time between two checkpoints: a node's 30 s would only make the
-//! waits between the phases longer.
+//! node's, but for two things: the longest time between two checkpoints, because a node's 30 s would
+//! only make the waits between the phases longer; and the log, which is the smallest that a node makes
+//! (one with gigabytes of memory makes a longer one, to let writes gather for longer).
 //!
 //! Items are what a table of binary keys holds: attribute `k` of 24 bytes and attribute `v` of 150,
 //! encoded, under the encoded key (a hash, a length, the partition key). The order of keys is
@@ -27,7 +28,7 @@ use forebay_core::ids::{GroupId, ShardId};
 use forebay_core::item::{ItemRef, ItemWriter, ValueRef};
 use forebay_core::key::KeyBuf;
 use forebay_core::time::Nanos;
-use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use forebay_net::machine::{Effects, Machine};
 use forebay_net::node::config::{CheckpointPacing, NodeConfig};
 use forebay_net::ring::{self, DurableMode, Ring, RingConfig};
 use forebay_storage::block::{
@@ -118,16 +119,10 @@ impl Host {
 }
 
 impl Machine for Host {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
     fn disk_done(&mut self, done: DiskDone, now: Nanos) {
         self.in_flight -= 1;
         self.store.disk_done(done, now);
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         self.turns += 1;
         let before = fx.disk.len();

@@ -9,9 +9,13 @@
 //!
 //! `engine` is the seam, one file an engine; `workload` is what is done; `table` what is shown.
 //! Durability is equal: every commit of every engine is on the device when the call returns.
-//! redb, LMDB and fjall are always built: the three and what they need take half a minute of one
-//! core. RocksDB takes more than all the rest of this workspace, and clang's library, so it has a
-//! feature of that name.
+//! redb, LMDB and fjall are always built: the three and what they need take a minute of one core, once
+//! (measured, development profile). RocksDB takes more than all the rest of this workspace, and
+//! clang's library, so it has a feature of that name.
+//!
+//! Measured with a million items on a virtual disk: what forebay's file keeps beside live pages (the
+//! worst case of merging everything in memory, see the store's `room`) is most of its size. Next step
+//! there: give free blocks beyond that back to the file system while the shard has nothing to merge.
 
 mod engine;
 mod fjall;

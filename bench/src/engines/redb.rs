@@ -17,7 +17,20 @@ impl Redb {
         let cache_bytes = usize::try_from(setting.cache_bytes)?;
         let database =
             Database::builder().set_cache_size(cache_bytes).create(setting.dir.join("redb"))?;
-        Ok(Redb { database })
+        let engine = Redb { database };
+        // Readers want the table to be there.
+        engine.insert_all(&mut std::iter::empty())?;
+        Ok(engine)
+    }
+
+    fn insert_all(&self, pairs: &mut dyn Iterator<Item = Pair>) -> Result<(), Fault> {
+        self.commit(|transaction| {
+            let mut table = transaction.open_table(TABLE)?;
+            for (key, value) in pairs {
+                table.insert(&key[..], &value[..])?;
+            }
+            Ok(())
+        })
     }
 
     /// Everything that `change` does, in one durable transaction.
@@ -40,13 +53,7 @@ impl Engine for Redb {
     }
 
     fn load(&mut self, pairs: &mut dyn Iterator<Item = Pair>) -> Result<(), Fault> {
-        self.commit(|transaction| {
-            let mut table = transaction.open_table(TABLE)?;
-            for (key, value) in pairs {
-                table.insert(&key[..], &value[..])?;
-            }
-            Ok(())
-        })
+        self.insert_all(pairs)
     }
 
     fn put_batch(&mut self, pairs: &[Pair]) -> Result<(), Fault> {

@@ -54,7 +54,7 @@ impl Rocksdb {
         while things.peek().is_some() {
             let mut batch = WriteBatch::default();
             things.by_ref().take(COMMIT_ITEMS_MAX).for_each(|thing| change(&mut batch, thing));
-            self.database.write_opt(&batch, &self.durable)?;
+            self.database.write_opt(batch, &self.durable)?;
         }
         Ok(())
     }

@@ -146,7 +146,11 @@ fn compare(name: EngineName, engine: &mut dyn Engine, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn every_engine_answers_as_a_sorted_map_does(histories in proptest::collection::vec(steps(), 4)) {
         // A history leaves an engine empty, so that one opening serves several of them.
