@@ -45,7 +45,7 @@ white-space:normal}.facts td{font-size:13px}}";
 /// Writes the page and the picture into `dir`.
 pub(crate) fn write(report: &Report, dir: &Path) -> Result<(), BenchError> {
     write_text(dir, FILE_NAME, &page(report))?;
-    let caption = [title(report), format!("{} · {}", subtitle(report), report.hardware.lasting())];
+    let caption = [title(report), subtitle(report), report.hardware.lasting()];
     write_text(dir, PICTURE_NAME, &plots::percentiles(report).file(&caption))
 }
 
@@ -236,7 +236,7 @@ fn operations(report: &Report, out: &mut String) {
     let is_thin = |summary: &LatencySummary| summary.count > 0 && summary.count < 100_000;
     if report.ops.values().any(is_thin) {
         out.push_str(
-            "<p class=\"soft\">Percentiles in this colour have no operation beyond them: they are the \
+            "<p class=\"soft\">Percentiles in grey have no operation beyond them: they are the \
              maximum, and more operations would show more.</p>",
         );
     }

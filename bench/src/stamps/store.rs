@@ -34,7 +34,7 @@ impl StoreProcess {
         let StoreProcess { name, cores, threads, command } = self;
         let plural = if *threads == 1 { "" } else { "s" };
         let how = if command.is_empty() { name } else { command };
-        format!("`{how}`, {threads} thread{plural}, may use cores {cores}")
+        format!("{how}; {threads} thread{plural}, may use cores {cores}")
     }
 }
 
