@@ -6,6 +6,7 @@
 //!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
 //!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
+//!   run --workers ─► worker, worker, … ─► the same generator on each ─► one report
 //!   selftest ─► servers whose behaviour is known ─► the same generator ─► is it what was known?
 //! ```
 //!
@@ -27,6 +28,7 @@ mod find_rate;
 mod fleet;
 mod floor;
 mod generator;
+mod interrupt;
 mod ledger;
 mod report;
 mod selftest;
@@ -34,6 +36,7 @@ mod spawn;
 mod stamps;
 mod sys;
 mod target;
+mod workers;
 mod workload;
 
 use std::process::ExitCode;
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => commands::load(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Worker(args) => workers::worker(&args),
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::Compare(args) => compare::compare(&args),
         Command::ServePage(args) => figures::serve_page(&args),

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::json::{Report, write_text};
 use super::plots::{self, human_time};
 use super::svg::{STYLE, escape};
-use super::{LatencySummary, raw_files};
+use super::{LatencySummary, raw_files, workers};
 use crate::calendar::civil_from_days;
 use crate::error::BenchError;
 
@@ -65,6 +65,7 @@ pub(crate) fn page(report: &Report) -> String {
     pictures(report, &mut out);
     operations(report, &mut out);
     phases(report, &mut out);
+    out.push_str(&workers::html(&report.workers));
     facts(report, &mut out);
     out.push_str("</main></body></html>\n");
     out
@@ -252,6 +253,10 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         facts.join(", ")
     };
     let stamps = &report.stamps;
+    let whose =
+        if report.workers.is_empty() { "" } else { " (the coordinator, which sends no load)" };
+    let longest =
+        if report.workers.is_empty() { "longest gap" } else { "of any one worker: longest gap" };
     let store = stamps
         .store
         .as_ref()
@@ -297,7 +302,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "machine",
             format!(
-                "{}{}",
+                "{}{}{whose}",
                 report.hardware.line(),
                 if stamps.is_virtual_machine { ", a virtual machine" } else { "" }
             ),
@@ -332,7 +337,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "silences",
             format!(
-                "longest gap without a success {:.1} ms; {} of more than 10 ms; {} reconnects",
+                "{longest} without a success {:.1} ms; {} of more than 10 ms; {} reconnects",
                 report.longest_gap_without_success_ms, report.pauses_over_10_ms, report.reconnects
             ),
         ),
