@@ -55,3 +55,18 @@ pub(crate) fn said(output: &Output) -> String {
 pub(crate) fn report(dir: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(dir.join("report.json")).unwrap()).unwrap()
 }
+
+/// Sends the signal of this name, as a person at another terminal would.
+#[allow(dead_code)]
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+impl Floor {
+    /// Lets it stand still, connections and all.
+    #[allow(dead_code)]
+    pub(crate) fn pause(&self) {
+        signal(&self.child, "STOP");
+    }
+}
