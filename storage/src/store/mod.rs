@@ -23,6 +23,7 @@ pub mod catalog;
 mod checkpoint;
 mod groups;
 mod merging;
+mod pace;
 mod read;
 mod recovery;
 mod room;
@@ -257,6 +258,9 @@ impl Store {
         if self.checkpoint.run_wanted > 0 && !self.is_disk_full() {
             return false;
         }
+        if self.admit_at_pace().is_err() {
+            return false;
+        }
         match self.admit_to_disk(TYPICAL_ENTRY_BYTES, Runs::default(), false) {
             Err(Refused::Overloaded) => false,
             Err(_) => true,
@@ -356,6 +360,7 @@ impl Store {
         if bytes > self.entry_bytes_max {
             return Err(Refused::TooLarge { bytes });
         }
+        self.admit_at_pace()?;
         self.admit_to_disk(runs.single_bytes(bytes), runs, frees_space)
     }
 
