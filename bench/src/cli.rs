@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Run a workload and report latencies
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Wait for coordinators (`run --workers`) and do for each its share of a run
     Worker(WorkerArgs),
     /// Serve bare echoes, with or without a log: what the ring can do before a store does anything

@@ -19,7 +19,12 @@ struct Worker {
 
 impl Worker {
     fn start() -> Worker {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
+        Worker::start_as(&mut Command::new(env!("CARGO_BIN_EXE_forebay-bench")))
+    }
+
+    /// `program` ends with the tool's own name.
+    fn start_as(program: &mut Command) -> Worker {
+        let mut child = program
             .args(["worker", "--listen", "127.0.0.1:0"])
             .stdout(Stdio::piped())
             .spawn()
@@ -115,6 +120,42 @@ fn two_workers_make_one_report_whose_counts_are_their_sum() {
     let sum: f64 = numbers(&json, "workers", "ops").iter().sum();
     assert_eq!(json["overall"]["count"].as_f64(), Some(sum));
     assert_eq!(json["client_cpu_fraction_by_thread"].as_array().unwrap().len(), 4);
+}
+
+/// In a time namespace of its own a process has another CLOCK_BOOTTIME, as on another machine.
+#[test]
+fn a_worker_whose_clock_is_a_day_ahead_starts_with_the_others() {
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--time", "--boottime", "86400", "--fork", "--kill-child"]);
+        unshare
+    };
+    let may = unshare().arg("true").output().is_ok_and(|output| output.status.success());
+    if !require_io_uring() || !may {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: time namespaces need root and unshare");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let floor = Floor::start();
+    let here = Worker::start();
+    let ahead = Worker::start_as(unshare().arg(env!("CARGO_BIN_EXE_forebay-bench")));
+    let args = format!(
+        "run --target {} --workload gets --records 100 --connections 2 --duration 2 --warmup 0 \
+         --rate 1000 --workers {},{} --report r",
+        floor.url, here.address, ahead.address
+    );
+    let output = bench(&args, dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let json = report(&dir.path().join("r"));
+    assert_eq!(json["overall"]["count"], 2000);
+    let offsets = numbers(&json, "workers", "clock_offset_us");
+    let uncertain = numbers(&json, "workers", "clock_uncertainty_us");
+    for ((offset, uncertain), true_us) in offsets.iter().zip(uncertain).zip([0.0, 86_400e6]) {
+        assert!((offset - true_us).abs() <= uncertain, "{offset} for {true_us}, +- {uncertain}");
+    }
+    // A start in the past would show: all until now would be late.
+    let late = json["late_starts"].as_u64().unwrap();
+    assert!(late < 500, "{late} late starts");
 }
 
 #[test]

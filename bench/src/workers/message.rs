@@ -339,7 +339,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_job_that_would_harm_the_worker_is_refused() {
-        let harm: [(&str, fn(&mut Job)); 13] = [
+        type Harm = (&'static str, fn(&mut Job));
+        let harm: [Harm; 13] = [
             ("HOST:PORT", |job| job.target = "mysql://x:1".to_owned()),
             ("threads", |job| job.threads = 0),
             ("connections", |job| job.connections = 1),
