@@ -89,7 +89,12 @@ fn table(workers: &[WorkerReport]) -> Vec<[String; 10]> {
         "clock offset",
     ];
     let row = |worker: &WorkerReport| {
-        let WorkerReport { clock_offset_us, clock_uncertainty_us, .. } = worker;
+        let WorkerReport { clock_uncertainty_us, .. } = worker;
+        // Days apart as two machines are, or nothing as two processes of one.
+        let offset = match worker.clock_offset_us {
+            us if us.abs() < 1e6 => format!("{us:+.0} us"),
+            us => format!("{:+.6} s", us / 1e6),
+        };
         let state = match (&worker.lost, worker.client_limited) {
             (Some(lost), _) => format!(" (lost at {:.1} s)", lost.at_s),
             (None, true) => " (the limit)".to_owned(),
@@ -109,7 +114,7 @@ fn table(workers: &[WorkerReport]) -> Vec<[String; 10]> {
             format!("{}", worker.errors),
             format!("{}", worker.late_starts),
             format!("{:.0} %", worker.client_cpu_fraction * 100.0),
-            format!("{:+.6} s +- {clock_uncertainty_us:.0} us{moved}", clock_offset_us / 1e6),
+            format!("{offset} +- {clock_uncertainty_us:.0} us{moved}"),
         ]
     };
     let rows = workers.iter().map(row);
