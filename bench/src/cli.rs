@@ -307,7 +307,7 @@ mod tests {
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
              --report d --discard-noisy",
             "compare --spawn redis,etcd3,memcached --targets forebay://h:1 --workload a",
-            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log",
+            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log,generator",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());
             if let Err(error) = Cli::try_parse_from(words) {

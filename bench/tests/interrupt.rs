@@ -1,15 +1,15 @@
 //! Signals during a run: the first ends it early, with its report; the second ends at once.
 
-mod common;
+mod support;
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Floor, bench, report, said, signal};
 use forebay_net::ring::testing::require_io_uring;
+use support::{Server, report, said, signal, tool};
 
 fn begin(args: &str, dir: &std::path::Path) -> Child {
-    bench(args, dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    tool(args, dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
@@ -18,12 +18,12 @@ fn an_interrupted_run_reports_the_part_that_ran_and_says_so() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     for (name, mode) in [("open", "--rate 1000"), ("closed", "--think-time 1")] {
         let args = format!(
-            "run --target {} --workload gets --records 100 --connections 2 --duration 40 --warmup 1 \
+            "run --target floor://{} --workload gets --records 100 --connections 2 --duration 40 --warmup 1 \
              {mode} --report {name}",
-            floor.url
+            floor.address
         );
         let run = begin(&args, dir.path());
         std::thread::sleep(Duration::from_millis(3_700));
@@ -56,11 +56,11 @@ fn a_run_that_is_interrupted_in_its_warm_up_has_nothing_to_report() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 40 --warmup 30 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 40 --warmup 30 \
          --report r",
-        floor.url
+        floor.address
     );
     let run = begin(&args, dir.path());
     std::thread::sleep(Duration::from_millis(1_500));
@@ -77,11 +77,11 @@ fn the_second_signal_ends_at_once() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 40 --warmup 0 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 40 --warmup 0 \
          --timeout 60000",
-        floor.url
+        floor.address
     );
     let run = begin(&args, dir.path());
     std::thread::sleep(Duration::from_millis(1_500));

@@ -1,6 +1,6 @@
 //! Coordinated runs: workers as processes on loopback, one report, and what bad days leave.
 
-mod common;
+mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Floor, bench, report, said};
 use forebay_net::ring::testing::require_io_uring;
+use support::{Server, report, said, signal, tool};
 
 /// A worker on a port that the kernel chooses, gone with its owner.
 struct Worker {
@@ -55,7 +55,7 @@ fn two() -> ([Worker; 2], String) {
 
 /// A run that goes on while the test does something to it.
 fn begin(args: &str, dir: &Path) -> Child {
-    bench(args, dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    tool(args, dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn numbers(json: &serde_json::Value, of: &str, name: &str) -> Vec<f64> {
@@ -68,14 +68,14 @@ fn two_workers_make_one_report_whose_counts_are_their_sum() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let (_workers, places) = two();
     let args = format!(
-        "run --target {} --workload a --records 1000 --connections 5 --duration 3 --warmup 1 \
+        "run --target floor://{} --workload a --records 1000 --connections 5 --duration 3 --warmup 1 \
          --rate 2000 --workers {places} --report r",
-        floor.url
+        floor.address
     );
-    let output = bench(&args, dir.path()).output().unwrap();
+    let output = tool(&args, dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let json = report(&dir.path().join("r"));
     assert_eq!(json["overall"]["count"], 6000, "one grid of intended starts: {}", said(&output));
@@ -109,11 +109,11 @@ fn two_workers_make_one_report_whose_counts_are_their_sum() {
 
     // The same workers do the next run, closed loop.
     let args = format!(
-        "run --target {} --workload gets --records 1000 --connections 4 --threads 2 --duration 1 \
+        "run --target floor://{} --workload gets --records 1000 --connections 4 --threads 2 --duration 1 \
          --warmup 0 --workers {places} --report closed",
-        floor.url
+        floor.address
     );
-    let output = bench(&args, dir.path()).output().unwrap();
+    let output = tool(&args, dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let json = report(&dir.path().join("closed"));
     assert_eq!(json["threads"], 4);
@@ -136,15 +136,15 @@ fn a_worker_whose_clock_is_a_day_ahead_starts_with_the_others() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let here = Worker::start();
     let ahead = Worker::start_as(unshare().arg(env!("CARGO_BIN_EXE_forebay-bench")));
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 2 --warmup 0 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 2 --warmup 0 \
          --rate 1000 --workers {},{} --report r",
-        floor.url, here.address, ahead.address
+        floor.address, here.address, ahead.address
     );
-    let output = bench(&args, dir.path()).output().unwrap();
+    let output = tool(&args, dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let json = report(&dir.path().join("r"));
     assert_eq!(json["overall"]["count"], 2000);
@@ -164,12 +164,12 @@ fn a_worker_that_dies_leaves_a_report_that_names_the_gap() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let (mut workers, places) = two();
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 6 --warmup 0 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 6 --warmup 0 \
          --rate 1000 --workers {places} --report r",
-        floor.url
+        floor.address
     );
     let run = begin(&args, dir.path());
     std::thread::sleep(Duration::from_millis(3_500));
@@ -202,30 +202,30 @@ fn a_coordinator_that_dies_leaves_its_workers_free_for_the_next() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let (_workers, places) = two();
     let run = |seconds: u32| {
         format!(
-            "run --target {} --workload gets --records 100 --connections 2 --duration {seconds} \
+            "run --target floor://{} --workload gets --records 100 --connections 2 --duration {seconds} \
              --warmup 0 --rate 100 --workers {places}",
-            floor.url
+            floor.address
         )
     };
     let mut first = begin(&run(60), dir.path());
     std::thread::sleep(Duration::from_millis(1_500));
-    let second = bench(&run(1), dir.path()).output().unwrap();
+    let second = tool(&run(1), dir.path()).output().unwrap();
     assert_eq!(second.status.code(), Some(3), "{}", said(&second));
     assert!(said(&second).contains("busy"), "{}", said(&second));
     first.kill().unwrap();
     first.wait().unwrap();
     std::thread::sleep(Duration::from_millis(1_000));
-    let third = bench(&run(1), dir.path()).output().unwrap();
+    let third = tool(&run(1), dir.path()).output().unwrap();
     assert!(third.status.success(), "{}", said(&third));
 }
 
 fn fails(args: &str, words: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
-    let output = bench(args, dir.path()).output().unwrap();
+    let output = tool(args, dir.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{args}: {}", said(&output));
     for words in words {
         assert!(said(&output).contains(words), "{words}: {}", said(&output));
@@ -243,15 +243,16 @@ fn a_worker_that_cannot_take_part_is_named_before_any_load() {
         format!("run --target {target} --workload gets --duration 1 --workers {places}")
     };
     let worker = Worker::start();
-    let floor = Floor::start();
+    let floor = Server::floor();
+    let url = format!("floor://{}", floor.address);
     let place = nobody.to_string();
-    fails(&run(&floor.url, &place), &[&place, "nothing answers", "forebay-bench worker"]);
+    fails(&run(&url, &place), &[&place, "nothing answers", "forebay-bench worker"]);
     // The target is what the worker cannot reach; it says so in its own words.
     let gone = format!("floor://{nobody}");
     fails(&run(&gone, &worker.address), &[&worker.address, "cannot do its share", &place]);
     // And it is there for the next run all the same.
     let dir = tempfile::tempdir().unwrap();
-    let output = bench(&run(&floor.url, &worker.address), dir.path()).output().unwrap();
+    let output = tool(&run(&url, &worker.address), dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
 
     let answers = |answer: &'static [u8]| {
@@ -265,7 +266,7 @@ fn a_worker_that_cannot_take_part_is_named_before_any_load() {
         place
     };
     let http = answers(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-    fails(&run(&floor.url, &http), &[&http, "is it a worker?"]);
+    fails(&run(&url, &http), &[&http, "is it a worker?"]);
     let hello = b"\0\0\0\xe8{\"Hello\":{\"protocol\":999,\"version\":\"9.9.9\",\"is_busy\":false,\
         \"hardware\":{\"cpu_model\":\"a future one\",\"cores\":1,\"cpu_governor\":\"none\",\
         \"memory_bytes\":1,\"kernel\":\"99\",\"load_average_1m\":0.0}}}";
@@ -273,7 +274,7 @@ fn a_worker_that_cannot_take_part_is_named_before_any_load() {
     let bytes = (hello.len() - 4) as u32;
     hello[..4].copy_from_slice(&bytes.to_be_bytes());
     let other = answers(hello.leak());
-    fails(&run(&floor.url, &other), &[&other, "9.9.9 with control protocol 999"]);
+    fails(&run(&url, &other), &[&other, "9.9.9 with control protocol 999"]);
 }
 
 #[test]
@@ -282,16 +283,16 @@ fn a_signal_ends_all_workers_with_the_same_second_and_a_report() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let (_workers, places) = two();
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 60 --warmup 0 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 60 --warmup 0 \
          --rate 1000 --workers {places} --report r",
-        floor.url
+        floor.address
     );
     let run = begin(&args, dir.path());
     std::thread::sleep(Duration::from_millis(3_500));
-    common::signal(&run, "TERM");
+    signal(&run, "TERM");
     let output = run.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(6), "{}", said(&output));
     let json = report(&dir.path().join("r"));
