@@ -289,6 +289,11 @@ impl Hardware {
         }
     }
 
+    /// All of it.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
     /// In one line.
     pub(crate) fn line(&self) -> String {
         format!("{}, load {:.2}", self.lasting(), self.load_average_1m)
