@@ -7,12 +7,14 @@ use clap::{Args, Parser, Subcommand};
 use crate::compare::CompareArgs;
 use crate::diff::DiffArgs;
 use crate::engines::EnginesArgs;
+use crate::error::BenchError;
 use crate::figures::{FiguresArgs, PageArgs};
 use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
 use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
+use crate::workers::{WorkerArgs, worker_place};
 use crate::workload::{
     Distribution, KEY_BYTES_MAX, KEY_BYTES_MIN, RunShapeArgs, ShapeArgs, WorkloadArg,
 };
@@ -77,7 +79,9 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Run a workload and report latencies
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Wait for coordinators (`run --workers`) and do for each its share of a run
+    Worker(WorkerArgs),
     /// Serve bare echoes, with or without a log: what the ring can do before a store does anything
     Floor(FloorArgs),
     /// Run one workload on several stores in turn, round after round, and show the ratios
@@ -104,9 +108,11 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
     /// The store: forebay://HOST:PORT, redis://HOST:PORT, etcd://HOST:PORT[,HOST:PORT…],
-    /// dynamodb+http://HOST:PORT, memcached://HOST:PORT or floor://HOST:PORT
+    /// dynamodb+http://HOST:PORT, dynamodb+https://HOST:PORT, memcached://HOST:PORT or floor://HOST:PORT
     #[arg(long, value_name = "URL", default_value = "forebay://127.0.0.1:4700")]
     pub(crate) target: TargetUrl,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     /// Table for the records (created if absent; redis has none)
     #[arg(long, default_value = "usertable")]
     pub(crate) table: String,
@@ -118,6 +124,32 @@ pub(crate) struct DataArgs {
     #[arg(long = "timeout", value_name = "MILLISECONDS", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub(crate) timeout_millis: u64,
+}
+
+/// Whom to believe about a server's name.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TrustArgs {
+    /// With dynamodb+https: believe the certificate authorities in this PEM file, and no others
+    /// [default: this system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Longest file of certificates.
+const CA_BYTES_MAX: u64 = 4 << 20;
+
+impl TrustArgs {
+    /// The file's content.
+    pub(crate) fn read(&self) -> Result<Option<String>, BenchError> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        let failed = |source| BenchError::File { path: path.clone(), source };
+        let bytes = std::fs::metadata(path).map_err(failed)?.len();
+        if bytes > CA_BYTES_MAX {
+            let words = format!("--ca-file: {bytes} bytes, of at most {CA_BYTES_MAX}");
+            return Err(BenchError::Usage(words));
+        }
+        std::fs::read_to_string(path).map(Some).map_err(failed)
+    }
 }
 
 /// What load and run share.
@@ -221,6 +253,12 @@ pub(crate) struct RunArgs {
     /// Where the store that --spawn starts keeps its data [default: here]; it is removed again
     #[arg(long, value_name = "DIR", requires = "spawn")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Have these `forebay-bench worker`s generate the load together, from one moment on, and merge
+    /// what they measured into one report. --connections and --rate are of all together, --threads of
+    /// each; cores are the workers' own affair, credentials their own environment's
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', num_args = 1..,
+          value_parser = worker_place, conflicts_with_all = ["ledger", "spawn", "core"])]
+    pub(crate) workers: Vec<String>,
     /// What the report must say beyond what this run knows.
     #[arg(skip)]
     pub(crate) remarks: Vec<String>,
@@ -239,6 +277,8 @@ pub(crate) struct VerifyArgs {
     /// The store: forebay://HOST:PORT or redis://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub(crate) target: TargetUrl,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     /// The file that `run --workload ledger --ledger FILE` wrote
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: PathBuf,

@@ -9,7 +9,9 @@ use forebay_core::time::Nanos;
 use crate::cli::{DataArgs, LoadArgs, RunArgs, TrafficArgs, VerifyArgs};
 use crate::error::BenchError;
 use crate::find_rate;
-use crate::generator::{self, Arrivals, Phase, Plan, Ramp, RunOutcome};
+use crate::fleet::process::end_all_on_interrupt;
+use crate::generator::{self, Arrivals, Interval, Phase, Plan, Ramp, RunOutcome, Shared};
+use crate::interrupt;
 use crate::ledger::{self, LedgerHeader, LedgerWriter, Verdict};
 use crate::report::build::{self, Before};
 use crate::report::collect::{Progress, Watch};
@@ -18,20 +20,13 @@ use crate::report::raw::RawLogs;
 use crate::report::{html, text};
 use crate::spawn;
 use crate::sys;
-use crate::target::dynamodb::DynamoDb;
-use crate::target::etcd::Etcd;
-use crate::target::floor::Floor;
-use crate::target::forebay::Forebay;
-use crate::target::memcached::Memcached;
-use crate::target::redis::Redis;
-use crate::target::{Scheme, Setup, Target, TargetUrl};
+use crate::target::{CONNECT_TIMEOUT, Setup, Target, TargetUrl, with_target};
+use crate::workers::{self, WORKERS_MAX};
 use crate::workload::{
     LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, PhaseSpec, Records, Scenario, Shape,
     Sizes, Source, WorkloadArg,
 };
 
-/// How long reaching a target may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of a measurement, if the command line does not say.
 const RUN_SECONDS: u64 = 10;
 /// Progress of a load is shown this often.
@@ -40,39 +35,6 @@ const LOAD_INTERVAL_MILLIS: u64 = 200;
 const LOAD_REST: Duration = Duration::from_millis(200);
 /// So many passes in which nothing at all was taken end a load: two seconds and more.
 const LOAD_IDLE_PASSES_MAX: u32 = 10;
-
-/// Sets up the target behind `$url` and evaluates `$body` with it as `$target`.
-macro_rules! with_target {
-    ($url:expr, $setup:expr, |$target:ident| $body:expr) => {{
-        let (url, setup): (&TargetUrl, &Setup<'_>) = ($url, $setup);
-        match url.scheme {
-            Scheme::Redis => {
-                let $target = Arc::new(Redis::setup(url, setup.timeout)?);
-                $body
-            }
-            Scheme::Floor => {
-                let $target = Arc::new(Floor::setup(url, setup.timeout)?);
-                $body
-            }
-            Scheme::Forebay => {
-                let $target = Arc::new(Forebay::setup(url, setup)?);
-                $body
-            }
-            Scheme::Etcd => {
-                let $target = Arc::new(Etcd::setup(url, setup)?);
-                $body
-            }
-            Scheme::DynamoDb => {
-                let $target = Arc::new(DynamoDb::setup(url, setup)?);
-                $body
-            }
-            Scheme::Memcached => {
-                let $target = Arc::new(Memcached::setup(url, setup)?);
-                $body
-            }
-        }
-    }};
-}
 
 /// `args`, with what its scenario says in their place, and the scenario.
 fn resolve(args: &RunArgs) -> Result<(RunArgs, Scenario), BenchError> {
@@ -129,7 +91,7 @@ fn sizes(traffic: &TrafficArgs) -> Sizes {
 
 /// The plainest data: keys without sort keys, consistent reads.
 fn plain(table: &str) -> Setup<'_> {
-    Setup { table, sort_digits: 0, consistent: true, timeout: CONNECT_TIMEOUT }
+    Setup { table, sort_digits: 0, consistent: true, timeout: CONNECT_TIMEOUT, ca_pem: None }
 }
 
 /// What the running store at `url` says about itself.
@@ -174,7 +136,9 @@ pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
     }
     let data = &load.traffic.data;
     let sort_digits = load.traffic.shape.sort_digits.into();
-    let setup = Setup { sort_digits, ..plain(&data.table) };
+    let ca_pem = data.trust.read()?;
+    let ca_pem = ca_pem.as_deref().map(str::as_bytes);
+    let setup = Setup { sort_digits, ca_pem, ..plain(&data.table) };
     with_target!(&data.target, &setup, |target| load_into(&load, &sizes, &target))
 }
 
@@ -231,6 +195,7 @@ fn load_into<T: Target>(
 
 /// `forebay-bench run`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
+    end_all_on_interrupt()?;
     match (args.spawn, args.find.p99_us) {
         (true, _) => spawn::run(args),
         (false, Some(limit_us)) => find_rate::find_rate(args, limit_us),
@@ -240,7 +205,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
 
 /// A run against a store that serves already.
 pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
-    let Measured { report, saved, ledger_written } = measure_any(args)?;
+    let Measured { report, saved, ledger_written } = measure_any(args, true)?;
     // Shown before the disk has its say: the run is not to be lost with its files.
     print!("{}", text::render(&report));
     saved?;
@@ -253,14 +218,20 @@ pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
             "\nledger: {ledger_written} acknowledged puts noted, {} refused or unanswered",
             report.errors
         );
-        return Ok(());
     }
-    something_succeeded(&report)
+    if report.is_interrupted {
+        let (seconds, planned) = (report.duration_s, report.planned_duration_s);
+        return Err(BenchError::Interrupted { seconds, planned });
+    }
+    match &args.ledger {
+        Some(_) => Ok(()),
+        None => something_succeeded(&report),
+    }
 }
 
 /// Runs a workload, and prints nothing. Its report may be without a single success.
 pub(crate) fn measure(args: &RunArgs) -> Result<Report, BenchError> {
-    let Measured { report, saved, .. } = measure_any(args)?;
+    let Measured { report, saved, .. } = measure_any(args, false)?;
     saved.map(|()| report)
 }
 
@@ -283,7 +254,8 @@ struct Measured {
     ledger_written: u64,
 }
 
-fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
+/// A run; if `ends_early`, a signal ends it early instead of ending this process.
+fn measure_any(args: &RunArgs, ends_early: bool) -> Result<Measured, BenchError> {
     let (args, scenario) = &resolve(args)?;
     let data = &args.traffic.data;
     let is_ledger = scenario.is_ledger;
@@ -297,18 +269,81 @@ fn measure_any(args: &RunArgs) -> Result<Measured, BenchError> {
             "a ledger value takes at least {LEDGER_VALUE_BYTES_MIN} bytes: raise --value-bytes"
         )));
     }
+    let ca_pem = data.trust.read()?;
+    if !args.workers.is_empty() {
+        return run_on_workers(args, scenario, ca_pem);
+    }
     let setup = Setup {
         sort_digits: args.traffic.shape.sort_digits.into(),
         consistent: !args.shape.eventual,
+        ca_pem: ca_pem.as_deref().map(str::as_bytes),
         ..plain(&data.table)
     };
-    with_target!(&data.target, &setup, |target| run_on(args, scenario, &target))
+    with_target!(&data.target, &setup, |target| run_on(args, scenario, &target, ends_early))
+}
+
+/// The plan of a run of `workers` processes.
+fn run_plan(args: &RunArgs, scenario: &Scenario, workers: u32) -> Result<Plan, BenchError> {
+    let mut traffic = args.traffic.clone();
+    traffic.threads *= workers;
+    Ok(Plan {
+        phases: phases(args, scenario),
+        arrivals: args.arrivals,
+        realtime: args.realtime,
+        spin: args.spin,
+        think_nanos: args.shape.think_time.map_or(0, |time| time.as_nanos() as u64),
+        ..plan(&traffic, args.connections, args.depth)?
+    })
+}
+
+/// Who hears of a run's intervals.
+fn watch(args: &RunArgs) -> Result<Watch, BenchError> {
+    let raw = args.report.as_ref().map(|dir| {
+        let command = build::command().join(" ");
+        RawLogs::create(dir, &command)
+    });
+    Ok(Watch { progress: Progress::Rows, raw: raw.transpose()? })
+}
+
+/// A run that others generate the load of.
+fn run_on_workers(
+    args: &RunArgs,
+    scenario: &Scenario,
+    ca_pem: Option<String>,
+) -> Result<Measured, BenchError> {
+    if args.workers.len() > WORKERS_MAX {
+        return Err(BenchError::Usage(format!("--workers: at most {WORKERS_MAX}")));
+    }
+    let plan = run_plan(args, scenario, args.workers.len() as u32)?;
+    let mut watch = watch(args)?;
+    let before = Before::look(&args.traffic.data.target);
+    let run = workers::coordinate(args, scenario, &plan, ca_pem, &mut watch)?;
+    measured_something(&plan, &run.outcome)?;
+    let mut report = build::report(args, scenario, &run.facts, &plan, &run.outcome, before);
+    report.remarks = remarks(args, scenario);
+    let saved = {
+        let total = run.outcome.collected.total.clone();
+        run.tell(&mut report);
+        save(args, &report, watch.raw.take(), &total)
+    };
+    Ok(Measured { report, saved, ledger_written: 0 })
+}
+
+/// A run that a signal ended in its warm-up has nothing to report.
+fn measured_something(plan: &Plan, outcome: &RunOutcome) -> Result<(), BenchError> {
+    match outcome.ended_early_after {
+        Some(nanos) if !plan.clone().until(nanos).phases.iter().any(|one| one.is_measured) => {
+            Err(BenchError::InterruptedEarly)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn run_on<T: Target>(
     args: &RunArgs,
     scenario: &Scenario,
     target: &Arc<T>,
+    ends_early: bool,
 ) -> Result<Measured, BenchError> {
     check_keys(target.as_ref(), &args.traffic.data)?;
     let mix = scenario.shape.mix;
@@ -317,20 +352,17 @@ fn run_on<T: Target>(
             return Err(BenchError::Unsupported { workload: scenario.name.clone(), reason });
         }
     }
-    let mut plan = Plan {
-        phases: phases(args, scenario),
-        arrivals: args.arrivals,
-        realtime: args.realtime,
-        spin: args.spin,
-        think_nanos: args.shape.think_time.map_or(0, |time| time.as_nanos() as u64),
-        ..plan(&args.traffic, args.connections, args.depth)?
-    };
-    let raw = args.report.as_ref().map(|dir| {
-        let command = build::command().join(" ");
-        RawLogs::create(dir, &command)
+    let mut plan = run_plan(args, scenario, 1)?;
+    let mut watch = watch(args)?;
+    let shared = Arc::new(Shared::new(plan.threads));
+    let _signals = ends_early.then(|| {
+        let shared = Arc::clone(&shared);
+        let interval_nanos = plan.interval_millis * Nanos::PER_MILLI;
+        interrupt::ends_early(move || {
+            shared.end_early(forebay_net::ring::now(), interval_nanos);
+        })
     });
-    let mut watch = Watch { progress: Progress::Rows, raw: raw.transpose()? };
-    let before = Before::look(args);
+    let before = Before::look(&args.traffic.data.target);
     let TrafficArgs { records, value_bytes, seed, .. } = args.traffic;
     let value_bytes = value_bytes as usize;
     let outcome = if let Some(path) = &args.ledger {
@@ -351,16 +383,17 @@ fn run_on<T: Target>(
                 first_seq,
             ))
         };
-        generator::run(target, &plan, source, &mut watch)?
+        generator::run_with(&shared, target, &plan, source, &mut watch)?
     } else {
         let shape = &scenario.shape;
         let source = |part, _| Source::Mixed(Mixed::shaped(shape, records, seed, part));
-        generator::run(target, &plan, source, &mut watch)?
+        generator::run_with(&shared, target, &plan, source, &mut watch)?
     };
+    measured_something(&plan, &outcome)?;
 
-    let mut report = build::report(args, scenario, target.as_ref(), &plan, &outcome, before);
+    let mut report = build::report(args, scenario, target.facts(), &plan, &outcome, before);
     report.remarks = remarks(args, scenario);
-    let saved = save(args, &report, watch.raw.take(), &outcome);
+    let saved = save(args, &report, watch.raw.take(), &outcome.collected.total);
     let ledger_written = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
     Ok(Measured { report, saved, ledger_written })
 }
@@ -370,19 +403,22 @@ fn save(
     args: &RunArgs,
     report: &Report,
     raw: Option<RawLogs>,
-    outcome: &RunOutcome,
+    total: &Interval,
 ) -> Result<(), BenchError> {
     let Some(dir) = &args.report else { return Ok(()) };
     report.write(dir)?;
     html::write(report, dir)?;
-    raw.map(|raw| raw.finish(&outcome.collected.total)).transpose().map(drop)
+    raw.map(|raw| raw.finish(total)).transpose().map(drop)
 }
 
 /// `forebay-bench verify-ledger`.
 pub(crate) fn verify_ledger(args: &VerifyArgs) -> Result<(), BenchError> {
     let (header, puts) = ledger::read(&args.ledger)?;
     let timeout = Duration::from_millis(args.timeout_millis);
-    let verdict = with_target!(&args.target, &plain(&header.table), |target| ledger::verify(
+    let ca_pem = args.trust.read()?;
+    let ca_pem = ca_pem.as_deref().map(str::as_bytes);
+    let setup = Setup { ca_pem, ..plain(&header.table) };
+    let verdict = with_target!(&args.target, &setup, |target| ledger::verify(
         target.as_ref(),
         &header,
         &puts,
@@ -473,6 +509,7 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
     }
     sys::raise_open_files();
     Ok(Plan {
+        share: None,
         threads: traffic.threads,
         cores: traffic.core.clone(),
         connections,

@@ -5,9 +5,10 @@
 //! | 0 | done |
 //! | 1 | the run, or what it found, is bad: no operation succeeded, the ledger is violated, the self-test failed, or the loads of two reports differ |
 //! | 2 | the command line is wrong (clap's code) |
-//! | 3 | the target cannot be reached or does not speak its protocol |
+//! | 3 | the target or a worker cannot be reached or does not speak its protocol |
 //! | 4 | this machine is in the way: a file, a ring, a core |
 //! | 5 | the run went well, but the disk for its report is full |
+//! | 6 | a signal ended the run before its time; the report of what ran is there, and says so |
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use forebay_net::ring::RingError;
 
 use crate::floor::FloorError;
 use crate::target::{ProtocolError, TargetUrl};
+use crate::workers::WorkerError;
 
 /// Why the tool stops.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,17 @@ pub(crate) enum BenchError {
         /// Why.
         source: std::io::Error,
     },
+    /// No TLS with that server. Its certificate may be of an authority that is not known here.
+    #[error(
+        "no TLS with {authority}: {source}\nif its certificate is of an authority of your own, \
+             name that with --ca-file"
+    )]
+    Tls {
+        /// HOST:PORT as given.
+        authority: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Something else answers there. Check the port.
     #[error("the target does not speak its protocol: {0}")]
     Protocol(#[from] ProtocolError),
@@ -65,6 +78,25 @@ pub(crate) enum BenchError {
         /// Why.
         reason: &'static str,
     },
+    /// A worker cannot take part. Its error says what to do; nothing was measured.
+    #[error("worker {address}: {source}")]
+    Worker {
+        /// As on the command line.
+        address: String,
+        /// Why.
+        source: WorkerError,
+    },
+    /// A signal ended the run. The report is of the part that ran.
+    #[error("interrupted: the report is of {seconds} of {planned} s")]
+    Interrupted {
+        /// Measured.
+        seconds: f64,
+        /// Meant to be measured.
+        planned: f64,
+    },
+    /// A signal ended the run before anything was measured. Run it again for a report.
+    #[error("interrupted before the measurement began: there is no report")]
+    InterruptedEarly,
     /// Flags that contradict each other.
     #[error("{0}")]
     Usage(String),
@@ -271,8 +303,11 @@ impl BenchError {
             | BenchError::StoreDied { .. }
             | BenchError::NotInstalled { .. }
             | BenchError::Metrics { .. }
+            | BenchError::Worker { .. }
+            | BenchError::Tls { .. }
             | BenchError::Refused { .. } => 3,
             BenchError::ReportDiskFull { .. } => 5,
+            BenchError::Interrupted { .. } | BenchError::InterruptedEarly => 6,
             BenchError::File { .. }
             | BenchError::NoReport { .. }
             | BenchError::Ledger { .. }

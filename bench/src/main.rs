@@ -7,6 +7,7 @@
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
 //!   engines ─► storage engines in this process, one after the other ─► table
 //!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
+//!   run --workers ─► worker, worker, … ─► the same generator on each ─► one report
 //!   selftest ─► servers whose behaviour is known ─► the same generator ─► is it what was known?
 //! ```
 //!
@@ -29,6 +30,7 @@ mod find_rate;
 mod fleet;
 mod floor;
 mod generator;
+mod interrupt;
 mod ledger;
 mod report;
 mod selftest;
@@ -36,6 +38,7 @@ mod spawn;
 mod stamps;
 mod sys;
 mod target;
+mod workers;
 mod workload;
 
 use std::process::ExitCode;
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Load(args) => commands::load(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Worker(args) => workers::worker(&args),
         Command::Floor(args) => floor::run_floor(&args).map_err(Into::into),
         Command::Compare(args) => compare::compare(&args),
         Command::ServePage(args) => figures::serve_page(&args),

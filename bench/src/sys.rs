@@ -95,9 +95,9 @@ pub(crate) fn prepare_child(command: &mut Command, core: Option<usize>) {
     unsafe { command.process_group(0).pre_exec(body) };
 }
 
-/// From now on SIGINT and SIGTERM call `act` on a thread of its own. To be called before any other
-/// thread starts, since threads inherit what is blocked.
-pub(crate) fn on_interrupt(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
+/// From now on each SIGINT and SIGTERM calls `act` on a thread of its own. To be called before any
+/// other thread starts, since threads inherit what is blocked.
+pub(crate) fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
     // SAFETY: the set is filled by the calls before it is read.
     let set = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -109,9 +109,12 @@ pub(crate) fn on_interrupt(act: impl FnOnce() + Send + 'static) -> io::Result<()
     };
     let wait = move || {
         let mut signal = 0;
-        // SAFETY: both pointers are valid for the call.
-        while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}
-        act();
+        loop {
+            // SAFETY: both pointers are valid for the call.
+            if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+                act();
+            }
+        }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
@@ -294,6 +297,11 @@ impl Hardware {
     /// In one line.
     pub(crate) fn line(&self) -> String {
         format!("{}, load {:.2}", self.lasting(), self.load_average_1m)
+    }
+
+    /// What a table has room for.
+    pub(crate) fn cores_and_kernel(&self) -> String {
+        format!("{}, Linux {}", self.cores, self.kernel)
     }
 
     /// What is the same from one run to the next.

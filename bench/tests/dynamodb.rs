@@ -4,19 +4,21 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{
-    Hits, bench, conditions_and_queries, conditions_and_queries_succeeded, fails, report, succeeds,
-    tool,
+    Hits, Owned, bench, conditions_and_queries, conditions_and_queries_succeeded, fails, report,
+    succeeds, tool,
 };
 
 const ACCESS_KEY: &str = "AKIDTEST";
@@ -42,16 +44,42 @@ fn start(throttle_every: u64) -> (Arc<Endpoint>, SocketAddr) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let endpoint = Arc::clone(&shared);
+            stream.set_nodelay(true).unwrap();
             std::thread::spawn(move || serve(&endpoint, stream));
         }
     });
     (endpoint, address)
 }
 
-fn serve(endpoint: &Endpoint, stream: TcpStream) {
-    stream.set_nodelay(true).unwrap();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut writer = stream;
+/// The same over TLS, and the certificate that it shows.
+fn start_tls() -> (Arc<Endpoint>, SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let endpoint = Arc::new(Endpoint::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let shared = Arc::clone(&endpoint);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (endpoint, config) = (Arc::clone(&shared), Arc::clone(&config));
+            stream.set_nodelay(true).unwrap();
+            let connection = ServerConnection::new(config).unwrap();
+            std::thread::spawn(move || serve(&endpoint, StreamOwned::new(connection, stream)));
+        }
+    });
+    (endpoint, address, made.cert.pem())
+}
+
+fn serve(endpoint: &Endpoint, stream: impl Read + Write) {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut headers = BTreeMap::new();
         let mut line = String::new();
@@ -81,7 +109,8 @@ fn serve(endpoint: &Endpoint, stream: TcpStream) {
             "HTTP/1.1 {status} X\r\nServer: in-test\r\nContent-Length: {}\r\n\r\n",
             answer.len()
         );
-        if writer.write_all((head + &answer).as_bytes()).is_err() {
+        let writer = reader.get_mut();
+        if writer.write_all((head + &answer).as_bytes()).and_then(|()| writer.flush()).is_err() {
             return;
         }
     }
@@ -195,13 +224,19 @@ fn signed(args: &str, address: SocketAddr, dir: &Path) -> Output {
 }
 
 fn signed_with(secret: &str, args: &str, address: SocketAddr, dir: &Path) -> Output {
-    tool(&args.replace("TARGET", &format!("dynamodb+http://{address}")), dir)
+    let args = args.replace("TARGET", &format!("dynamodb+http://{address}"));
+    signing(secret, &args, dir).output().unwrap()
+}
+
+/// The tool with credentials that the endpoint believes if the secret is right.
+fn signing(secret: &str, args: &str, dir: &Path) -> Command {
+    let mut command = tool(args, dir);
+    command
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         .env("AWS_SECRET_ACCESS_KEY", secret)
         .env("AWS_REGION", REGION)
-        .env_remove("AWS_SESSION_TOKEN")
-        .output()
-        .unwrap()
+        .env_remove("AWS_SESSION_TOKEN");
+    command
 }
 
 #[test]
@@ -252,14 +287,87 @@ fn a_ledger_on_this_api_is_kept_and_throttled_puts_are_errors() {
 }
 
 #[test]
-fn wrong_credentials_and_tls_are_refused_with_words() {
+fn wrong_credentials_and_plain_text_where_tls_is_due_are_refused_with_words() {
     let (endpoint, address) = start(0);
     let dir = tempfile::tempdir().unwrap();
     let run = "run --workload gets --target TARGET";
     let words = fails(&signed_with("another", run, address, dir.path()), 3);
     assert!(words.contains("InvalidSignatureException"), "{words}");
     assert!(endpoint.refused.load(Ordering::Relaxed) > 0);
-    let tls = format!("run --workload gets --target dynamodb+https://{address}");
-    let words = fails(&bench(&tls, dir.path()), 2);
-    assert!(words.contains("TLS"), "{words}");
+    let output =
+        bench(&format!("run --workload gets --target dynamodb+https://{address}"), dir.path());
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Or, where the machine has nobody to trust, that.
+    assert!(matches!(output.status.code(), Some(2 | 3)), "{words}");
+    assert!(words.contains("no TLS with") || words.contains("--ca-file"), "{words}");
+}
+
+#[test]
+fn over_tls_everything_is_the_same_and_a_stranger_is_not_believed() {
+    let (endpoint, address, pem) = start_tls();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+    let target = format!("--target dynamodb+https://localhost:{}", address.port());
+    let run = |args: &str| {
+        signing(SECRET, &args.replace("TARGET", &target), dir.path()).output().unwrap()
+    };
+    let loaded = run("load TARGET --ca-file ca.pem --records 300 --value-bytes 50 --connections 4");
+    assert!(succeeds(&loaded).contains("loaded 300 records"));
+    assert_eq!(endpoint.items.lock().unwrap().len(), 300);
+    let text = succeeds(&run(
+        "run TARGET --ca-file ca.pem --workload a --records 300 --value-bytes 5000 --connections 4 \
+         --depth 2 --duration 2 --warmup 0 --rate 200 --report r",
+    ));
+    assert!(text.contains("tls TLSv1_3") && text.contains("1 of --ca-file"), "{text}");
+    let json = report(&dir.path().join("r"));
+    assert_eq!(json["errors"], 0, "{json}");
+    assert_eq!(json["overall"]["count"], 400);
+    assert_eq!(json["reads_that_found_nothing"], 0);
+    assert_eq!(json["reconnects"], 0, "a handshake is no reconnection");
+    assert_eq!(endpoint.refused.load(Ordering::Relaxed), 0);
+    // This system does not know who made that certificate.
+    let stranger = run("run TARGET --workload gets --duration 1");
+    let words = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(matches!(stranger.status.code(), Some(2 | 3)), "{words}");
+    assert!(words.contains("--ca-file"), "{words}");
+    let ledger = "run TARGET --ca-file ca.pem --workload ledger --ledger ledger --records 50 \
+                  --connections 2 --duration 1";
+    succeeds(&run(ledger));
+    let verified = succeeds(&run("verify-ledger TARGET --ca-file ca.pem --ledger ledger"));
+    assert!(verified.contains("0 missing, 0 stale, 0 damaged"), "{verified}");
+}
+
+/// Every insert's record is its own, whichever machine it comes from: none overwrites another's.
+#[test]
+fn workers_insert_records_of_their_own() {
+    let (endpoint, address, pem) = start_tls();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+    let worker = || {
+        let mut child = signing(SECRET, "worker --listen 127.0.0.1:0", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let place = line.trim().strip_prefix("ready worker=").unwrap().to_owned();
+        (Owned(child), place)
+    };
+    let (a, b) = (worker(), worker());
+    let target = format!("--target dynamodb+https://localhost:{} --ca-file ca.pem", address.port());
+    let load = format!("load {target} --records 100 --connections 4");
+    succeeds(&signing(SECRET, &load, dir.path()).output().unwrap());
+    let run = format!(
+        "run {target} --workload d --records 100 --connections 4 --threads 2 --duration 2 \
+         --warmup 0 --rate 400 --report r --workers {},{}",
+        a.1, b.1
+    );
+    succeeds(&signing(SECRET, &run, dir.path()).output().unwrap());
+    let json = report(&dir.path().join("r"));
+    assert_eq!(json["errors"], 0, "{json}");
+    let inserted = json["ops"]["insert"]["count"].as_u64().unwrap();
+    assert!(inserted > 10, "{inserted}");
+    assert_eq!(endpoint.items.lock().unwrap().len() as u64, 100 + inserted);
+    assert_eq!(json["reads_that_found_nothing"], 0);
+    assert_eq!(json["workers"].as_array().unwrap().len(), 2);
 }

@@ -3,7 +3,7 @@
 //! | end | what cleans up |
 //! |---|---|
 //! | ordinary, an error, a panic | `Drop` of [`OwnedProcess`] and [`OwnedDir`] |
-//! | SIGINT, SIGTERM | the thread of [`end_all_on_interrupt`], from the registry |
+//! | SIGINT, SIGTERM | the thread of [`end_all_on_interrupt`], from the registry; the first one only ends a run that is under way with a report |
 //! | SIGKILL | the kernel kills the children (PR_SET_PDEATHSIG); directories stay |
 //!
 //! *Invariant*: what is in the registry exists: a child leaves it before it is waited for, so its
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::BenchError;
+use crate::interrupt;
 use crate::sys;
 
 /// What an interrupt must end.
@@ -42,10 +43,13 @@ fn registry() -> MutexGuard<'static, Registry> {
 /// Exit code after SIGINT or SIGTERM, as shells count it.
 const INTERRUPTED: i32 = 130;
 
-/// SIGINT and SIGTERM end the children, remove the directories, and end this process. To be called
-/// before any other thread starts.
+/// SIGINT and SIGTERM end the children, remove the directories, and end this process; but a run that
+/// knows how to end early is told so first. To be called before any other thread starts.
 pub(crate) fn end_all_on_interrupt() -> Result<(), BenchError> {
     let end = || {
+        if interrupt::run_ends_early() {
+            return;
+        }
         let registry = registry();
         for child in &registry.children {
             sys::signal(child.pid, libc::SIGKILL);
@@ -53,7 +57,10 @@ pub(crate) fn end_all_on_interrupt() -> Result<(), BenchError> {
         for dir in &registry.dirs {
             let _ = std::fs::remove_dir_all(dir);
         }
-        eprintln!("forebay-bench: interrupted; the stores it had started are stopped");
+        match registry.children.is_empty() {
+            true => eprintln!("forebay-bench: interrupted"),
+            false => eprintln!("forebay-bench: interrupted; the stores it had started are stopped"),
+        }
         // The lock is held: nobody starts anything more.
         std::process::exit(INTERRUPTED);
     };

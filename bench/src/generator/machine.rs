@@ -43,6 +43,10 @@ const EXPIRE_NANOS: u64 = 50 * Nanos::PER_MILLI;
 struct Socket<C> {
     lane: u32,
     conn: Option<ConnId>,
+    /// It is open, and its protocol ready for operations.
+    is_up: bool,
+    /// When it was opened.
+    opened: Nanos,
     codec: C,
     /// Requests of this turn, or of more turns while an earlier buffer is under way.
     out: SendBuf,
@@ -134,6 +138,8 @@ impl<T: Target> Generator<T> {
             .map(|index| Socket {
                 lane: index / addresses,
                 conn: None,
+                is_up: false,
+                opened: Nanos(0),
                 codec: target.codec(),
                 out: SendBuf::new(),
                 spare: Some(SendBuf::new()),
@@ -213,7 +219,10 @@ impl<T: Target> Generator<T> {
 
     fn turn_connecting(&mut self, announced: bool, now: Nanos, fx: &mut Effects) {
         self.reconnect_due(now, fx);
+        self.give_up_handshakes(now);
+        self.flush(fx);
         if self.down > 0 {
+            fx.wake_at = Some(now + EXPIRE_NANOS);
             return;
         }
         if !announced {
@@ -250,6 +259,11 @@ impl<T: Target> Generator<T> {
     }
 
     fn turn_running(&mut self, now: Nanos, fx: &mut Effects) {
+        let early = self.shared.early_end();
+        if early < self.timeline.end {
+            self.timeline.end = early;
+            self.slots.ends_at(early);
+        }
         self.watch(now);
         self.slots.clock(now);
         if self.settings.reconnect {
@@ -257,6 +271,7 @@ impl<T: Target> Generator<T> {
         }
         if now >= self.timeline.expire_at {
             self.slots.expire(now - self.settings.timeout_nanos);
+            self.give_up_handshakes(now);
             self.timeline.expire_at = now + EXPIRE_NANOS;
         }
         self.start_continuations();
@@ -285,7 +300,7 @@ impl<T: Target> Generator<T> {
         }
         while now >= self.timeline.interval_end && self.timeline.interval_end <= line.end {
             let from = self.timeline.interval_end;
-            self.slots.recorder.roll(from, self.slots.phase_at(from));
+            self.slots.recorder.roll(from, self.slots.phase_at(from), from >= line.end);
             self.timeline.interval_end = from + self.settings.interval_nanos;
         }
         if now >= line.end && self.cpu.ended.is_none() {
@@ -423,7 +438,7 @@ impl<T: Target> Generator<T> {
             }
         }
         self.note_ledger();
-        self.slots.recorder.roll(now, self.slots.phase_at(now));
+        self.slots.recorder.end();
         self.phase = Phase::Done;
         fx.stop = true;
     }
@@ -438,6 +453,63 @@ impl<T: Target> Generator<T> {
                 socket.connect_at = None;
                 fx.connect.push((index as u64, addresses[index % addresses.len()]));
             }
+        }
+    }
+
+    /// A protocol that is not ready within the time limit for one operation never will be.
+    fn give_up_handshakes(&mut self, now: Nanos) {
+        if self.down == 0 {
+            return;
+        }
+        for index in 0..self.sockets.len() as u32 {
+            let socket = &self.sockets[index as usize];
+            if let Some(conn) = socket.conn
+                && !socket.is_up
+                && now.since(socket.opened) > self.settings.timeout_nanos
+            {
+                self.refuse(index, conn, "no handshake within the time limit (--timeout)", now);
+            }
+        }
+    }
+
+    /// The connection `conn` of this socket is of no use, for the reason `words`.
+    fn refuse(&mut self, index: u32, conn: ConnId, words: &str, now: Nanos) {
+        // Set before the operations fail, so that the report names the cause, not the effect.
+        self.slots.first_error().get_or_insert_with(|| words.to_owned());
+        self.broken.push(conn);
+        self.socket_gone(index, now);
+        if let Phase::Connecting { .. } = self.phase {
+            self.give_up(words.to_owned());
+        }
+    }
+
+    /// Looks whether the protocol of an open socket is ready.
+    fn look_whether_up(&mut self, index: u32) {
+        let socket = &mut self.sockets[index as usize];
+        if socket.is_up || !socket.codec.is_ready() {
+            return;
+        }
+        socket.is_up = true;
+        let lane = socket.lane;
+        self.down -= 1;
+        if self.phase == Phase::Running {
+            self.slots.recorder.counters().reconnects += 1;
+        }
+        let addresses = self.address_count();
+        let first = (lane * addresses) as usize;
+        let sockets = &self.sockets[first..first + addresses as usize];
+        if sockets.iter().all(|socket| socket.is_up) {
+            self.slots.lane_up(lane);
+        }
+    }
+
+    /// What the protocol itself has to say is sent with this turn.
+    fn speak(&mut self, index: u32) {
+        let socket = &mut self.sockets[index as usize];
+        socket.codec.speak(&mut socket.out);
+        if !socket.out.is_empty() && !socket.dirty {
+            socket.dirty = true;
+            self.dirty.push(index);
         }
     }
 
@@ -486,9 +558,8 @@ impl<T: Target> Generator<T> {
 
     fn socket_gone(&mut self, index: u32, now: Nanos) {
         let socket = &mut self.sockets[index as usize];
-        if socket.conn.take().is_some() {
-            self.down += 1;
-        }
+        socket.conn = None;
+        self.down += usize::from(std::mem::take(&mut socket.is_up));
         socket.codec = self.target.codec();
         socket.out.clear();
         socket.sending = false;
@@ -514,7 +585,7 @@ fn encode<C: Codec>(
 }
 
 impl<T: Target> Machine for Generator<T> {
-    fn connected(&mut self, conn: ConnId, _listener: usize, token: Option<u64>, _now: Nanos) {
+    fn connected(&mut self, conn: ConnId, _listener: usize, token: Option<u64>, now: Nanos) {
         let index = token.expect("a generator has no listener") as u32;
         let slot = conn.slot as usize;
         if self.by_conn.len() <= slot {
@@ -523,18 +594,10 @@ impl<T: Target> Machine for Generator<T> {
         self.by_conn[slot] = index;
         let socket = &mut self.sockets[index as usize];
         socket.conn = Some(conn);
+        socket.opened = now;
         socket.connect_at = None;
-        let lane = socket.lane;
-        self.down -= 1;
-        if self.phase == Phase::Running {
-            self.slots.recorder.counters().reconnects += 1;
-        }
-        let addresses = self.address_count();
-        let first = (lane * addresses) as usize;
-        let sockets = &self.sockets[first..first + addresses as usize];
-        if sockets.iter().all(|socket| socket.conn.is_some()) {
-            self.slots.lane_up(lane);
-        }
+        self.speak(index);
+        self.look_whether_up(index);
     }
 
     fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos) {
@@ -555,20 +618,12 @@ impl<T: Target> Machine for Generator<T> {
                 slots.complete(correlation, outcome, now);
             });
         if let Err(error) = decoded {
-            // Set before the operations fail, so that the report names the cause, not the effect.
-            self.slots
-                .first_error()
-                .get_or_insert_with(|| format!("the target does not speak its protocol: {error}"));
-            self.broken.push(conn);
-            self.socket_gone(index, now);
+            let words = format!("the target does not speak its protocol: {error}");
+            self.refuse(index, conn, &words, now);
             return;
         }
-        let socket = &mut self.sockets[index as usize];
-        socket.codec.speak(&mut socket.out);
-        if !socket.out.is_empty() && !socket.dirty {
-            socket.dirty = true;
-            self.dirty.push(index);
-        }
+        self.speak(index);
+        self.look_whether_up(index);
     }
 
     fn sent(&mut self, conn: ConnId, mut buf: SendBuf, _now: Nanos) {

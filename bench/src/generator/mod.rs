@@ -18,12 +18,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use forebay_core::time::Nanos;
 use forebay_net::ring::{Ring, RingConfig};
+use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
 use crate::ledger::LedgerWriter;
@@ -32,10 +33,10 @@ use crate::sys;
 use crate::target::Target;
 use crate::workload::{Part, Source};
 use machine::Generator;
-use record::{Recorder, Shared};
+use record::Recorder;
 use schedule::{Pacing, Schedule};
 
-pub(crate) use record::{Cause, Interval, LATE_NANOS, Sample, latency_histogram};
+pub(crate) use record::{Cause, Counters, Interval, LATE_NANOS, Sample, Shared, latency_histogram};
 pub(crate) use schedule::{Arrivals, Profile, Ramp};
 
 /// A spinning thread looks at its events for so long before it would sleep after all.
@@ -63,7 +64,7 @@ pub(crate) struct Settings {
 }
 
 /// What one thread has to say at the end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ThreadReport {
     /// CPU time within the measured time.
     pub(crate) cpu_nanos: u64,
@@ -81,8 +82,20 @@ pub(crate) struct ThreadReport {
     pub(crate) ledger_written: u64,
 }
 
+impl ThreadReport {
+    /// CPU time over wall time.
+    pub(crate) fn cpu_fraction(&self) -> f64 {
+        self.cpu_nanos as f64 / self.wall_nanos.max(1) as f64
+    }
+
+    /// Time without a CPU over wall time.
+    pub(crate) fn waited_fraction(&self) -> f64 {
+        self.waited_nanos as f64 / self.wall_nanos.max(1) as f64
+    }
+}
+
 /// A stretch of a run with a load of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Phase {
     /// Its name in reports.
     pub(crate) name: String,
@@ -94,9 +107,26 @@ pub(crate) struct Phase {
     pub(crate) ramp: Option<Ramp>,
 }
 
-/// A whole run.
+/// Where the threads and lanes of one process stand among those of all processes of a run. Schedules,
+/// seeds, inserts and keys of their own are dealt to threads and lanes by these numbers, so processes
+/// on different machines share one load exactly as threads of one process do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    /// The number of its first thread.
+    pub(crate) first_thread: u32,
+    /// Threads of all processes.
+    pub(crate) threads_all: u32,
+    /// The number of its first lane.
+    pub(crate) first_lane: u32,
+    /// Lanes of all processes.
+    pub(crate) lanes_all: u32,
+}
+
+/// A whole run, or one process's share of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Its place among the processes of the run; None if it is the only one.
+    pub(crate) share: Option<Share>,
     /// Generator threads.
     pub(crate) threads: u32,
     /// Cores to pin them to, in turn; empty for none.
@@ -148,6 +178,39 @@ impl Plan {
         self.phases.iter().take_while(|phase| !phase.is_measured).count()
     }
 
+    /// Its place among the processes of the run.
+    pub(crate) fn share(&self) -> Share {
+        self.share.unwrap_or(Share {
+            first_thread: 0,
+            threads_all: self.threads,
+            first_lane: 0,
+            lanes_all: self.connections,
+        })
+    }
+
+    /// The plan of a run that ended `nanos` after its start: what had not begun by then was not part
+    /// of it.
+    pub(crate) fn until(mut self, nanos: u64) -> Plan {
+        let mut left = nanos;
+        for phase in &mut self.phases {
+            // A ramp that was cut short ended where it had got to.
+            if let Some(ramp) = &mut phase.ramp
+                && left < phase.nanos
+            {
+                ramp.to = ramp.from + (ramp.to - ramp.from) * left as f64 / phase.nanos as f64;
+            }
+            phase.nanos = phase.nanos.min(left);
+            left -= phase.nanos;
+        }
+        self.phases.retain(|phase| phase.nanos > 0);
+        self
+    }
+
+    /// Length of all phases.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.nanos).sum()
+    }
+
     fn check(&self) {
         let interval = self.interval_millis * Nanos::PER_MILLI;
         assert!(self.phases.iter().all(|phase| phase.nanos.is_multiple_of(interval)));
@@ -178,7 +241,7 @@ impl Plan {
     }
 
     /// What the collector must know.
-    fn timing(&self) -> Timing {
+    pub(crate) fn timing(&self) -> Timing {
         Timing {
             interval_nanos: self.interval_millis * Nanos::PER_MILLI,
             phases: self.phases.clone(),
@@ -200,6 +263,8 @@ pub(crate) struct RunOutcome {
     pub(crate) pauses: u64,
     /// When the threads began, all at once.
     pub(crate) start: Nanos,
+    /// So long after its start a signal ended the run, before its time.
+    pub(crate) ended_early_after: Option<u64>,
 }
 
 /// Which lanes a source serves: the first of them, and how many.
@@ -218,21 +283,66 @@ pub(crate) fn run<T: Target>(
     source: impl Fn(Part, LaneRange) -> Source + Sync,
     watch: &mut Watch,
 ) -> Result<RunOutcome, BenchError> {
+    run_with(&Arc::new(Shared::new(plan.threads)), target, plan, source, watch)
+}
+
+/// As [`run`]; whoever else holds `shared` may end the run early.
+pub(crate) fn run_with<T: Target>(
+    shared: &Arc<Shared>,
+    target: &Arc<T>,
+    plan: &Plan,
+    source: impl Fn(Part, LaneRange) -> Source + Sync,
+    watch: &mut Watch,
+) -> Result<RunOutcome, BenchError> {
+    let timing = plan.timing();
+    let (mut collected, threads) =
+        run_gathered(shared, target, plan, source, |samples, recycle| {
+            collect(samples, recycle, &timing, watch)
+        })?;
+    for (&interval, &count) in threads.iter().flat_map(|thread| &thread.not_started) {
+        collected.add_not_started(interval, count);
+    }
+    Ok(RunOutcome {
+        start: shared.started(),
+        collected,
+        threads,
+        gap_longest_nanos: shared.gap_longest(),
+        pauses: shared.pauses(),
+        ended_early_after: shared.ended_early_after().filter(|nanos| *nanos < plan.nanos()),
+    })
+}
+
+/// Carries out `plan`; `gather` gets the threads' intervals and gives their memory back.
+pub(crate) fn run_gathered<T: Target, G>(
+    shared: &Arc<Shared>,
+    target: &Arc<T>,
+    plan: &Plan,
+    source: impl Fn(Part, LaneRange) -> Source + Sync,
+    gather: impl FnOnce(&Receiver<Sample>, &[Sender<Interval>]) -> G,
+) -> Result<(G, Vec<ThreadReport>), BenchError> {
     plan.check();
-    let shared = Arc::new(Shared::new(plan.threads));
+    let share = plan.share();
     let (samples, collected) = channel();
     let (recycle, recycled): (Vec<_>, Vec<_>) = (0..plan.threads).map(|_| channel()).unzip();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (thread, recycled) in (0u32..).zip(recycled) {
-            let (samples, shared, source) = (samples.clone(), Arc::clone(&shared), &source);
+            let (samples, shared, source) = (samples.clone(), Arc::clone(shared), &source);
             let body = move || {
-                let part = Part { thread: u64::from(thread), threads: u64::from(plan.threads) };
+                let part = Part {
+                    thread: u64::from(share.first_thread + thread),
+                    threads: u64::from(share.threads_all),
+                };
                 let (first, count) = plan.lanes(thread);
-                let source = source(part, LaneRange { first, count });
+                let source = source(part, LaneRange { first: share.first_lane + first, count });
                 let empty = Interval::new(|kind| source.has(kind), plan.profile().is_some());
                 let recorder = Recorder::new(thread, empty, samples, recycled);
-                let ended = drive(target, plan, part, count, &shared, recorder, source);
+                let core = match plan.cores.len() {
+                    0 => None,
+                    cores => Some(plan.cores[thread as usize % cores]),
+                };
+                let settings = plan.settings(part, count);
+                let ended = drive(target, plan, core, settings, &shared, recorder, source);
                 if ended.is_err() {
                     shared.stop();
                 }
@@ -246,7 +356,7 @@ pub(crate) fn run<T: Target>(
             );
         }
         drop(samples);
-        let mut collected = collect(&collected, &recycle, &plan.timing(), watch);
+        let gathered = gather(&collected, &recycle);
         let mut reports = Vec::new();
         for handle in threads {
             let ended = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -258,16 +368,7 @@ pub(crate) fn run<T: Target>(
                 source: std::io::Error::other(words),
             });
         }
-        for (&interval, &count) in reports.iter().flat_map(|report| &report.not_started) {
-            collected.add_not_started(interval, count);
-        }
-        Ok(RunOutcome {
-            start: shared.started(),
-            collected,
-            threads: reports,
-            gap_longest_nanos: shared.gap_longest(),
-            pauses: shared.pauses(),
-        })
+        Ok((gathered, reports))
     })
 }
 
@@ -275,8 +376,8 @@ pub(crate) fn run<T: Target>(
 fn drive<T: Target>(
     target: &Arc<T>,
     plan: &Plan,
-    part: Part,
-    lanes: u32,
+    core: Option<usize>,
+    settings: Settings,
     shared: &Arc<Shared>,
     recorder: Recorder,
     source: Source,
@@ -286,11 +387,7 @@ fn drive<T: Target>(
         sys::run_first()
             .map_err(|source| BenchError::Io { what: "asking for SCHED_FIFO", source })?;
     }
-    let core = match plan.cores.len() as u64 {
-        0 => None,
-        cores => Some(plan.cores[(part.thread % cores) as usize]),
-    };
-    let sockets = lanes * target.addresses().len() as u32;
+    let sockets = settings.lanes * target.addresses().len() as u32;
     let mut ring = Ring::new(RingConfig {
         core,
         // Twice: a lost connection's place is free only after its teardown.
@@ -300,7 +397,7 @@ fn drive<T: Target>(
     })?;
     let mut generator = Generator::new(
         Arc::clone(target),
-        plan.settings(part, lanes),
+        settings,
         Arc::clone(shared),
         recorder,
         source,

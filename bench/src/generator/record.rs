@@ -22,6 +22,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use forebay_core::time::Nanos;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::workload::OpKind;
 
@@ -68,7 +69,7 @@ impl Cause {
 }
 
 /// Counts of one interval, or of a whole run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
     /// Failed operations, by [`Cause`].
     pub(crate) errors: [u64; Cause::COUNT],
@@ -193,6 +194,10 @@ pub(crate) struct Sample {
     pub(crate) from: Nanos,
     /// The phase that it lies in.
     pub(crate) phase: u32,
+    /// It began when the run was over: what it holds was under way then.
+    pub(crate) is_after_end: bool,
+    /// The thread sends nothing after it.
+    pub(crate) is_last: bool,
     /// Its content, of operations of that phase.
     pub(crate) interval: Interval,
     /// What ended in it and belongs to other phases.
@@ -206,6 +211,7 @@ pub(crate) struct Recorder {
     index: u64,
     from: Nanos,
     phase: u32,
+    is_after_end: bool,
     current: Interval,
     others: Vec<(u32, Interval)>,
     samples: Sender<Sample>,
@@ -225,6 +231,7 @@ impl Recorder {
             index: 0,
             from: Nanos(0),
             phase: 0,
+            is_after_end: false,
             current: empty,
             others: Vec::new(),
             samples,
@@ -277,8 +284,21 @@ impl Recorder {
         &mut self.others[index].1
     }
 
-    /// Ends the current interval; the next begins at `from` in `phase`.
-    pub(crate) fn roll(&mut self, from: Nanos, phase: u32) {
+    /// Ends the current interval; the next begins at `from` in `phase`, perhaps after the run's end.
+    pub(crate) fn roll(&mut self, from: Nanos, phase: u32, is_after_end: bool) {
+        self.hand_over(false);
+        self.index += 1;
+        self.from = from;
+        self.phase = phase;
+        self.is_after_end = is_after_end;
+    }
+
+    /// Ends the current interval, the thread's last.
+    pub(crate) fn end(&mut self) {
+        self.hand_over(true);
+    }
+
+    fn hand_over(&mut self, is_last: bool) {
         let empty = match self.recycled.try_recv() {
             Ok(mut used) => {
                 used.clear();
@@ -291,14 +311,13 @@ impl Recorder {
             index: self.index,
             from: self.from,
             phase: self.phase,
+            is_after_end: self.is_after_end,
+            is_last,
             interval: std::mem::replace(&mut self.current, empty),
             others: std::mem::take(&mut self.others),
         };
         // A collector that is gone has an error of its own to report.
         let _ = self.samples.send(sample);
-        self.index += 1;
-        self.from = from;
-        self.phase = phase;
     }
 }
 
@@ -320,6 +339,10 @@ pub(crate) struct Shared {
     /// Gaps longer than [`PAUSE_NANOS`].
     pauses: AtomicU64,
     stop: AtomicBool,
+    /// Nobody proposes the start: it comes from outside.
+    is_start_given: bool,
+    /// An end before the planned one; the end of time for none.
+    end: AtomicU64,
 }
 
 /// A time without any success this long is a pause: at the rates measured here, hundreds of
@@ -328,6 +351,9 @@ const PAUSE_NANOS: u64 = 10 * Nanos::PER_MILLI;
 
 /// Between everyone being ready and the start: long enough for every thread to notice.
 const START_GRACE_NANOS: u64 = 5 * Nanos::PER_MILLI;
+
+/// Between the wish to end early and the end: every thread looks within less.
+const END_GRACE_NANOS: u64 = 100 * Nanos::PER_MILLI;
 
 impl Shared {
     /// For a run of `threads`.
@@ -340,6 +366,54 @@ impl Shared {
             gap_longest: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            is_start_given: false,
+            end: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// As [`Shared::new`], but the start comes from [`Shared::give_start`].
+    pub(crate) fn awaiting_start(threads: u32) -> Shared {
+        Shared { is_start_given: true, ..Shared::new(threads) }
+    }
+
+    /// Whether every thread has all its connections.
+    pub(crate) fn all_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) >= self.threads
+    }
+
+    /// All threads begin at `start`, or at once if that has passed.
+    pub(crate) fn give_start(&self, start: Nanos) {
+        self.start.store(start.0, Ordering::Release);
+    }
+
+    /// The run ends with the interval that `now` lies in, or with the next where that is nearly over;
+    /// at once if it has not begun. Whoever asks again changes nothing.
+    pub(crate) fn end_early(&self, now: Nanos, interval_nanos: u64) {
+        let start = self.started();
+        if start.0 == 0 || now < start {
+            self.end_at(Nanos(0));
+            self.stop();
+            return;
+        }
+        let intervals = (now.since(start) + END_GRACE_NANOS).div_ceil(interval_nanos);
+        self.end_at(start + intervals * interval_nanos);
+    }
+
+    /// The run ends at `end`, unless it was to end before.
+    pub(crate) fn end_at(&self, end: Nanos) {
+        self.end.fetch_min(end.0, Ordering::AcqRel);
+    }
+
+    /// The early end, or the end of time.
+    pub(crate) fn early_end(&self) -> Nanos {
+        Nanos(self.end.load(Ordering::Acquire))
+    }
+
+    /// How long after its start the run was to end early, if it was.
+    pub(crate) fn ended_early_after(&self) -> Option<u64> {
+        match self.early_end() {
+            Nanos(u64::MAX) => None,
+            end => Some(end.0.saturating_sub(self.started().0)),
         }
     }
 
@@ -350,8 +424,11 @@ impl Shared {
 
     /// The common start, once every thread is ready.
     pub(super) fn start(&self, now: Nanos) -> Option<Nanos> {
-        if self.ready.load(Ordering::Acquire) < self.threads {
+        if !self.all_ready() {
             return None;
+        }
+        if self.is_start_given {
+            return Some(self.started()).filter(|start| start.0 > 0);
         }
         let proposed = (now + START_GRACE_NANOS).0;
         match self.start.compare_exchange(0, proposed, Ordering::AcqRel, Ordering::Acquire) {
@@ -420,21 +497,23 @@ mod tests {
         recorder.success(0, OpKind::Get, 5_000);
         recorder.started_after(0, 7);
         recorder.counters().missing += 1;
-        recorder.roll(Nanos(9), 1);
+        recorder.roll(Nanos(9), 1, false);
         let sample = collected.recv().unwrap();
         assert_eq!((sample.thread, sample.index, sample.interval.successes()), (3, 0, 1));
         assert_eq!(sample.interval.start_delays.as_ref().unwrap().len(), 1);
         give_back.send(sample.interval).unwrap();
-        recorder.roll(Nanos(10), 1);
+        recorder.roll(Nanos(10), 1, true);
         recorder.success(1, OpKind::Get, 1);
         recorder.success(0, OpKind::Get, 1);
-        recorder.roll(Nanos(11), 1);
+        recorder.end();
         let second = collected.recv().unwrap();
         assert!(second.interval.is_empty() && second.others.is_empty());
         assert_eq!((second.from, second.phase), (Nanos(9), 1));
+        assert!(!second.is_after_end && !second.is_last);
         let third = collected.recv().unwrap();
         assert_eq!((third.index, third.interval.successes()), (2, 1));
         assert_eq!(third.interval.counters.missing, 0);
+        assert!(third.is_after_end && third.is_last);
         let [(phase, late)] = third.others.as_slice() else { panic!("one other phase") };
         assert_eq!(
             (*phase, late.successes()),
@@ -473,5 +552,39 @@ mod tests {
         shared.thread_ready();
         let start = shared.start(Nanos(10)).unwrap();
         assert_eq!(shared.start(Nanos(12)), Some(start), "everyone gets the same");
+    }
+
+    #[test]
+    fn a_start_from_outside_is_waited_for() {
+        let shared = Shared::awaiting_start(1);
+        assert!(!shared.all_ready());
+        shared.thread_ready();
+        assert!(shared.all_ready());
+        assert_eq!(shared.start(Nanos(5)), None);
+        shared.give_start(Nanos(7));
+        assert_eq!(shared.start(Nanos(5)), Some(Nanos(7)));
+    }
+
+    #[test]
+    fn an_early_end_is_an_intervals_end_that_nobody_has_passed() {
+        const SECOND: u64 = Nanos::PER_SECOND;
+        let begun = || {
+            let shared = Shared::new(1);
+            shared.give_start(Nanos(SECOND));
+            shared
+        };
+        let shared = begun();
+        assert_eq!(shared.ended_early_after(), None);
+        shared.end_early(Nanos(SECOND * 3 / 2), SECOND);
+        assert_eq!(shared.ended_early_after(), Some(SECOND));
+        shared.end_early(Nanos(SECOND * 7 / 2), SECOND);
+        assert_eq!(shared.early_end(), Nanos(2 * SECOND), "asking again changes nothing");
+        let shared = begun();
+        shared.end_early(Nanos(2 * SECOND - 1), SECOND);
+        assert_eq!(shared.ended_early_after(), Some(2 * SECOND), "the first is nearly over");
+        let shared = Shared::new(1);
+        shared.end_early(Nanos(SECOND), SECOND);
+        assert!(shared.stopped(), "it had not begun");
+        assert_eq!(shared.ended_early_after(), Some(0));
     }
 }

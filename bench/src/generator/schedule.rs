@@ -25,6 +25,7 @@
 use forebay_core::time::Nanos;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
 
 use crate::workload::Part;
 
@@ -38,7 +39,7 @@ pub(crate) enum Pacing {
 }
 
 /// How the intended starts of an open loop lie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Arrivals {
     /// Evenly, at the rate asked for
     #[default]
@@ -48,7 +49,7 @@ pub(crate) enum Arrivals {
 }
 
 /// Offered operations a second at the beginning and at the end of a stretch of time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ramp {
     pub(crate) from: f64,
     pub(crate) to: f64,

@@ -166,6 +166,11 @@ impl Slots {
         self.measure_until = until;
     }
 
+    /// The run ends before its time.
+    pub(super) fn ends_at(&mut self, until: Nanos) {
+        self.measure_until = until;
+    }
+
     /// The phase of an operation intended at `at`.
     pub(super) fn phase_at(&self, at: Nanos) -> u32 {
         self.phases.at(at)

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::json::{Curve, PhaseReport, Report};
 use super::{LatencySummary, micros, raw};
 use crate::cli::RunArgs;
-use crate::generator::{Arrivals, Cause, Interval, Plan, RunOutcome};
+use crate::generator::{Arrivals, Cause, Counters, Interval, Plan, RunOutcome, ThreadReport};
 use crate::stamps::Stamps;
 use crate::sys::{self, Hardware};
-use crate::target::Target;
+use crate::target::TargetUrl;
 use crate::workload::{OpKind, Scenario};
 
 /// More of a core than this and the client is the limit.
@@ -20,6 +21,9 @@ const CLIENT_LIMIT_FRACTION: f64 = 0.9;
 /// So many of its starts late without want of a free connection, and a spinning client is the limit.
 const OWN_LATE_MAX: f64 = 0.01;
 
+/// A turn comes within 50 ms, even when nothing happens.
+const LOOKS_STRAY_S: f64 = 0.1;
+
 /// The label of every closed loop.
 pub(crate) const CLOSED_LOOP: &str =
     "closed loop: latencies leave out waiting for the client (coordinated omission)";
@@ -27,7 +31,7 @@ const OPEN_FIXED: &str = "open loop, fixed schedule: latencies count from the in
 const OPEN_POISSON: &str = "open loop, Poisson schedule: latencies count from the intended start";
 
 /// What is looked at just before a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Before {
     hardware: Hardware,
     stamps: Stamps,
@@ -39,40 +43,62 @@ pub(crate) struct Before {
 
 impl Before {
     /// Takes a fifth of a second.
-    pub(crate) fn look(args: &RunArgs) -> Before {
+    pub(crate) fn look(url: &TargetUrl) -> Before {
         Before {
             hardware: Hardware::here(),
-            stamps: Stamps::here(&args.traffic.data.target),
+            stamps: Stamps::here(url),
             clock_read_ns: clock_read_nanos(),
             began: SystemTime::now(),
             ticks: sys::stolen_ticks(),
         }
     }
+
+    /// What ran here.
+    pub(crate) fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
+    /// Where `report` knows nothing of the store's process, what was seen of it here.
+    pub(crate) fn lend_store(&self, report: &mut Report) {
+        let stamps = &mut report.stamps;
+        if stamps.store.is_none() {
+            stamps.store.clone_from(&self.stamps.store);
+            stamps.device.clone_from(&self.stamps.device);
+        }
+        report.clock_read_ns = report.clock_read_ns.max(self.clock_read_ns);
+    }
 }
 
-/// The report of one run.
-pub(crate) fn report<T: Target>(
+/// The report of one run; `facts` are the target's own.
+pub(crate) fn report(
     args: &RunArgs,
     scenario: &Scenario,
-    target: &T,
+    facts: &[(String, String)],
     plan: &Plan,
     outcome: &RunOutcome,
     before: Before,
 ) -> Report {
+    let planned_s = seconds(plan, true);
+    // What an early end cut off is not part of the run.
+    let plan = &match outcome.ended_early_after {
+        Some(nanos) => plan.clone().until(nanos),
+        None => plan.clone(),
+    };
     let total = &outcome.collected.total;
     let counters = &total.counters;
     // A run may end before its time: a ledger's, with its store.
     let wall_nanos = outcome.threads.iter().map(|thread| thread.wall_nanos).max().unwrap_or(0);
     let planned: f64 = seconds(plan, true);
-    let duration = planned.min((wall_nanos as f64 / 1e9).max(1e-3));
-    let fractions: Vec<f64> = outcome
-        .threads
-        .iter()
-        .map(|thread| thread.cpu_nanos as f64 / thread.wall_nanos.max(1) as f64)
-        .collect();
+    let duration = match outcome.threads.is_empty() {
+        // Every worker was lost.
+        true => planned,
+        // The looks at the clock that bound it come with a turn each, so they stray by a little.
+        false if wall_nanos as f64 / 1e9 > planned - LOOKS_STRAY_S => planned,
+        false => (wall_nanos as f64 / 1e9).max(1e-3),
+    };
+    let fractions: Vec<f64> = outcome.threads.iter().map(ThreadReport::cpu_fraction).collect();
     let cpu_nanos: u64 = outcome.threads.iter().map(|thread| thread.cpu_nanos).sum();
     let attempts = total.successes() + counters.errors_all();
-    let own_late_starts = counters.late_starts - counters.late_for_depth;
     let distribution = match scenario.is_ledger {
         true => "each connection its own keys in turn".to_owned(),
         false => scenario.shape.distribution.to_string(),
@@ -93,7 +119,7 @@ pub(crate) fn report<T: Target>(
         operations: scenario.shape.mix.words(),
         scenario: scenario.text.clone(),
         target: args.traffic.data.target.to_string(),
-        target_facts: target.facts().iter().cloned().collect(),
+        target_facts: facts.iter().cloned().collect(),
         table: args.traffic.data.table.clone(),
         records: args.traffic.records,
         key_bytes: args.traffic.data.key_bytes,
@@ -105,6 +131,8 @@ pub(crate) fn report<T: Target>(
         client_cores: plan.cores.clone(),
         timeout_ms: plan.timeout_millis,
         seed: args.traffic.seed,
+        is_interrupted: outcome.ended_early_after.is_some(),
+        planned_duration_s: planned_s,
         rate_mode: match (plan.profile(), plan.arrivals) {
             (None, _) => CLOSED_LOOP.to_owned(),
             (_, Arrivals::Fixed) => OPEN_FIXED.to_owned(),
@@ -126,17 +154,13 @@ pub(crate) fn report<T: Target>(
         reconnects: counters.reconnects,
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
         pauses_over_10_ms: outcome.pauses,
-        client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len() as f64,
+        client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len().max(1) as f64,
         client_waited_fraction: outcome
             .threads
             .iter()
-            .map(|thread| thread.waited_nanos as f64 / thread.wall_nanos.max(1) as f64)
+            .map(ThreadReport::waited_fraction)
             .fold(0.0, f64::max),
-        client_was_the_limit: match args.spin {
-            // It uses all of its core whatever it does; then its own lateness tells.
-            true => own_late_starts as f64 > attempts as f64 * OWN_LATE_MAX,
-            false => fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
-        },
+        client_was_the_limit: client_was_the_limit(args.spin, &fractions, counters, attempts),
         client_spins: args.spin,
         client_cpu_fraction_by_thread: fractions,
         client_cpu_us_per_op: cpu_nanos as f64 / 1000.0 / attempts.max(1) as f64,
@@ -149,6 +173,7 @@ pub(crate) fn report<T: Target>(
         phases,
         intervals: outcome.collected.rows.clone(),
         curves: by_kind(total, curve),
+        workers: Vec::new(),
         hardware: before.hardware,
         stamps: before.stamps,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -160,6 +185,23 @@ pub(crate) fn report<T: Target>(
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         remarks: Vec::new(),
+    }
+}
+
+/// Whether these threads, which used such fractions of their cores, were slower than the store.
+pub(crate) fn client_was_the_limit(
+    spins: bool,
+    fractions: &[f64],
+    counters: &Counters,
+    attempts: u64,
+) -> bool {
+    match spins {
+        // They use all of their cores whatever they do; then their own lateness tells.
+        true => {
+            let own_late_starts = counters.late_starts - counters.late_for_depth;
+            own_late_starts as f64 > attempts as f64 * OWN_LATE_MAX
+        }
+        false => fractions.iter().any(|&fraction| fraction > CLIENT_LIMIT_FRACTION),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Gathers the threads' intervals into rows, phases and totals, hands each interval to the raw logs,
 //! and shows progress meanwhile.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc::{Receiver, Sender};
 
+use super::gather::{Gather, Whole};
 use super::raw::RawLogs;
 use super::{IntervalRow, micros};
 use crate::generator::{Interval, Phase, Profile, Sample};
@@ -45,23 +45,18 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    fn warmup_nanos(&self) -> u64 {
+    pub(crate) fn warmup_nanos(&self) -> u64 {
         self.phases.iter().filter(|phase| !phase.is_measured).map(|phase| phase.nanos).sum()
     }
 
-    fn is_measured(&self, phase: u32) -> bool {
+    pub(crate) fn is_measured(&self, phase: u32) -> bool {
         self.phases.get(phase as usize).is_none_or(|phase| phase.is_measured)
     }
 
-    fn intervals(&self) -> Option<u64> {
-        let nanos: u64 = self.phases.iter().map(|phase| phase.nanos).sum();
-        (!self.phases.is_empty()).then(|| nanos / self.interval_nanos)
-    }
-
-    fn row(&self, index: u64, phase: u32, interval: &Interval) -> IntervalRow {
+    fn row(&self, whole: &Whole, interval: &Interval) -> IntervalRow {
+        let &Whole { index, phase, is_after_end: draining, .. } = whole;
         let all = interval.overall();
         let end = (index + 1) * self.interval_nanos;
-        let draining = self.intervals().is_some_and(|n| index >= n);
         let errors = interval.counters.errors_before_end();
         let offered = match &self.profile {
             _ if draining => 0.0,
@@ -109,13 +104,86 @@ impl Collected {
     }
 }
 
-/// One interval of all threads, as far as they have reported.
-struct Pending {
-    threads: usize,
-    phase: u32,
-    from: forebay_core::time::Nanos,
-    /// What its row shows: of its phase if that is warm-up, else of all that is measured.
-    shown: Interval,
+/// Makes rows, phases and totals of the intervals that come in.
+#[derive(Debug)]
+pub(crate) struct Collector<'a> {
+    gather: Gather,
+    timing: &'a Timing,
+    watch: &'a mut Watch,
+    phases: Vec<Interval>,
+    rows: Vec<IntervalRow>,
+    successes: u64,
+}
+
+impl<'a> Collector<'a> {
+    /// Of `everyone`, threads or machines.
+    pub(crate) fn new(everyone: usize, timing: &'a Timing, watch: &'a mut Watch) -> Collector<'a> {
+        Collector {
+            gather: Gather::new(everyone),
+            phases: vec![Interval::nothing(); timing.phases.len().max(1)],
+            timing,
+            watch,
+            rows: Vec::new(),
+            successes: 0,
+        }
+    }
+
+    /// One of them brings an interval.
+    pub(crate) fn take(&mut self, sample: &Sample) {
+        self.gather.add(sample);
+        self.finish_whole();
+    }
+
+    /// One of them brings nothing from the interval `from` on.
+    pub(crate) fn leaves(&mut self, from: u64) {
+        self.gather.leaves(from);
+        self.finish_whole();
+    }
+
+    fn finish_whole(&mut self) {
+        while let Some(whole) = self.gather.next() {
+            self.finish_interval(&whole);
+        }
+    }
+
+    fn finish_interval(&mut self, whole: &Whole) {
+        let timing = self.timing;
+        // A row shows its phase if that is warm-up, else all that is measured.
+        let mut shown = Interval::nothing();
+        for (&of, part) in &whole.parts {
+            self.phases[of as usize].add(part);
+            if timing.is_measured(of) == timing.is_measured(whole.phase) {
+                shown.add(part);
+            }
+            self.successes += part.successes();
+        }
+        let row = timing.row(whole, &shown);
+        show(&self.watch.progress, &row, self.successes);
+        if row.draining && shown.is_empty() {
+            return;
+        }
+        if let Some(raw) = &mut self.watch.raw
+            && row.is_measured
+        {
+            raw.interval(whole.from, &row, &shown);
+        }
+        self.rows.push(row);
+    }
+
+    /// Nobody brings anything more.
+    pub(crate) fn finish(mut self) -> Collected {
+        while let Some(whole) = self.gather.rest() {
+            self.finish_interval(&whole);
+        }
+        finish(&self.watch.progress);
+        let mut total = Interval::nothing();
+        for (phase, interval) in (0u32..).zip(&self.phases) {
+            if self.timing.is_measured(phase) {
+                total.add(interval);
+            }
+        }
+        Collected { rows: self.rows, phases: self.phases, total }
+    }
 }
 
 /// Takes samples until every thread has hung up.
@@ -125,68 +193,13 @@ pub(crate) fn collect(
     timing: &Timing,
     watch: &mut Watch,
 ) -> Collected {
-    let mut phases = vec![Interval::nothing(); timing.phases.len().max(1)];
-    let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
-    let mut rows = Vec::new();
-    let mut successes = 0;
+    let mut collector = Collector::new(recycle.len(), timing, watch);
     for sample in samples {
-        let Sample { thread, index, from, phase, interval, others } = sample;
-        let entry = pending.entry(index).or_insert_with(|| Pending {
-            threads: 0,
-            phase,
-            from,
-            shown: Interval::nothing(),
-        });
-        entry.threads += 1;
-        let parts = others.iter().map(|(other, part)| (*other, part));
-        for (of, part) in parts.chain([(phase, &interval)]) {
-            phases[of as usize].add(part);
-            if timing.is_measured(of) == timing.is_measured(phase) {
-                entry.shown.add(part);
-            }
-            successes += part.successes();
-        }
+        collector.take(&sample);
         // A thread that has ended no longer wants its memory back.
-        let _ = recycle[thread as usize].send(interval);
-        let is_whole = entry.threads == recycle.len();
-        if is_whole {
-            let entry = pending.remove(&index).expect("it was just there");
-            finish_interval(index, &entry, timing, watch, successes, &mut rows);
-        }
+        let _ = recycle[sample.thread as usize].send(sample.interval);
     }
-    // Threads that ended early leave intervals that not everyone contributed to.
-    for (index, entry) in pending {
-        finish_interval(index, &entry, timing, watch, successes, &mut rows);
-    }
-    finish(&watch.progress);
-    let mut total = Interval::nothing();
-    for (phase, interval) in (0u32..).zip(&phases) {
-        if timing.is_measured(phase) {
-            total.add(interval);
-        }
-    }
-    Collected { rows, phases, total }
-}
-
-fn finish_interval(
-    index: u64,
-    entry: &Pending,
-    timing: &Timing,
-    watch: &mut Watch,
-    successes: u64,
-    rows: &mut Vec<IntervalRow>,
-) {
-    let row = timing.row(index, entry.phase, &entry.shown);
-    show(&watch.progress, &row, successes);
-    if row.draining && entry.shown.is_empty() {
-        return;
-    }
-    if let Some(raw) = &mut watch.raw
-        && row.is_measured
-    {
-        raw.interval(entry.from, &row, &entry.shown);
-    }
-    rows.push(row);
+    collector.finish()
 }
 
 fn show(progress: &Progress, row: &IntervalRow, successes: u64) {
@@ -241,9 +254,16 @@ mod tests {
     }
 
     fn sample(thread: u32, index: u64, phase: u32, latencies_us: &[u64]) -> Sample {
-        let interval = interval(latencies_us);
-        let from = Nanos(index * SECOND);
-        Sample { thread, index, from, phase, interval, others: Vec::new() }
+        Sample {
+            thread,
+            index,
+            from: Nanos(index * SECOND),
+            phase,
+            is_after_end: index >= 3,
+            is_last: index >= 3,
+            interval: interval(latencies_us),
+            others: Vec::new(),
+        }
     }
 
     fn timing(phases: &[(&str, u64)]) -> Timing {

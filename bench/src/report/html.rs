@@ -11,7 +11,7 @@ use std::path::Path;
 use super::json::{Report, write_text};
 use super::plots::{self, human_time};
 use super::svg::{STYLE, escape};
-use super::{LatencySummary, raw_files};
+use super::{LatencySummary, raw_files, workers};
 use crate::calendar::civil_from_days;
 use crate::error::BenchError;
 use crate::stamps::store::StoreProcess;
@@ -69,6 +69,7 @@ pub(crate) fn page(report: &Report) -> String {
     pictures(report, &mut out);
     operations(report, &mut out);
     phases(report, &mut out);
+    out.push_str(&workers::html(&report.workers));
     facts(report, &mut out);
     out.push_str("</main></body></html>\n");
     out
@@ -295,6 +296,10 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         facts.join(", ")
     };
     let stamps = &report.stamps;
+    let whose =
+        if report.workers.is_empty() { "" } else { " (the coordinator, which sends no load)" };
+    let longest =
+        if report.workers.is_empty() { "longest gap" } else { "of any one worker: longest gap" };
     let store = stamps
         .store
         .as_ref()
@@ -350,7 +355,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "machine",
             format!(
-                "{}{}",
+                "{}{}{whose}",
                 report.hardware.line(),
                 if stamps.is_virtual_machine { ", a virtual machine" } else { "" }
             ),
@@ -385,7 +390,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "silences",
             format!(
-                "longest gap without a success, with something asked for, {:.1} ms; {} of more than \
+                "{longest} without a success, with something asked for, {:.1} ms; {} of more than \
                  10 ms; {} reconnects",
                 report.longest_gap_without_success_ms, report.pauses_over_10_ms, report.reconnects
             ),

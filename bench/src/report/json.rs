@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::workers::{self, WorkerReport};
 use super::{IntervalRow, LatencySummary};
 use crate::error::BenchError;
 use crate::generator::Cause;
@@ -64,6 +65,12 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) timeout_ms: u64,
     pub(crate) seed: u64,
+    /// A signal ended the run before its time: what follows is of the part that ran.
+    #[serde(default)]
+    pub(crate) is_interrupted: bool,
+    /// What `duration_s` was to be.
+    #[serde(default)]
+    pub(crate) planned_duration_s: f64,
     /// Open or closed loop, and what that means for the latencies.
     pub(crate) rate_mode: String,
     pub(crate) is_open_loop: bool,
@@ -114,6 +121,9 @@ pub(crate) struct Report {
     pub(crate) intervals: Vec<IntervalRow>,
     /// For each kind of operation: five points to each halving of what is left.
     pub(crate) curves: BTreeMap<String, Curve>,
+    /// Of a coordinated run: who generated the load. Empty where this process did.
+    #[serde(default)]
+    pub(crate) workers: Vec<WorkerReport>,
     pub(crate) hardware: Hardware,
     pub(crate) stamps: Stamps,
     pub(crate) version: String,
@@ -216,6 +226,14 @@ impl Report {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut warn = |words: String| warnings.push(words);
+        if self.is_interrupted {
+            warn(format!(
+                "interrupted: a signal ended this run after {} of {} s; what would have come later is \
+                 not in it",
+                self.duration_s, self.planned_duration_s
+            ));
+        }
+        workers::warnings(&self.workers, &mut warn);
         if self.client_was_the_limit {
             warn(
                 "the client was the limit: a generator thread used more than 90 % of its core, or \
@@ -224,7 +242,9 @@ impl Report {
                     .to_owned(),
             );
         }
-        if self.is_open_loop && self.answered_ops_s() < self.offered_ops_s * KEPT_UP_MIN {
+        let is_whole = self.workers.iter().all(|worker| worker.lost.is_none());
+        let is_short = self.answered_ops_s() < self.offered_ops_s * KEPT_UP_MIN;
+        if is_whole && self.is_open_loop && is_short {
             warn(format!(
                 "the store did not keep up: {:.0} of {:.0} operations a second ended in time. What \
                  waits grows with the length of the run, so these latencies say how long the run \
@@ -312,7 +332,7 @@ impl Report {
 
 /// Other processes using more than this are worth a warning: beyond what the sample's ticks can
 /// make of a quiet machine.
-const BUSY_CORES_MAX: f64 = 0.15;
+pub(super) const BUSY_CORES_MAX: f64 = 0.15;
 /// Below this share of the offered rate a queue grows without end.
 const KEPT_UP_MIN: f64 = 0.98;
 /// Waiting for a CPU that shows in a p99.
@@ -379,6 +399,8 @@ pub(crate) mod tests {
         suspicious.client_waited_fraction = 0.05;
         suspicious.intervals[1].ops = 0;
         suspicious.is_open_loop = true;
+        suspicious.is_interrupted = true;
+        suspicious.planned_duration_s = 30.0;
         suspicious.achieved_ops_s = suspicious.offered_ops_s * 0.9;
         let warnings = suspicious.warnings().join("\n");
         for word in [
@@ -392,6 +414,7 @@ pub(crate) mod tests {
             "nothing succeeded",
             "did not keep up",
             "waited 5.0 %",
+            "interrupted: a signal ended this run after 2 of 30 s",
         ] {
             assert!(warnings.contains(word), "{word} in {warnings}");
         }

@@ -11,6 +11,7 @@
 
 pub(crate) mod build;
 pub(crate) mod collect;
+pub(crate) mod gather;
 pub(crate) mod html;
 pub(crate) mod json;
 pub(crate) mod plots;
@@ -19,6 +20,7 @@ pub(crate) mod svg;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod text;
+pub(crate) mod workers;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};

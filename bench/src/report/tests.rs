@@ -66,6 +66,8 @@ pub(crate) fn sample() -> Report {
         client_cores: vec![1],
         timeout_ms: 10_000,
         seed: 1,
+        is_interrupted: false,
+        planned_duration_s: 2.0,
         rate_mode: build::CLOSED_LOOP.to_owned(),
         is_open_loop: false,
         warmup_s: 1.0,
@@ -97,6 +99,7 @@ pub(crate) fn sample() -> Report {
         phases: vec![phase("warm-up", -1.0, 1.0), phase("measured", 0.0, 2.0)],
         intervals: vec![warm, row(), IntervalRow { t_s: 2.0, errors: 3, ..row() }],
         curves: BTreeMap::from([("get".to_owned(), build::curve(&histogram))]),
+        workers: Vec::new(),
         hardware: Hardware::here(),
         stamps: Stamps {
             load_average: [0.1, 0.2, 0.3],

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::json::Report;
-use super::{LatencySummary, html};
+use super::{LatencySummary, html, workers};
 
 /// The report as lines of text.
 pub(crate) fn render(report: &Report) -> String {
@@ -50,6 +50,9 @@ pub(crate) fn render(report: &Report) -> String {
             phase.overall.p99_us,
             phase.overall.max_us
         ));
+    }
+    if !report.workers.is_empty() {
+        line(format_args!("{}", workers::text(&report.workers).trim_end()));
     }
     for warning in report.warnings() {
         line(format_args!("\nWARNING: {warning}"));

@@ -200,6 +200,7 @@ fn measure(
     let url = TargetUrl { scheme: Scheme::Floor, authority: server.address.to_string() };
     let target = Arc::new(Floor::setup(&url, CONNECT_TIMEOUT)?);
     let plan = Plan {
+        share: None,
         threads: 1,
         cores: setup.client_core.into_iter().collect(),
         connections,

@@ -15,7 +15,6 @@ use std::process::Command;
 use crate::cli::{LoadArgs, RunArgs};
 use crate::commands;
 use crate::error::BenchError;
-use crate::fleet::process::end_all_on_interrupt;
 use crate::fleet::{Member, Place, Store, beside, share_cores};
 
 /// Share of the peak that is offered.
@@ -32,7 +31,6 @@ const LOAD_DEPTH: u32 = 16;
 
 /// Carries out `run --spawn`.
 pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
-    end_all_on_interrupt()?;
     build_store()?;
     let (server_core, client_core) = share_cores(None, args.traffic.core.first().copied());
     let data_dir = args.data_dir.clone().unwrap_or_else(|| PathBuf::from("."));

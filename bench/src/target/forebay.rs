@@ -74,7 +74,7 @@ impl Route {
 impl Forebay {
     /// Finds or creates `table` on the node at `url`.
     pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, BenchError> {
-        let Setup { table, sort_digits, consistent, timeout } = *setup;
+        let Setup { table, sort_digits, consistent, timeout, .. } = *setup;
         let address = url.resolve()?;
         let mut node = Asker::connect(address, timeout)
             .map_err(|source| BenchError::unreachable(url, address, source))?;

@@ -22,6 +22,7 @@ mod grpc;
 pub(crate) mod memcached;
 pub(crate) mod redis;
 pub(crate) mod session;
+pub(crate) mod tls;
 mod url;
 
 use std::net::SocketAddr;
@@ -31,6 +32,51 @@ use forebay_net::machine::SendBuf;
 pub(crate) use url::{Scheme, TargetUrl};
 
 use crate::workload::OpKind;
+
+/// How long reaching a target may take.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sets up the target behind `$url` and evaluates `$body` with it as `$target`.
+macro_rules! with_target {
+    ($url:expr, $setup:expr, |$target:ident| $body:expr) => {{
+        use std::sync::Arc;
+
+        use $crate::target::{Scheme, Setup, TargetUrl};
+
+        let (url, setup): (&TargetUrl, &Setup<'_>) = ($url, $setup);
+        match url.scheme {
+            Scheme::Redis => {
+                let $target = Arc::new($crate::target::redis::Redis::setup(url, setup.timeout)?);
+                $body
+            }
+            Scheme::Floor => {
+                let $target = Arc::new($crate::target::floor::Floor::setup(url, setup.timeout)?);
+                $body
+            }
+            Scheme::Forebay => {
+                let $target = Arc::new($crate::target::forebay::Forebay::setup(url, setup)?);
+                $body
+            }
+            Scheme::Etcd => {
+                let $target = Arc::new($crate::target::etcd::Etcd::setup(url, setup)?);
+                $body
+            }
+            Scheme::DynamoDb => {
+                let $target = Arc::new($crate::target::dynamodb::DynamoDb::setup(url, setup)?);
+                $body
+            }
+            Scheme::DynamoDbTls => {
+                let $target = Arc::new($crate::target::tls::dynamodb(url, setup)?);
+                $body
+            }
+            Scheme::Memcached => {
+                let $target = Arc::new($crate::target::memcached::Memcached::setup(url, setup)?);
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_target;
 
 /// What a store is told about the data before a run.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +90,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) consistent: bool,
     /// How long reaching it may take.
     pub(crate) timeout: Duration,
+    /// Whom to believe about a server's name, in PEM, instead of whom this system believes.
+    pub(crate) ca_pem: Option<&'a [u8]>,
 }
 
 /// Parts of a record's key where its last `sort_digits` digits are the sort key.
@@ -142,6 +190,12 @@ pub(crate) enum ProtocolError {
         /// HTTP/2's error code, where there is one.
         code: u32,
     },
+    /// TLS that cannot go on.
+    #[error("TLS: {what}")]
+    Tls {
+        /// Why.
+        what: &'static str,
+    },
     /// A frame that fails its checks.
     #[error("a reply frame is damaged: {what}")]
     Damaged {
@@ -162,9 +216,15 @@ pub(crate) trait Codec {
         reply: &mut impl FnMut(u64, Outcome<'_>),
     ) -> Result<(), ProtocolError>;
 
-    /// Appends what the protocol itself has to send after [`Codec::decode`]: acknowledgements, or
-    /// requests that had to wait. Most protocols have nothing to say.
+    /// Appends what the protocol itself has to send, on a new connection and after [`Codec::decode`]:
+    /// greetings, acknowledgements, or requests that had to wait. Most protocols have nothing to say.
     fn speak(&mut self, _out: &mut SendBuf) {}
+
+    /// Whether operations may be asked. A protocol that must come to an understanding first says no
+    /// until it has; it speaks first, and then whenever something arrives.
+    fn is_ready(&self) -> bool {
+        true
+    }
 }
 
 /// A store to measure.

@@ -16,6 +16,8 @@ pub(crate) enum Scheme {
     Etcd,
     /// DynamoDB's JSON over HTTP/1.1, signed.
     DynamoDb,
+    /// The same over TLS.
+    DynamoDbTls,
     /// Memcached's text protocol.
     Memcached,
     /// The bare echo servers of `forebay-bench floor`.
@@ -24,18 +26,16 @@ pub(crate) enum Scheme {
 
 /// What is expected of a URL, for messages and help.
 const EXPECTED: &str = "expected forebay://HOST:PORT, redis://HOST:PORT, \
-     etcd://HOST:PORT[,HOST:PORT…], dynamodb+http://HOST:PORT, memcached://HOST:PORT or \
+     etcd://HOST:PORT[,HOST:PORT…], dynamodb+http://HOST:PORT, dynamodb+https://HOST:PORT, memcached://HOST:PORT or \
      floor://HOST:PORT";
-/// Why there is no TLS here.
-const NO_TLS: &str = "dynamodb+https: this tool speaks no TLS, whose cost would be in the figures; \
-     put a TLS proxy on this machine before the endpoint and use dynamodb+http://HOST:PORT";
 
 impl Scheme {
-    const ALL: [Scheme; 6] = [
+    const ALL: [Scheme; 7] = [
         Scheme::Forebay,
         Scheme::Redis,
         Scheme::Etcd,
         Scheme::DynamoDb,
+        Scheme::DynamoDbTls,
         Scheme::Memcached,
         Scheme::Floor,
     ];
@@ -47,6 +47,7 @@ impl Scheme {
             Scheme::Redis => "redis",
             Scheme::Etcd => "etcd",
             Scheme::DynamoDb => "dynamodb+http",
+            Scheme::DynamoDbTls => "dynamodb+https",
             Scheme::Memcached => "memcached",
             Scheme::Floor => "floor",
         }
@@ -63,7 +64,9 @@ impl Scheme {
                 "start one with `etcd --listen-client-urls http://HOST:PORT \
                  --advertise-client-urls http://HOST:PORT`"
             }
-            Scheme::DynamoDb => "start the endpoint, or a proxy to it, on that address",
+            Scheme::DynamoDb | Scheme::DynamoDbTls => {
+                "start the endpoint, or a proxy to it, on that address"
+            }
             Scheme::Memcached => "start one with `memcached -l HOST -p PORT`",
             Scheme::Floor => {
                 "start one with `forebay-bench floor` (see `forebay-bench floor --help`)"
@@ -86,9 +89,6 @@ impl FromStr for TargetUrl {
 
     fn from_str(text: &str) -> Result<TargetUrl, String> {
         let (name, authority) = text.split_once("://").ok_or(EXPECTED)?;
-        if name == "dynamodb+https" {
-            return Err(NO_TLS.to_owned());
-        }
         let scheme = Scheme::ALL
             .into_iter()
             .find(|scheme| scheme.name() == name)
@@ -116,6 +116,12 @@ impl std::fmt::Display for TargetUrl {
 }
 
 impl TargetUrl {
+    /// The name or the number of the machine, without brackets; of the last, if there are more.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+
     /// Its address; the first, if it has more.
     pub(crate) fn resolve(&self) -> Result<SocketAddr, BenchError> {
         Ok(self.resolve_all()?[0])
@@ -148,6 +154,7 @@ mod tests {
             "redis://localhost:6379",
             "etcd://127.0.0.1:1,127.0.0.1:2",
             "dynamodb+http://h:8000",
+            "dynamodb+https://h:443",
             "memcached://h:11211",
             "floor://h:1",
         ] {
@@ -167,8 +174,9 @@ mod tests {
             let error = bad.parse::<TargetUrl>().unwrap_err();
             assert!(error.contains("HOST:PORT"), "{bad}: {error}");
         }
-        let error = "dynamodb+https://h:443".parse::<TargetUrl>().unwrap_err();
-        assert!(error.contains("no TLS"), "{error}");
+        for (text, host) in [("redis://h:1", "h"), ("forebay://[::1]:7000", "::1")] {
+            assert_eq!(text.parse::<TargetUrl>().unwrap().host(), host);
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::zipfian::THETA;
 
 /// How records are chosen. Shares are fractions of one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Distribution {
     /// All alike.
     Uniform,
@@ -57,6 +59,21 @@ impl Distribution {
     pub(crate) const ZIPFIAN: Distribution = Distribution::Zipfian { theta: THETA };
     /// YCSB's.
     pub(crate) const LATEST: Distribution = Distribution::Latest { theta: THETA };
+
+    /// Whether its numbers make sense; those of the command line do.
+    pub(super) fn is_sound(&self) -> bool {
+        let is_share = |share: f64| 0.0 < share && share <= 1.0;
+        match *self {
+            Distribution::Uniform | Distribution::Sequential => true,
+            Distribution::Zipfian { theta } | Distribution::Latest { theta } => {
+                0.0 < theta && theta < 1.0
+            }
+            Distribution::Hotspot { keys, ops } => is_share(keys) && is_share(ops),
+            Distribution::MovingHotspot { keys, ops, every } => {
+                is_share(keys) && is_share(ops) && every > 0
+            }
+        }
+    }
 }
 
 impl FromStr for Distribution {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rand::Rng as _;
 use rand::rngs::SmallRng;
+use serde::{Deserialize, Serialize};
 
 use super::{Distribution, KeyChooser, Mix, OpKind, Part, Planned, Sizes, Values, rng};
 
@@ -11,7 +12,7 @@ use super::{Distribution, KeyChooser, Mix, OpKind, Part, Planned, Sizes, Values,
 const SCAN_ITEMS_MAX: u32 = 100;
 
 /// What a mixed load looks like, whatever its rate.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Shape {
     /// Which operations.
     pub(crate) mix: Mix,
@@ -32,6 +33,20 @@ impl Shape {
             sizes,
             items: (1, SCAN_ITEMS_MAX),
         }
+    }
+
+    /// What is wrong with a shape that did not come from this process's command line.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Shape { mix, distribution, sizes, items } = self;
+        let percent: u64 = mix.percent.iter().map(|percent| u64::from(*percent)).sum();
+        let wrong = match () {
+            () if percent != 100 => Some(format!("a mix of {percent} percent, not 100")),
+            () if !distribution.is_sound() => Some(format!("a choice of records: {distribution}")),
+            () if !sizes.is_sound() => Some(format!("lengths of values: {sizes}")),
+            () if items.0 == 0 || items.0 > items.1 => Some(format!("{items:?} items of a scan")),
+            () => None,
+        };
+        wrong.map_or(Ok(()), Err)
     }
 }
 

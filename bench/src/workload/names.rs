@@ -1,11 +1,12 @@
 //! The named workloads: mixes of operations, and how each chooses its records.
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::{Distribution, OpKind};
 
 /// Percentages of each operation; they add up to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mix {
     /// In the order of [`OpKind::ALL`].
     pub(crate) percent: [u32; OpKind::COUNT],

@@ -13,12 +13,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand::{Rng as _, RngCore};
+use serde::{Deserialize, Serialize};
 
 /// The longest value that any target here takes.
 const VALUE_BYTES_MAX: usize = 390_000;
 
 /// How long values are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Sizes {
     /// All alike.
     Fixed(usize),
@@ -65,6 +66,20 @@ impl Sizes {
     /// Always `bytes`.
     pub(crate) fn fixed(bytes: u64) -> Result<Sizes, String> {
         length(bytes).map(Sizes::Fixed)
+    }
+
+    /// Whether they make sense; those of the command line do.
+    pub(super) fn is_sound(&self) -> bool {
+        let is_length = |bytes: usize| (1..=VALUE_BYTES_MAX).contains(&bytes);
+        match self {
+            Sizes::Fixed(bytes) => is_length(*bytes),
+            Sizes::Uniform { min, max } => is_length(*min) && is_length(*max) && min <= max,
+            Sizes::List(list) => {
+                !list.is_empty()
+                    && list.iter().all(|(bytes, sum)| is_length(*bytes) && *sum > 0)
+                    && list.windows(2).all(|two| two[0].1 < two[1].1)
+            }
+        }
     }
 
     /// The longest.

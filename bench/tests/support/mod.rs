@@ -86,6 +86,12 @@ impl Drop for Owned {
     }
 }
 
+/// Sends the signal of this name, as a person at another terminal would.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
 /// A server of this project: one that says `ready native=ADDR` when it serves.
 pub(crate) struct Server {
     process: Owned,
@@ -119,6 +125,11 @@ impl Server {
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// Lets it stand still, connections and all.
+    pub(crate) fn pause(&self) {
+        signal(&self.process.0, "STOP");
     }
 }
 

@@ -15,8 +15,8 @@
 //! application, and its latency counts from when it was meant to start: use connections, not depth.
 //!
 //! Credentials come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION,
-//! as every SDK reads them; without them a fixed pair signs, which local endpoints accept. No TLS:
-//! [`url`](super::url) says why.
+//! as every SDK reads them; without them a fixed pair signs, which local endpoints accept. Over TLS,
+//! [`tls`](super::tls) stands between this codec and the socket.
 
 mod http1;
 mod sigv4;
@@ -25,7 +25,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,8 +35,8 @@ use forebay_net::machine::SendBuf;
 use serde::Deserialize;
 
 use super::{
-    CONDITION_FAILED, Carry, Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl,
-    split_key,
+    CONDITION_FAILED, Carry, Codec, Outcome, ProtocolError, Request, Scheme, Setup, Target,
+    TargetUrl, split_key,
 };
 use crate::error::BenchError;
 use sigv4::{AmzDate, Credentials, Signed, Signer};
@@ -95,10 +95,24 @@ pub(crate) struct DynamoDb {
 impl DynamoDb {
     /// Finds or creates the table at `url`.
     pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<DynamoDb, BenchError> {
+        DynamoDb::setup_over(url, setup, |stream| Ok(Box::new(stream)))
+    }
+
+    /// As [`DynamoDb::setup`], over what `open` makes of a connection.
+    pub(super) fn setup_over(
+        url: &TargetUrl,
+        setup: &Setup<'_>,
+        open: impl FnOnce(TcpStream) -> Result<Box<dyn Stream>, BenchError>,
+    ) -> Result<DynamoDb, BenchError> {
         let address = url.resolve()?;
         let (credentials, whose) = credentials_from(|name| std::env::var(name).ok());
+        // The port that a scheme means by itself is not said: what is signed is what is sent.
+        let host = match url.scheme {
+            Scheme::DynamoDbTls => url.authority.strip_suffix(":443").unwrap_or(&url.authority),
+            _ => &url.authority,
+        };
         let endpoint = Endpoint {
-            host: url.authority.clone(),
+            host: host.to_owned(),
             credentials,
             table: serde_json::to_string(setup.table).expect("a string is JSON"),
             sort_digits: setup.sort_digits,
@@ -106,7 +120,13 @@ impl DynamoDb {
         };
         let stream = TcpStream::connect_timeout(&address, setup.timeout)
             .map_err(|source| BenchError::unreachable(url, address, source))?;
-        let mut asker = Asker::new(stream, address, &endpoint, setup.timeout)?;
+        stream
+            .set_read_timeout(Some(setup.timeout))
+            .and_then(|()| stream.set_write_timeout(Some(setup.timeout)))
+            .and_then(|()| stream.set_nodelay(true))
+            .map_err(|source| BenchError::Connection { address, source })?;
+        let codec = DynamoDbCodec::new(endpoint.clone());
+        let mut asker = Asker { stream: open(stream)?, address, codec, server: None };
         let mut facts = find_or_create(&mut asker, &endpoint, setup.table)?;
         let server = asker.server.unwrap_or_else(|| "does not say".to_owned());
         facts.push(("server".to_owned(), server));
@@ -409,9 +429,14 @@ fn outcome_of<'a>(
     Ok(Outcome::Value(value))
 }
 
-/// One question at a time over a blocking socket, for setup.
+/// A blocking connection, plain or over TLS.
+pub(super) trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+/// One question at a time over a blocking connection, for setup.
 struct Asker {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     address: SocketAddr,
     codec: DynamoDbCodec,
     /// What the endpoint calls itself.
@@ -419,25 +444,12 @@ struct Asker {
 }
 
 impl Asker {
-    fn new(
-        stream: TcpStream,
-        address: SocketAddr,
-        endpoint: &Endpoint,
-        timeout: Duration,
-    ) -> Result<Asker, BenchError> {
-        stream
-            .set_read_timeout(Some(timeout))
-            .and_then(|()| stream.set_nodelay(true))
-            .map_err(|source| BenchError::Connection { address, source })?;
-        Ok(Asker { stream, address, codec: DynamoDbCodec::new(endpoint.clone()), server: None })
-    }
-
     /// The answer's status and body.
     fn ask(&mut self, operation: Operation, body: &str) -> Result<(u16, Vec<u8>), BenchError> {
         let failed = |source| BenchError::Connection { address: self.address, source };
         let mut out = SendBuf::new();
         self.codec.send(operation, body.as_bytes(), &mut out);
-        self.stream.write_all(&out).map_err(failed)?;
+        self.stream.write_all(&out).and_then(|()| self.stream.flush()).map_err(failed)?;
         let (mut got, mut joined, mut piece) = (Vec::new(), Vec::new(), [0; 4096]);
         loop {
             if !got.is_empty()
