@@ -152,6 +152,34 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// A configuration as its bytes describe it; None if an invariant does not hold.
+    pub(super) fn from_parts(members: &[Member], next_number: u32) -> Option<Configuration> {
+        let mut new = Configuration {
+            members: [Member::default(); MEMBERS_MAX],
+            len: u8::try_from(members.len()).ok()?,
+            next_number,
+        };
+        new.members.get_mut(..members.len())?.copy_from_slice(members);
+        for (index, member) in members.iter().enumerate() {
+            let twin = |other: &Member| {
+                other.id == member.id || other.number == member.number || other.peer == member.peer
+            };
+            let number = member.number.0;
+            if number == 0 || number >= next_number || members[..index].iter().any(twin) {
+                return None;
+            }
+        }
+        if next_number > MemberNumber::MAX.0 + 1 {
+            return None;
+        }
+        new.check().ok().map(|()| new)
+    }
+
+    /// The number that the next member gets.
+    pub(super) fn next_number(&self) -> u32 {
+        self.next_number
+    }
+
     /// Its members.
     #[must_use]
     pub fn members(&self) -> &[Member] {

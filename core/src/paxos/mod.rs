@@ -56,6 +56,7 @@ pub mod ballot;
 mod configurations;
 mod effect;
 mod election;
+mod encoding;
 mod follower;
 mod journal;
 mod leader;
@@ -73,6 +74,7 @@ mod tests;
 
 pub use ballot::MemberNumber;
 pub use effect::{Effect, Handle, PersistId};
+pub use encoding::{CONFIGURATION_AT_BYTES_MAX, CONFIGURATION_BYTES_MAX};
 pub use journal::Held;
 pub use leader::{NotBegun, NotProposed};
 pub use lease::{NotServed, ReadGrant};
