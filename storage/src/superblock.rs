@@ -372,12 +372,16 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let block = block_of(&superblock(6));
-        let hex: String = block[..END].iter().map(|b| format!("{b:02x}")).collect();
+        // The history is that of a shard without members of replicated groups: none.
+        let hex: String = block[..HISTORY_BYTES].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             "647e4164464273620100070000100000100f0e0d0c0b0a090807060504030201060000000000000000201100000000000300000000000000efbeadde1000000000301200000000000000000400000000000c4000000000004d0000000000000005000000000000005802000000000000cdab000000000000000000000000000078563412010002000020000000000000aa55000000000000000000000000000044443333222211110000600000000000"
         );
-        assert!(block[END..].iter().all(|&b| b == 0));
+        assert!(block[HISTORY_BYTES..].iter().all(|&b| b == 0));
+        let longer = Superblock { history_bytes: 0x3000, ..superblock(6) };
+        assert_eq!(block_of(&longer)[HISTORY_BYTES..END], [0, 0x30, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Superblock::decode(&block_of(&longer), 0, ShardId(7)), Ok(longer));
         assert_eq!(Superblock::decode(&block, 0, ShardId(7)), Ok(superblock(6)));
     }
 

@@ -129,6 +129,7 @@ impl Positions {
     }
 
     /// From where on to read for `slot`, under which ballot, and up to which slot that holds.
+    #[cfg(test)]
     pub(super) fn find(&self, slot: Slot) -> Option<(Lsn, Ballot, Slot)> {
         let at = self.runs.partition_point(|run| run.first <= slot).checked_sub(1)?;
         let run = self.runs[at];
