@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArgs;
 use crate::diff::DiffArgs;
+use crate::engines::EnginesArgs;
 use crate::figures::{FiguresArgs, PageArgs};
 use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
@@ -53,6 +54,14 @@ Examples:
   forebay-bench figures --only puts,gets --rounds 5 --duration 10 --discard-noisy
   forebay-bench figures --only scale --scale-max 100000 --report reports/scale";
 
+const ENGINES_EXAMPLES: &str = "\
+Examples:
+  forebay-bench engines                                       a million items, all engines of this build
+  forebay-bench engines --items 5000000 --rounds 3 --report reports/engines
+  forebay-bench engines --engines forebay,lmdb --only reads,ranges --cache 4096
+
+RocksDB is there in a build with `--features rocksdb` (C++ compiler, libclang).";
+
 /// Load generators and latency reports for Forebay and for what it is compared with
 #[derive(Debug, Parser)]
 #[command(name = "forebay-bench", version, after_help = EXAMPLES)]
@@ -80,6 +89,9 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Measure storage engines in-process, on the workload of redb's published table
+    #[command(after_help = ENGINES_EXAMPLES)]
+    Engines(EnginesArgs),
     /// Show two reports beside each other; exit code 1 if their loads differ
     Diff(DiffArgs),
     /// Measure servers whose behaviour is known; exit code 1 if this tool reports anything else
@@ -267,7 +279,9 @@ mod tests {
              --connections 64 --depth 16 --duration 3 --rounds 2 --server-core 0 --client-core 1 \
              --report d --discard-noisy",
             "compare --spawn redis,etcd3,memcached --targets forebay://h:1 --workload a",
-            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log",
+            "engines --items 2000 --engines forebay,redb,lmdb,fjall,rocksdb --only singles,size --cache 64 \
+             --rounds 2 --seed 3 --data-dir d --report r",
+            "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log,generator",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());
             if let Err(error) = Cli::try_parse_from(words) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use forebay_core::time::Nanos;
-use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use forebay_net::machine::{Effects, Machine};
 use forebay_net::ring::{DurableMode, Ring, RingConfig, open_direct};
 use forebay_storage::block::{
     BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, Durability, OpId, ShardFile,
@@ -155,11 +155,6 @@ impl Prober {
 }
 
 impl Machine for Prober {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
     fn disk_done(&mut self, done: DiskDone, now: Nanos) {
         match done.result {
             Ok(()) => self.nanos.saturating_record(now.0 - self.started[done.op.0 as usize].0),
@@ -168,7 +163,6 @@ impl Machine for Prober {
         self.last = now;
         self.idle.push((done.op, done.buf.expect("reads and writes bring their buffers back")));
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         let began = *self.began.get_or_insert(now);
         if now.0 - began.0 < self.duration.0 && self.failure.is_none() {

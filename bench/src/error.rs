@@ -213,6 +213,14 @@ pub(crate) enum BenchError {
         /// Why.
         source: std::io::Error,
     },
+    /// A storage engine failed in this process, or gave a wrong answer. Look at the disk first.
+    #[error("{engine}: {source}")]
+    Engine {
+        /// Which.
+        engine: &'static str,
+        /// Its own words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An acknowledged write is gone or damaged.
     #[error("{violations} of {keys} acknowledged keys are lost or damaged")]
     LedgerViolated {
@@ -270,6 +278,7 @@ impl BenchError {
             | BenchError::Ledger { .. }
             | BenchError::Io { .. }
             | BenchError::Ring(_)
+            | BenchError::Engine { .. }
             | BenchError::Floor(_) => 4,
         }
     }

@@ -5,6 +5,7 @@
 //!                          ▲ workload: which operation, which record, which bytes
 //!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
+//!   engines ─► storage engines in this process, one after the other ─► table
 //!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
 //!   selftest ─► servers whose behaviour is known ─► the same generator ─► is it what was known?
 //! ```
@@ -21,6 +22,7 @@ mod commands;
 mod compare;
 mod device;
 mod diff;
+mod engines;
 mod error;
 mod figures;
 mod find_rate;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::ServePage(args) => figures::serve_page(&args),
         Command::Figures(args) => figures::figures(&args),
+        Command::Engines(args) => engines::engines(&args),
         Command::Diff(args) => diff::diff(&args),
         Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),

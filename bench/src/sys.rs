@@ -11,10 +11,19 @@ use serde::{Deserialize, Serialize};
 
 /// CPU time that the calling thread has used, in the kernel's work for it too.
 pub(crate) fn thread_cpu_nanos() -> u64 {
+    clock_nanos(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// CPU time that all threads of this process have used, in the kernel's work for them too.
+pub(crate) fn own_cpu_nanos() -> u64 {
+    clock_nanos(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn clock_nanos(clock: libc::clockid_t) -> u64 {
     let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `at` is a valid timespec for the call to fill.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut at) };
-    assert_eq!(result, 0, "CLOCK_THREAD_CPUTIME_ID exists on every Linux");
+    let result = unsafe { libc::clock_gettime(clock, &mut at) };
+    assert_eq!(result, 0, "clocks of CPU time exist on every Linux");
     at.tv_sec as u64 * 1_000_000_000 + at.tv_nsec as u64
 }
 
@@ -129,6 +138,31 @@ pub(crate) fn ended(pid: u32) -> Option<String> {
         (0, _) => Some(format!("killed by signal {status}")),
         _ => Some("no child of this process any more".to_owned()),
     }
+}
+
+/// Waits until the child `pid` has ended; its CPU time, user and system, of all threads. It stays to
+/// be waited for, so its number is not reused.
+pub(crate) fn wait_for_cpu_micros(pid: u32) -> io::Result<u64> {
+    // SAFETY: an rusage is plain integers, for which zeros are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // Not through libc's function: that one has no place for the kernel's last argument.
+        // SAFETY: `usage` is valid for the call to fill, and no siginfo_t is asked for.
+        let result = unsafe {
+            let flags = libc::WEXITED | libc::WNOWAIT;
+            let info: *mut libc::siginfo_t = std::ptr::null_mut();
+            libc::syscall(libc::SYS_waitid, libc::P_PID, pid, info, flags, &mut usage)
+        };
+        match result {
+            0 => break,
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Ok(micros(usage.ru_utime) + micros(usage.ru_stime))
 }
 
 /// CPU time of a whole process, user and system, in microseconds (in clock ticks, 10 ms each).
@@ -250,6 +284,11 @@ impl Hardware {
                 .and_then(|n| n.parse().ok())
                 .unwrap_or(0.0),
         }
+    }
+
+    /// All of it.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// In one line.

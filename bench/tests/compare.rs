@@ -1,32 +1,23 @@
 //! `compare` with real stores of this project: a floor, and the `forebay` beside the tool. Where
 //! that was not built (`cargo test -p forebay-bench` alone), the test says so and passes.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod support;
 
-fn bench() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_forebay-bench"))
-}
+use std::process::{Command, Stdio};
 
-fn run(args: &str, dir: &Path) -> Output {
-    Command::new(bench()).args(args.split_whitespace()).current_dir(dir).output().unwrap()
-}
+use support::{bench, durable_dir, fails, forebay, succeeds, tool};
 
 #[test]
 fn a_short_comparison_gives_ratios_and_leaves_nothing_behind() {
-    if !bench().with_file_name("forebay").is_file() {
-        eprintln!("SKIPPED: no `forebay` beside the tool; cargo build --workspace makes it");
+    if forebay().is_none() {
         return;
     }
-    // Not the temporary directory: that may be in memory, where nothing is durable.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let output = run(
+    let dir = durable_dir();
+    let text = succeeds(&bench(
         "compare --targets floor,forebay --workload puts --records 200 --value-bytes 50 \
          --connections 4 --duration 1 --warmup 0 --rounds 2 --report r",
         dir.path(),
-    );
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    ));
     for words in ["Round 2 of 2", "floor --mode log", "by floor-log", "forebay dev --data DIR"] {
         assert!(text.contains(words), "{words} in\n{text}");
     }
@@ -45,14 +36,9 @@ fn a_short_comparison_gives_ratios_and_leaves_nothing_behind() {
 
 #[test]
 fn an_interrupted_comparison_ends_its_stores_and_removes_their_data() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let child = Command::new(bench())
-        .args(["compare", "--targets", "floor-echo", "--workload", "gets", "--records", "100"])
-        .args(["--duration", "60"])
-        .current_dir(dir.path())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let dir = durable_dir();
+    let args = "compare --targets floor-echo --workload gets --records 100 --duration 60";
+    let child = tool(args, dir.path()).stdout(Stdio::piped()).spawn().unwrap();
     let entries = || std::fs::read_dir(dir.path()).unwrap().count();
     for _ in 0..1000 {
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -71,15 +57,11 @@ fn an_interrupted_comparison_ends_its_stores_and_removes_their_data() {
 
 #[test]
 fn a_store_that_dies_in_the_middle_is_named_as_the_cause() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let child = Command::new(bench())
-        .args(["compare", "--targets", "floor-echo", "--workload", "gets", "--records", "100"])
-        .args(["--duration", "2", "--rounds", "1", "--connections", "4"])
-        .current_dir(dir.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let dir = durable_dir();
+    let args = "compare --targets floor-echo --workload gets --records 100 --duration 2 --rounds 1 \
+                --connections 4";
+    let mut compare = tool(args, dir.path());
+    let child = compare.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let began = std::time::Instant::now();
     let victim = loop {
@@ -92,9 +74,7 @@ fn a_store_that_dies_in_the_middle_is_named_as_the_cause() {
     };
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert!(Command::new("kill").args(["-KILL", &victim]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let said = fails(&child.wait_with_output().unwrap(), 3);
     assert!(said.contains("floor-echo died (killed by signal 9)"), "{said}");
 }
 
@@ -108,9 +88,7 @@ fn what_cannot_be_compared_says_why() {
         ("compare --workload ledger", "compares nothing"),
         ("figures --only everything", "possible values"),
     ] {
-        let output = run(args, dir.path());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{args}: {said}");
+        let said = fails(&bench(args, dir.path()), 2);
         assert!(said.contains(words), "{args}: {said}");
     }
 }

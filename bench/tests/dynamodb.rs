@@ -6,14 +6,18 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::path::Path;
+use std::process::Output;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{bench, conditions_and_queries, report, succeeds};
+use support::{
+    Hits, bench, conditions_and_queries, conditions_and_queries_succeeded, fails, report, succeeds,
+    tool,
+};
 
 const ACCESS_KEY: &str = "AKIDTEST";
 const SECRET: &str = "a/secret+that=nobody needs";
@@ -186,12 +190,14 @@ fn answer(endpoint: &Endpoint, target: &str, body: &[u8]) -> (u16, Value) {
     }
 }
 
-fn signed(args: &str, address: SocketAddr, dir: &std::path::Path) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
-        .args(args.replace("TARGET", &format!("dynamodb+http://{address}")).split_whitespace())
-        .current_dir(dir)
+fn signed(args: &str, address: SocketAddr, dir: &Path) -> Output {
+    signed_with(SECRET, args, address, dir)
+}
+
+fn signed_with(secret: &str, args: &str, address: SocketAddr, dir: &Path) -> Output {
+    tool(&args.replace("TARGET", &format!("dynamodb+http://{address}")), dir)
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_SECRET_ACCESS_KEY", secret)
         .env("AWS_REGION", REGION)
         .env_remove("AWS_SESSION_TOKEN")
         .output()
@@ -202,25 +208,16 @@ fn signed(args: &str, address: SocketAddr, dir: &std::path::Path) -> std::proces
 fn a_table_is_created_loaded_and_read_with_signed_requests() {
     let (endpoint, address) = start(0);
     let dir = tempfile::tempdir().unwrap();
-    let loaded = signed("load --target TARGET --records 500 --value-bytes 50", address, dir.path());
-    assert!(succeeds(&loaded).contains("loaded 500 records"));
-    assert_eq!(endpoint.items.lock().unwrap().len(), 500);
-    for workload in ["a", "d", "e", "f", "puts", "gets"] {
-        let text = succeeds(&signed(
-            &format!(
-                "run --target TARGET --workload {workload} --records 500 --value-bytes 50 \
-                 --connections 4 --depth 2 --duration 1 --warmup 0 --report {workload}"
-            ),
-            address,
-            dir.path(),
-        ));
-        assert!(text.contains("PAY_PER_REQUEST") && text.contains("in-test"), "{text}");
-        assert!(!text.contains(SECRET), "no secret in a report");
-        let json = report(&dir.path().join(workload));
-        assert_eq!(json["errors"], 0, "{workload}: {json}");
-        assert_eq!(json["reads_that_found_nothing"], 0, "{workload}");
-        assert!(json["achieved_ops_s"].as_f64().unwrap() > 0.0, "{workload}");
-    }
+    let hits = Hits {
+        records: 500,
+        value_bytes: 50,
+        shape: "--connections 4 --depth 2",
+        workloads: &["a", "d", "e", "f", "puts", "gets"],
+        says: &["PAY_PER_REQUEST", "in-test"],
+    };
+    let text = hits.are_reported(|args| signed(args, address, dir.path()), dir.path());
+    assert!(!text.contains(SECRET), "no secret in a report");
+    assert!(endpoint.items.lock().unwrap().len() >= 500);
     assert_eq!(endpoint.refused.load(Ordering::Relaxed), 0);
 }
 
@@ -234,14 +231,9 @@ fn conditional_puts_and_queries_use_the_sort_key() {
     assert_eq!(endpoint.keys.lock().unwrap().as_ref().unwrap().as_array().unwrap().len(), 2);
     let run = format!("run {target} --duration 1 --warmup 0 --report r");
     succeeds(&signed(&run, address, dir.path()));
-    let json = report(&dir.path().join("r"));
-    assert_eq!(json["errors"], 0, "{json}");
-    for kind in ["get", "put", "conditional_put", "query"] {
-        assert!(json["ops"][kind]["count"].as_u64().unwrap() > 0, "{kind}: {json}");
-    }
+    conditions_and_queries_succeeded(&report(&dir.path().join("r")));
     // A table with another key is not taken.
-    let plain = signed("run --target TARGET --workload gets", address, dir.path());
-    assert_eq!(plain.status.code(), Some(2), "{plain:?}");
+    fails(&signed("run --target TARGET --workload gets", address, dir.path()), 2);
 }
 
 #[test]
@@ -263,20 +255,11 @@ fn a_ledger_on_this_api_is_kept_and_throttled_puts_are_errors() {
 fn wrong_credentials_and_tls_are_refused_with_words() {
     let (endpoint, address) = start(0);
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_forebay-bench"))
-        .args(["run", "--workload", "gets", "--target", &format!("dynamodb+http://{address}")])
-        .current_dir(dir.path())
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", "another")
-        .env("AWS_REGION", REGION)
-        .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{words}");
+    let run = "run --workload gets --target TARGET";
+    let words = fails(&signed_with("another", run, address, dir.path()), 3);
     assert!(words.contains("InvalidSignatureException"), "{words}");
     assert!(endpoint.refused.load(Ordering::Relaxed) > 0);
-    let output =
-        bench(&format!("run --workload gets --target dynamodb+https://{address}"), dir.path());
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("TLS"), "{output:?}");
+    let tls = format!("run --workload gets --target dynamodb+https://{address}");
+    let words = fails(&bench(&tls, dir.path()), 2);
+    assert!(words.contains("TLS"), "{words}");
 }

@@ -2,14 +2,14 @@
 //! port of the Java original. Where it cannot be had (no Python, no network), the test says so on
 //! the terminal and passes.
 
-mod common;
+mod support;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Floor, bench, report, said};
 use forebay_net::ring::testing::require_io_uring;
+use support::{Server, bench, report, said, succeeds};
 
 /// Reads a log and prints what it sums up to; then, for each line of the percentile file, what the
 /// tool finds at that percentile and how many samples at most as large it counts.
@@ -87,14 +87,13 @@ fn a_standard_tool_opens_the_raw_histograms_and_finds_the_reports_numbers() {
         }
     };
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let args = format!(
-        "run --target {} --workload a --records 1000 --connections 4 --duration 3 --warmup 1 \
+        "run --target floor://{} --workload a --records 1000 --connections 4 --duration 3 --warmup 1 \
          --rate 3000 --report r",
-        floor.url
+        floor.address
     );
-    let output = bench(&args, dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(&bench(&args, dir.path()));
     let r = dir.path().join("r");
     let json = report(&r);
     for kind in ["get", "put"] {

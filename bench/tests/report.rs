@@ -1,12 +1,12 @@
 //! Reports of real runs against a bare echo server: what is in them, and what bad days leave.
 
-mod common;
+mod support;
 
 use std::fs;
 use std::time::Duration;
 
-use common::{Floor, bench, report, said};
 use forebay_net::ring::testing::require_io_uring;
+use support::{Server, bench, durable_dir, fails, forebay, report, said, succeeds, tool};
 
 #[test]
 fn a_report_has_its_page_its_picture_its_numbers_and_its_raw_histograms() {
@@ -14,14 +14,13 @@ fn a_report_has_its_page_its_picture_its_numbers_and_its_raw_histograms() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     let args = format!(
-        "run --target {} --workload a --records 1000 --connections 4 --duration 2 --warmup 1 \
+        "run --target floor://{} --workload a --records 1000 --connections 4 --duration 2 --warmup 1 \
          --rate 2000 --arrivals poisson --seed 7 --report r",
-        floor.url
+        floor.address
     );
-    let output = bench(&args, dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(&bench(&args, dir.path()));
     let r = dir.path().join("r");
     let mut names: Vec<_> =
         fs::read_dir(&r).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -72,21 +71,20 @@ fn a_target_that_dies_leaves_a_report_with_the_gap_in_it() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut floor = Floor::start();
+    let mut floor = Server::floor();
     let args = format!(
-        "run --target {} --workload gets --records 100 --connections 2 --duration 5 --warmup 0 \
+        "run --target floor://{} --workload gets --records 100 --connections 2 --duration 5 --warmup 0 \
          --rate 1000 --timeout 300 --report r",
-        floor.url
+        floor.address
     );
-    let run = bench(&args, dir.path())
+    let run = tool(&args, dir.path())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_millis(2_500));
     floor.kill();
-    let output = run.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(&run.wait_with_output().unwrap());
     let json = report(&dir.path().join("r"));
     let rows: Vec<_> = json["intervals"]
         .as_array()
@@ -111,16 +109,16 @@ fn a_full_disk_for_the_report_has_its_own_exit_code_and_spares_no_words() {
     if !require_io_uring() {
         return;
     }
-    let floor = Floor::start();
+    let floor = Server::floor();
     let run = format!(
-        "run --target {} --workload gets --records 100 --duration 1 --warmup 0 --report r",
-        floor.url
+        "run --target floor://{} --workload gets --records 100 --duration 1 --warmup 0 --report r",
+        floor.address
     );
     for full in [".report.json.partial", "get.hlog", ".report.html.partial"] {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("r")).unwrap();
         std::os::unix::fs::symlink("/dev/full", dir.path().join("r").join(full)).unwrap();
-        let output = bench(&run, dir.path()).output().unwrap();
+        let output = bench(&run, dir.path());
         assert_eq!(output.status.code(), Some(5), "{full}: {}", said(&output));
         assert!(said(&output).contains("no space left for the report"), "{}", said(&output));
         assert!(said(&output).contains("p99.99"), "the numbers are on the terminal all the same");
@@ -133,50 +131,36 @@ fn diff_names_what_differs_before_any_ratio() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let floor = Floor::start();
+    let floor = Server::floor();
     for (name, depth) in [("a", 1), ("b", 1), ("c", 4)] {
         let args = format!(
-            "run --target {} --workload gets --records 100 --connections 2 --depth {depth} \
+            "run --target floor://{} --workload gets --records 100 --connections 2 --depth {depth} \
              --duration 1 --warmup 0 --report {name}",
-            floor.url
+            floor.address
         );
-        let output = bench(&args, dir.path()).output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
-        assert!(said(&output).contains("coordinated omission"), "a closed loop says what it is");
+        let text = succeeds(&bench(&args, dir.path()));
+        assert!(text.contains("coordinated omission"), "a closed loop says what it is");
     }
-    let same = bench("diff a b", dir.path()).output().unwrap();
-    assert_eq!(same.status.code(), Some(0), "{}", said(&same));
-    assert!(!said(&same).contains("THE LOADS DIFFER"));
-    assert!(said(&same).contains("p99.99"));
-    let other = bench("diff a c", dir.path()).output().unwrap();
+    let same = succeeds(&bench("diff a b", dir.path()));
+    assert!(!same.contains("THE LOADS DIFFER") && same.contains("p99.99"), "{same}");
+    let other = bench("diff a c", dir.path());
     assert_eq!(other.status.code(), Some(1), "{}", said(&other));
     let text = String::from_utf8(other.stdout).unwrap();
     assert!(text.starts_with("THE LOADS DIFFER\n  depth "), "{text}");
-    let none = bench("diff a nowhere", dir.path()).output().unwrap();
-    assert_eq!(none.status.code(), Some(4), "{}", said(&none));
+    fails(&bench("diff a nowhere", dir.path()), 4);
 }
 
 #[test]
 fn run_spawn_alone_starts_the_store_and_reports() {
-    let forebay =
-        std::path::Path::new(env!("CARGO_BIN_EXE_forebay-bench")).with_file_name("forebay");
-    if !require_io_uring() || !forebay.is_file() {
-        use std::io::Write as _;
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED run --spawn: it needs io_uring and `forebay` beside the tool \
-             (cargo build --workspace)"
-        );
+    if !require_io_uring() || forebay().is_none() {
         return;
     }
-    // Not the temporary directory: that may be in memory, where nothing is durable.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = durable_dir();
     let mut spawn =
-        bench("run --spawn --records 500 --duration 1 --warmup 0 --rate 200", dir.path());
+        tool("run --spawn --records 500 --duration 1 --warmup 0 --rate 200", dir.path());
     // As started by hand: under cargo it would build the store, whose lock this test's cargo holds.
-    let output = spawn.env_remove("CARGO").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("forebay-bench-report/report.html"), "{}", said(&output));
+    let text = succeeds(&spawn.env_remove("CARGO").output().unwrap());
+    assert!(text.contains("forebay-bench-report/report.html"), "{text}");
     let json = report(&dir.path().join("forebay-bench-report"));
     assert_eq!(json["stamps"]["store"]["name"], "forebay");
     assert!(json["stamps"]["device"]["filesystem"].is_string());

@@ -3,42 +3,9 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use support::{Owned, bench, report, succeeds};
-
-/// A server that says `ready native=ADDR`.
-struct Server {
-    _process: Owned,
-    address: String,
-}
-
-impl Server {
-    fn start(program: &Path, args: &[&str], dir: &Path) -> Server {
-        let mut child = Command::new(program)
-            .args(args)
-            .current_dir(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("native="))
-            .unwrap_or_else(|| panic!("{line:?}"))
-            .to_owned();
-        Server { _process: Owned(child), address }
-    }
-
-    fn floor(dir: &Path) -> Server {
-        let program = Path::new(env!("CARGO_BIN_EXE_forebay-bench"));
-        Server::start(program, &["floor", "--mode", "echo", "--listen", "127.0.0.1:0"], dir)
-    }
-}
+use support::{Server, bench, durable_dir, fails, forebay, report, succeeds};
 
 /// The example at `path` with phases of a second, few records and a rate that any machine takes.
 fn shortened(path: &Path, dir: &Path) -> PathBuf {
@@ -99,19 +66,14 @@ fn run_examples(target: &str, is_store: bool, dir: &Path) {
 #[test]
 fn every_example_runs_against_the_bare_echo() {
     let dir = tempfile::tempdir().unwrap();
-    let floor = Server::floor(dir.path());
+    let floor = Server::floor();
     run_examples(&format!("floor://{}", floor.address), false, dir.path());
 }
 
 #[test]
 fn every_example_runs_against_a_node_without_an_error() {
-    let forebay = Path::new(env!("CARGO_BIN_EXE_forebay-bench")).with_file_name("forebay");
-    if !forebay.is_file() {
-        eprintln!("SKIPPED: no `forebay` beside the tool; cargo build --workspace makes it");
-        return;
-    }
-    // Not the temporary directory: that may be in memory, where nothing is durable.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let Some(forebay) = forebay() else { return };
+    let dir = durable_dir();
     let args = ["dev", "--data", "data", "--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     let node = Server::start(&forebay, &args, dir.path());
     run_examples(&format!("forebay://{}", node.address), true, dir.path());
@@ -120,7 +82,7 @@ fn every_example_runs_against_a_node_without_an_error() {
 #[test]
 fn a_search_finds_a_rate_confirms_it_and_says_every_step() {
     let dir = tempfile::tempdir().unwrap();
-    let floor = Server::floor(dir.path());
+    let floor = Server::floor();
     // A limit that only a rate beyond this machine breaks, and a first rate that ends soon.
     let output = bench(
         &format!(
@@ -139,9 +101,7 @@ fn a_search_finds_a_rate_confirms_it_and_says_every_step() {
         assert!(json["overall"]["p99_us"].as_f64().unwrap() <= 20_000.0);
         assert!(json["remarks"].to_string().contains("confirms a search"));
     } else {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("no rate was held"), "{said}");
-        assert_eq!(output.status.code(), Some(1));
+        assert!(fails(&output, 1).contains("no rate was held"));
     }
 }
 
@@ -155,16 +115,13 @@ fn a_wrong_scenario_names_its_line_and_a_missing_one_its_path() {
         ("run --workload absent.toml", 4, "absent.toml"),
         ("run --workload puts --sort-digits 2 --find-rate --p99-us 0", 2, "0 is not in"),
     ] {
-        let output = bench(args, dir.path());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args}: {said}");
+        let said = fails(&bench(args, dir.path()), code);
         assert!(said.contains(words), "{args}: {said}");
     }
     let ramp = examples().into_iter().find(|path| path.ends_with("ramp.toml")).unwrap();
     for more in ["--rate 5", "--find-rate --p99-us 5"] {
-        let output = bench(&format!("run --workload {} {more}", ramp.display()), dir.path());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        let args = format!("run --workload {} {more}", ramp.display());
+        let said = fails(&bench(&args, dir.path()), 2);
         assert!(said.contains("phases have rates of their own"), "{said}");
     }
 }

@@ -22,6 +22,7 @@
 use crc32fast::Hasher;
 use forebay_core::limits::FRAME_BYTES_MAX;
 use forebay_core::message::Message;
+use forebay_core::message::peer::PeerMessage;
 use rkyv::Portable;
 use rkyv::Serialize;
 use rkyv::api::high::{HighSerializer, HighValidator};
@@ -182,13 +183,49 @@ pub fn append<M>(out: &mut SendBuf, correlation: u64, message: &M)
 where
     M: Message + for<'a> Serialize<FrameSerializer<'a>>,
 {
-    let start = out.len();
-    assert!(start.is_multiple_of(FRAME_ALIGN), "frames start at multiples of {FRAME_ALIGN}");
-    out.extend_from_slice(&[0; HEADER_BYTES]);
+    append_as(out, M::KIND as u16, M::VERSION, correlation, message);
+}
+
+/// The same, of a message between shards.
+///
+/// # Panics
+/// As [`append`].
+pub fn append_peer<M>(out: &mut SendBuf, message: &M)
+where
+    M: PeerMessage + for<'a> Serialize<FrameSerializer<'a>>,
+{
+    append_as(out, M::KIND as u16, M::KIND.version(), 0, message);
+}
+
+fn append_as<M>(out: &mut SendBuf, kind: u16, version: u16, correlation: u64, message: &M)
+where
+    M: for<'a> Serialize<FrameSerializer<'a>>,
+{
+    let start = begin(out);
     let buffer = std::mem::take(out);
     // The serializer fails only when its writer does, and a vector's writes do not.
     *out = rkyv::api::high::to_bytes_in::<_, Failure>(message, buffer)
         .expect("serializing into memory succeeds");
+    seal(out, start, kind, version, correlation);
+}
+
+/// Leaves room for a frame's header at the end of `out`; returns where the frame begins. Put the
+/// payload after it, then [`seal`].
+///
+/// # Panics
+/// If the length of `out` is not a multiple of 16.
+pub fn begin(out: &mut SendBuf) -> usize {
+    let start = out.len();
+    assert!(start.is_multiple_of(FRAME_ALIGN), "frames start at multiples of {FRAME_ALIGN}");
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    start
+}
+
+/// Makes a frame of what `out` holds from `start` on: fills in the header and pads the end.
+///
+/// # Panics
+/// If the frame would be longer than the limit.
+pub fn seal(out: &mut SendBuf, start: usize, kind: u16, version: u16, correlation: u64) {
     let payload_bytes = out.len() - start - HEADER_BYTES;
     let padding = payload_bytes.next_multiple_of(FRAME_ALIGN) - payload_bytes;
     out.extend_from_slice(&[0; FRAME_ALIGN][..padding]);
@@ -197,8 +234,8 @@ where
     let frame_bytes = frame.len() as u32;
     frame[0..4].copy_from_slice(&frame_bytes.to_le_bytes());
     frame[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
-    frame[10..12].copy_from_slice(&(M::KIND as u16).to_le_bytes());
-    frame[12..14].copy_from_slice(&M::VERSION.to_le_bytes());
+    frame[10..12].copy_from_slice(&kind.to_le_bytes());
+    frame[12..14].copy_from_slice(&version.to_le_bytes());
     frame[24..28].copy_from_slice(&(payload_bytes as u32).to_le_bytes());
     set_correlation(frame, correlation);
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod control;
 pub mod frame;
 pub mod lane;
+pub mod link;
 pub mod machine;
 pub mod metrics;
 pub mod node;

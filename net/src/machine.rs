@@ -73,24 +73,44 @@ pub struct Effects {
 }
 
 /// A state machine that a shell can drive.
+///
+/// Only [`Machine::turn`] must be written. The shell delivers nothing that was not asked for: a
+/// machine without listeners and connections hears of no socket, one that asks for no disk operation
+/// hears of none. The methods for what it never asks for are therefore left as they are here, where
+/// they panic: a machine that asks and does not listen is broken.
 pub trait Machine {
     /// A connection is open: accepted on listener `listener` (`token` is None) or opened for `token`.
-    fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos);
+    fn connected(&mut self, _conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
+        unreachable!("{NO_SOCKETS}");
+    }
     /// The connection asked for under `token` could not be opened.
-    fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos);
+    fn connect_failed(&mut self, _token: u64, _errno: i32, _now: Nanos) {
+        unreachable!("{NO_SOCKETS}");
+    }
     /// Bytes arrived. They are the machine's only during the call; what it does not handle yet it
     /// must copy.
-    fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, fx: &mut Effects);
+    fn received(&mut self, _conn: ConnId, _bytes: &[u8], _now: Nanos, _fx: &mut Effects) {
+        unreachable!("{NO_SOCKETS}");
+    }
     /// The whole buffer left (or the connection failed, and `closed` follows). The machine gets it
     /// back for its next message.
-    fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos);
+    fn sent(&mut self, _conn: ConnId, _buf: SendBuf, _now: Nanos) {
+        unreachable!("{NO_SOCKETS}");
+    }
     /// The connection is gone and `conn` will not appear again. Buffers still in flight were
     /// returned through `sent` before.
-    fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos);
+    fn closed(&mut self, _conn: ConnId, _reason: CloseReason, _now: Nanos) {
+        unreachable!("{NO_SOCKETS}");
+    }
     /// A disk operation ended.
-    fn disk_done(&mut self, done: DiskDone, now: Nanos);
-    /// Another lane rang the eventfd.
-    fn woken(&mut self, now: Nanos);
+    fn disk_done(&mut self, _done: DiskDone, _now: Nanos) {
+        unreachable!("this machine asks for no disk operation");
+    }
+    /// Another lane rang the eventfd. What it left is looked for in [`Machine::turn`] all the same.
+    fn woken(&mut self, _now: Nanos) {}
     /// All events at hand were delivered; act. Called at least once per loop.
     fn turn(&mut self, now: Nanos, fx: &mut Effects);
 }
+
+/// What the methods that were left as they are say.
+const NO_SOCKETS: &str = "this machine has no listener and opens no connection";

@@ -64,7 +64,6 @@ impl Machine for Logged {
     fn connected(&mut self, conn: ConnId, _: usize, _: Option<u64>, _: Nanos) {
         self.conn = Some(conn);
     }
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
     fn received(&mut self, _: ConnId, bytes: &[u8], _: Nanos, fx: &mut Effects) {
         self.message.extend_from_slice(bytes);
         if let Some(buf) = self.block.take() {
@@ -90,7 +89,6 @@ impl Machine for Logged {
         self.block = done.buf;
         self.durable = true;
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         fx.wake_at = Some(now + Nanos::PER_SECOND);
         if std::mem::take(&mut self.durable) {

@@ -277,6 +277,12 @@ impl PageCache {
         self.budget_bytes.saturating_sub(self.dirty_bytes + self.reading_bytes) / BLOCK_BYTES
     }
 
+    /// Bytes of pages that the device does not have yet.
+    #[must_use]
+    pub fn unwritten_bytes(&self) -> usize {
+        self.dirty_bytes
+    }
+
     /// Whether unwritten pages hold half of the budget: whoever makes more should wait for writes,
     /// so that reads keep the other half.
     #[must_use]

@@ -35,7 +35,8 @@ data = "/var/lib/forebay"
 # Of it, for new writes of each shard. Default: a quarter of the shard's share.
 # overlay_bytes = "128MiB"
 
-# The log of each shard. Fixed when the directory is created.
+# The log of each shard. Fixed when the directory is created. Default: twice overlay_bytes, but at
+# least 256MiB and at most 4GiB, in segments of 16MiB.
 # log_segment_bytes = "16MiB"
 # log_segments = 16
 

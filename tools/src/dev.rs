@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Memory for new writes and page caches; the process takes up to 64 MiB more for each shard
     #[arg(long, value_name = "BYTES", default_value = "512MiB")]
     memory: ByteSize,
-    /// Log of each shard, for a new directory; a multiple of 16MiB [default: 256MiB]
+    /// Log of each shard, for a new directory; a multiple of 16MiB [default: half of a shard's memory, 256MiB to 4GiB]
     #[arg(long, value_name = "BYTES")]
     log: Option<ByteSize>,
     /// Longest time between two checkpoints

@@ -58,6 +58,7 @@ macro_rules! each_alone {
 each_alone! {
     frame,
     message,
+    peer,
     item,
     number,
     key,

@@ -15,6 +15,17 @@ impl Table {
         Table { headers: headers.map(str::to_owned).to_vec(), rows: Vec::new() }
     }
 
+    /// With these columns, however many.
+    pub(crate) fn of(headers: Vec<String>) -> Table {
+        Table { headers, rows: Vec::new() }
+    }
+
+    /// One more row of a table with that many columns.
+    pub(crate) fn cells(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.headers.len(), "a row has as many cells as the table columns");
+        self.rows.push(cells);
+    }
+
     /// One more row.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         assert_eq!(N, self.headers.len(), "a row has as many cells as the table has columns");

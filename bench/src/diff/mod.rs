@@ -43,8 +43,9 @@ struct Setting {
 
 fn differing(a: &Report, b: &Report) -> Vec<Setting> {
     type Of = fn(&Report) -> String;
-    let load: [(&'static str, Of); 13] = [
+    let load: [(&'static str, Of); 14] = [
         ("workload", |report| report.workload.clone()),
+        ("operations", |report| report.operations.clone()),
         ("key distribution", |report| report.key_distribution.clone()),
         ("records", |report| report.records.to_string()),
         ("key bytes", |report| report.key_bytes.to_string()),
@@ -71,7 +72,7 @@ fn differing(a: &Report, b: &Report) -> Vec<Setting> {
             phases.collect::<Vec<_>>().join(", ")
         }),
     ];
-    let other: [(&'static str, Of); 9] = [
+    let other: [(&'static str, Of); 10] = [
         ("target", |report| report.target.clone()),
         ("target's settings", |report| {
             let facts = report.target_facts.iter().map(|(name, value)| format!("{name} {value}"));
@@ -86,7 +87,8 @@ fn differing(a: &Report, b: &Report) -> Vec<Setting> {
         ("machine", |report| report.hardware.lasting()),
         ("client spins", |report| report.client_spins.to_string()),
         ("seed", |report| report.seed.to_string()),
-        ("forebay-bench", |report| report.version.clone()),
+        ("client cores", |report| format!("{:?}", report.client_cores)),
+        ("forebay-bench", |report| report.version_line()),
         ("client was the limit", |report| report.client_was_the_limit.to_string()),
     ];
     let of = |settings: &[(&'static str, Of)], shapes_the_load| -> Vec<Setting> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
 use forebay_core::time::Nanos;
-use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
+use forebay_net::machine::{Effects, Machine};
 use forebay_net::node::config::BATCHES_IN_FLIGHT_MAX;
 use forebay_net::ring::{Ring, open_direct};
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone};
@@ -196,18 +196,12 @@ impl LogMachine {
 }
 
 impl Machine for LogMachine {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
     fn disk_done(&mut self, done: DiskDone, now: Nanos) {
         if let Ok(durable) = self.log.done(done) {
             self.log.trim_to(durable);
         }
         self.last = now;
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         let began = *self.began.get_or_insert(now);
         let is_time = now.since(began) < self.duration.as_nanos() as u64;

@@ -10,11 +10,13 @@
 //! | memory | resident peak; reads a second of ten times the memory | the device's random reads |
 //! | scale | puts and gets at 1k, 100k, 10M items; amplification | each other |
 //! | syscalls | io_uring_enter for each request | none: a count |
+//! | generator | the client's own CPU for each operation; its timing error | redis-benchmark; a known delay |
 //!
 //! Every item prints its commands, so that a reader can repeat each line by hand, and starts its
 //! stores anew, so that none inherits another's state.
 
 mod control_flood;
+mod generator;
 mod interrupts;
 mod log;
 mod memory;
@@ -56,10 +58,13 @@ pub(crate) enum Item {
     Scale,
     /// System calls for each request
     Syscalls,
+    /// The load generator's own cost and timing error
+    Generator,
 }
 
 impl Item {
-    const ALL: [Item; 8] = [
+    const ALL: [Item; 9] = [
+        Item::Generator,
         Item::Puts,
         Item::Gets,
         Item::Syscalls,
@@ -133,6 +138,7 @@ pub(crate) fn figures(args: &FiguresArgs) -> Result<(), BenchError> {
             Item::Memory => memory::memory(&mut bench),
             Item::Scale => scale::scale(&mut bench),
             Item::Syscalls => syscalls::syscalls(&mut bench),
+            Item::Generator => generator::generator(&mut bench),
         };
         // What one item met is told in its place; the others are still worth having.
         if let Err(error) = measured {

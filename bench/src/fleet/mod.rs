@@ -9,6 +9,7 @@
 //! and prints its command line, so that a reader can start the same by hand. A member that is not
 //! being measured stands still (SIGSTOP): its background work cannot be charged to another.
 
+pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod metrics;
 mod own;

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 
 use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
-use forebay_storage::block::DiskDone;
 
 use super::replies::Connections;
 use super::{FloorCounters, add};
@@ -28,9 +27,6 @@ impl Machine for Echo {
     fn connected(&mut self, conn: ConnId, _: usize, _: Option<u64>, _: Nanos) {
         self.conns.opened(conn);
     }
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {
-        unreachable!("a floor server connects to nobody");
-    }
     fn received(&mut self, conn: ConnId, bytes: &[u8], _: Nanos, fx: &mut Effects) {
         let arrived = &mut self.arrived;
         self.conns.received(conn, bytes, fx, |header, _| arrived.push((conn, *header)));
@@ -41,10 +37,6 @@ impl Machine for Echo {
     fn closed(&mut self, conn: ConnId, _: CloseReason, _: Nanos) {
         self.conns.closed(conn);
     }
-    fn disk_done(&mut self, _: DiskDone, _: Nanos) {
-        unreachable!("the echo has no disk");
-    }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, _: Nanos, fx: &mut Effects) {
         let requests: &AtomicU64 = &self.counters.requests;
         add(requests, self.arrived.len() as u64);

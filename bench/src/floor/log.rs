@@ -140,9 +140,6 @@ impl Machine for EchoLog {
     fn connected(&mut self, conn: ConnId, _: usize, _: Option<u64>, _: Nanos) {
         self.conns.opened(conn);
     }
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {
-        unreachable!("a floor server connects to nobody");
-    }
     fn received(&mut self, conn: ConnId, bytes: &[u8], _: Nanos, fx: &mut Effects) {
         let EchoLog { conns, open, sealed, spare, .. } = self;
         conns.received(conn, bytes, fx, |header, frame| {
@@ -166,7 +163,6 @@ impl Machine for EchoLog {
         self.in_flight[index].durable = true;
         self.undurable -= 1;
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, _: Nanos, fx: &mut Effects) {
         self.acknowledge();
         while self.undurable < self.batches_max {

@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
-use forebay_storage::block::DiskDone;
 
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
@@ -282,7 +281,7 @@ impl<T: Target> Generator<T> {
             self.shared.measure_from(line.measure_from);
         }
         if self.slots.take_successes() > 0 && now >= line.measure_from && now <= line.end {
-            self.shared.success_at(now);
+            self.shared.success_at(now, self.waiting_since());
         }
         while now >= self.timeline.interval_end && self.timeline.interval_end <= line.end {
             let from = self.timeline.interval_end;
@@ -291,8 +290,26 @@ impl<T: Target> Generator<T> {
         }
         if now >= line.end && self.cpu.ended.is_none() {
             self.cpu.ended = Some(CpuLook::at(now));
-            // The time from the last success to the end is a gap too.
-            self.shared.success_at(line.end);
+            // The time from the last success to the end is a gap too, if something waited in it.
+            self.shared.success_at(line.end, self.waiting_at(line.end));
+        }
+    }
+
+    /// Since when something waits for its end: a time in which an open loop asked for nothing is no
+    /// silence. A closed loop asks all the time.
+    fn waiting_since(&self) -> Nanos {
+        match &self.pacing {
+            Pacing::Open(_) => self.slots.waiting_since(),
+            Pacing::Closed => Nanos(0),
+        }
+    }
+
+    /// As [`Generator::waiting_since`], at the end of the run; `end` if nothing waits.
+    fn waiting_at(&self, end: Nanos) -> Nanos {
+        match &self.pacing {
+            // In flight, or never started for want of a connection.
+            Pacing::Open(schedule) if self.slots.outstanding() == 0 => schedule.next().min(end),
+            _ => self.waiting_since(),
         }
     }
 
@@ -391,7 +408,7 @@ impl<T: Target> Generator<T> {
     fn finish(&mut self, now: Nanos, fx: &mut Effects) {
         if self.cpu.began.is_some() && self.cpu.ended.is_none() {
             self.cpu.ended = Some(CpuLook::at(now));
-            self.shared.success_at(now);
+            self.shared.success_at(now, self.waiting_at(now));
         }
         self.slots.expire(Nanos(u64::MAX));
         if let Pacing::Open(schedule) = &self.pacing
@@ -574,12 +591,6 @@ impl<T: Target> Machine for Generator<T> {
             }
         }
     }
-
-    fn disk_done(&mut self, _done: DiskDone, _now: Nanos) {
-        unreachable!("a generator asks for no disk operation");
-    }
-
-    fn woken(&mut self, _now: Nanos) {}
 
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         match self.phase {

@@ -237,11 +237,14 @@ impl Recorder {
         self.from = from;
     }
 
-    /// Notes a success of an operation of `phase`.
-    pub(crate) fn success(&mut self, phase: u32, kind: OpKind, nanos: u64) {
-        if let Some(histogram) = &mut self.of_phase(phase).latencies[kind as usize] {
+    /// Notes a success of an operation of `phase`; returns the phase's counts, for what else there is
+    /// to say of it.
+    pub(crate) fn success(&mut self, phase: u32, kind: OpKind, nanos: u64) -> &mut Counters {
+        let interval = self.of_phase(phase);
+        if let Some(histogram) = &mut interval.latencies[kind as usize] {
             histogram.saturating_record(nanos.max(1));
         }
+        &mut interval.counters
     }
 
     /// Notes how long after its intended start an operation of `phase` was started.
@@ -367,11 +370,13 @@ impl Shared {
         self.last_success.fetch_max(at.0, Ordering::AcqRel);
     }
 
-    /// Some thread saw successes at `now`. Once a turn, not once an operation.
-    pub(super) fn success_at(&self, now: Nanos) {
+    /// Some thread saw successes at `now`; its operations have waited for one since `waiting_since`.
+    /// A time in which nothing was asked for is no gap. Once a turn, not once an operation.
+    pub(super) fn success_at(&self, now: Nanos, waiting_since: Nanos) {
         let before = self.last_success.fetch_max(now.0, Ordering::AcqRel);
-        if before != 0 && now.0 > before {
-            let gap = now.0 - before;
+        let from = before.max(waiting_since.0);
+        if before != 0 && now.0 > from {
+            let gap = now.0 - from;
             self.gap_longest.fetch_max(gap, Ordering::AcqRel);
             if gap > PAUSE_NANOS {
                 self.pauses.fetch_add(1, Ordering::AcqRel);
@@ -442,12 +447,22 @@ mod tests {
     fn the_longest_gap_spans_threads_and_begins_with_the_measurement() {
         let shared = Shared::new(2);
         shared.measure_from(Nanos(100));
-        shared.success_at(Nanos(150));
-        shared.success_at(Nanos(140));
-        shared.success_at(Nanos(220));
+        shared.success_at(Nanos(150), Nanos(0));
+        shared.success_at(Nanos(140), Nanos(0));
+        shared.success_at(Nanos(220), Nanos(0));
         assert_eq!((shared.gap_longest(), shared.pauses()), (70, 0));
-        shared.success_at(Nanos(221 + PAUSE_NANOS));
+        shared.success_at(Nanos(221 + PAUSE_NANOS), Nanos(0));
         assert_eq!(shared.pauses(), 1);
+    }
+
+    #[test]
+    fn a_time_in_which_nothing_was_asked_for_is_no_gap() {
+        let shared = Shared::new(1);
+        shared.measure_from(Nanos(100));
+        shared.success_at(Nanos(110), Nanos(100));
+        let later = 10 * PAUSE_NANOS;
+        shared.success_at(Nanos(later + 30), Nanos(later));
+        assert_eq!((shared.gap_longest(), shared.pauses()), (30, 0));
     }
 
     #[test]

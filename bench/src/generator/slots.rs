@@ -92,6 +92,8 @@ pub(super) struct Slots {
     ready: VecDeque<u32>,
     continuations: Vec<u64>,
     outstanding: usize,
+    /// When the first of those in flight was meant to start, with none in flight before it.
+    waiting_since: Nanos,
     phases: Phases,
     /// Successes that end later are recorded but do not count as achieved in time.
     measure_until: Nanos,
@@ -145,6 +147,7 @@ impl Slots {
             slots,
             lanes,
             outstanding: 0,
+            waiting_since: Nanos(0),
             phases: Phases::default(),
             measure_until: Nanos(u64::MAX),
             successes_in_turn: 0,
@@ -192,6 +195,11 @@ impl Slots {
     /// Operations in flight.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Since when something has been in flight all the time; where nothing is, when that was so last.
+    pub(super) fn waiting_since(&self) -> Nanos {
+        self.waiting_since
     }
 
     /// Successes since the last call, recorded or not.
@@ -242,6 +250,9 @@ impl Slots {
         slot.phase = self.phases.at(intended);
         slot.intended = intended;
         slot.started = now;
+        if self.outstanding == 0 {
+            self.waiting_since = intended;
+        }
         self.outstanding += 1;
         let delay = now.since(intended);
         self.recorder.started_after(slot.phase, delay);
@@ -272,10 +283,10 @@ impl Slots {
                 self.continuations.push(correlation);
             }
             _ => {
-                self.recorder.success(slot.phase, slot.planned.kind, now.since(slot.intended));
-                let counters = self.recorder.counters_of(slot.phase);
+                let nanos = now.since(slot.intended);
+                let counters = self.recorder.success(slot.phase, slot.planned.kind, nanos);
                 counters.in_time += u64::from(now < self.measure_until);
-                counters.missing += u64::from(outcome == Outcome::Missing);
+                counters.missing += u64::from(matches!(outcome, Outcome::Missing));
                 self.successes_in_turn += 1;
                 self.end(index, End::Done);
             }

@@ -90,6 +90,8 @@ pub(crate) fn report<T: Target>(
     let (stolen_before, ticks_before) = before.ticks;
     Report {
         workload: scenario.name.clone(),
+        operations: scenario.shape.mix.words(),
+        scenario: scenario.text.clone(),
         target: args.traffic.data.target.to_string(),
         target_facts: target.facts().iter().cloned().collect(),
         table: args.traffic.data.table.clone(),
@@ -100,6 +102,8 @@ pub(crate) fn report<T: Target>(
         connections: plan.connections,
         depth: plan.depth,
         threads: plan.threads,
+        client_cores: plan.cores.clone(),
+        timeout_ms: plan.timeout_millis,
         seed: args.traffic.seed,
         rate_mode: match (plan.profile(), plan.arrivals) {
             (None, _) => CLOSED_LOOP.to_owned(),
@@ -148,6 +152,7 @@ pub(crate) fn report<T: Target>(
         hardware: before.hardware,
         stamps: before.stamps,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("FOREBAY_REVISION").map(str::to_owned),
         is_optimised_build: !cfg!(debug_assertions),
         command: command(),
         began_unix_s: before
@@ -165,7 +170,8 @@ pub(crate) fn command() -> Vec<String> {
 
 fn seconds(plan: &Plan, measured: bool) -> f64 {
     let phases = plan.phases.iter().filter(|phase| phase.is_measured == measured);
-    phases.map(|phase| phase.nanos as f64 / 1e9).sum()
+    // Whole ones: an empty sum of floats is minus zero.
+    phases.map(|phase| phase.nanos).sum::<u64>() as f64 / 1e9
 }
 
 fn by_kind<V>(interval: &Interval, of: impl Fn(&Histogram<u64>) -> V) -> BTreeMap<String, V> {
@@ -190,7 +196,7 @@ pub(crate) fn curve(histogram: &Histogram<u64>) -> Curve {
 }
 
 fn phase_reports(plan: &Plan, outcome: &RunOutcome) -> Vec<PhaseReport> {
-    let mut from_s = -seconds(plan, false);
+    let mut from_s = 0.0 - seconds(plan, false);
     let mut reports = Vec::new();
     for (phase, interval) in plan.phases.iter().zip(&outcome.collected.phases) {
         let duration_s = phase.nanos as f64 / 1e9;
@@ -213,6 +219,7 @@ fn phase_reports(plan: &Plan, outcome: &RunOutcome) -> Vec<PhaseReport> {
                 Some(ramp) => (ramp.from + ramp.to) / 2.0,
                 None => attempts as f64 / duration_s,
             },
+            offered_ends_ops_s: phase.ramp.map(|ramp| (ramp.from, ramp.to)),
             achieved_ops_s: ended as f64 / duration_s,
             errors_by_cause: by_cause(interval),
             late_starts: interval.counters.late_starts,

@@ -14,6 +14,7 @@ use super::svg::{STYLE, escape};
 use super::{LatencySummary, raw_files};
 use crate::calendar::civil_from_days;
 use crate::error::BenchError;
+use crate::stamps::store::StoreProcess;
 
 /// The page.
 pub(crate) const FILE_NAME: &str = "report.html";
@@ -35,15 +36,17 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%;font
 padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}th{\
 color:var(--soft);font-weight:500}th:first-child,td:first-child{text-align:left}.facts td{\
 white-space:normal;text-align:left;vertical-align:top}.facts td:first-child{color:var(--soft);\
-width:190px;white-space:nowrap}.bad td{color:var(--warn)}pre{background:var(--card);padding:12px 14px;\
+width:190px;white-space:nowrap}.bad td{color:var(--warn)}td.soft{color:var(--soft);opacity:.7}td.words{text-align:left}pre{background:var(--card);padding:12px 14px;\
 border-radius:8px;overflow-x:auto;white-space:pre-wrap;word-break:break-word;font-size:13px}a{\
 color:var(--c0)}@media(max-width:640px){main{padding:16px 12px 40px}.facts td:first-child{\
-width:auto;white-space:normal}}";
+width:auto;white-space:normal}th,td{padding:4px 5px;font-size:12px}th:first-child,td:first-child{\
+white-space:normal}.facts td{font-size:13px}}";
 
 /// Writes the page and the picture into `dir`.
 pub(crate) fn write(report: &Report, dir: &Path) -> Result<(), BenchError> {
     write_text(dir, FILE_NAME, &page(report))?;
-    write_text(dir, PICTURE_NAME, &plots::percentiles(report).file())
+    let caption = [title(report), format!("{} · {}", subtitle(report), report.hardware.lasting())];
+    write_text(dir, PICTURE_NAME, &plots::percentiles(report).file(&caption))
 }
 
 /// The page.
@@ -54,8 +57,9 @@ pub(crate) fn page(report: &Report) -> String {
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title>\
          <style>{STYLE}{PAGE_STYLE}</style></head><body><main><h1>{0}</h1>\
-         <div class=\"soft\">{1}</div>",
+         <div class=\"soft\">{1}<br>{2}</div>",
         escape(&title),
+        escape(&report.rate_mode),
         escape(&subtitle(report))
     );
     for warning in report.warnings() {
@@ -76,24 +80,35 @@ fn put(out: &mut String, words: std::fmt::Arguments<'_>) {
 
 fn title(report: &Report) -> String {
     let store = report.target.split("://").next().unwrap_or_default();
+    let rate = match report.offered_range() {
+        Some((low, high)) if low < high => format!("{} to {}", grouped(low), grouped(high)),
+        _ => grouped(report.offered_ops_s),
+    };
     let load = match report.is_open_loop {
-        true => format!("open loop, {} operations a second", grouped(report.offered_ops_s)),
+        true => format!("open loop, {rate} operations a second"),
         false => "closed loop".to_owned(),
     };
-    format!("Latency of {store}, workload {}, {load}", report.workload)
+    format!("Latency of {store}, workload “{}”, {load}", report.workload)
 }
 
 fn subtitle(report: &Report) -> String {
     format!(
-        "{} · {} connections × depth {} · {} s after {} s of warm-up · {} · forebay-bench {}",
-        report.rate_mode,
+        "{} connections × depth {} · {} · {} · forebay-bench {}",
         grouped(f64::from(report.connections)),
         report.depth,
-        short(report.duration_s),
-        short(report.warmup_s),
+        length(report),
         utc(report.began_unix_s),
         report.version
     )
+}
+
+/// How long it took.
+fn length(report: &Report) -> String {
+    let measured = short(report.duration_s);
+    match report.warmup_s > 0.0 {
+        true => format!("{measured} s after {} s of warm-up", short(report.warmup_s)),
+        false => format!("{measured} s without warm-up"),
+    }
 }
 
 fn short(seconds: f64) -> String {
@@ -173,12 +188,23 @@ fn latency_head(first: &str) -> String {
 fn latency_row(name: &str, summary: &LatencySummary) -> String {
     let count = grouped(summary.count as f64);
     let mut row = format!("<tr><td>{}</td><td>{count}</td>", escape(name));
-    let mean = [("mean", summary.mean_us)];
-    for (_, us) in mean.into_iter().chain(summary.columns()) {
-        let cell = if summary.count == 0 { "–".to_owned() } else { human_time(us) };
-        put(&mut row, format_args!("<td>{cell}</td>"));
+    put(&mut row, format_args!("{}", latency_cell(summary, None, summary.mean_us)));
+    let beyond = [0.5, 0.1, 0.01, 0.001, 1e-4, 1e-5].map(Some).into_iter().chain([None]);
+    for ((_, us), beyond) in summary.columns().into_iter().zip(beyond) {
+        row.push_str(&latency_cell(summary, beyond, us));
     }
     row + "</tr>"
+}
+
+/// A latency in a table; soft where fewer than one operation in all lies beyond the percentile, which
+/// then is the maximum.
+fn latency_cell(summary: &LatencySummary, beyond: Option<f64>, us: f64) -> String {
+    if summary.count == 0 {
+        return "<td>–</td>".to_owned();
+    }
+    let is_thin = beyond.is_some_and(|share| summary.count as f64 * share < 1.0);
+    let class = if is_thin { " class=\"soft\"" } else { "" };
+    format!("<td{class}>{}</td>", human_time(us))
 }
 
 fn operations(report: &Report, out: &mut String) {
@@ -199,46 +225,63 @@ fn operations(report: &Report, out: &mut String) {
         put(
             out,
             format_args!(
-                "<tr class=\"bad\"><td>failed: {}</td><td>{}</td><td colspan=\"8\">never in a latency \
-             above</td></tr>",
+                "<tr class=\"bad\"><td>failed: {}</td><td>{}</td><td colspan=\"8\" class=\"words\">never in a \
+             latency above</td></tr>",
                 escape(&cause.replace('_', " ")),
                 grouped(*count as f64)
             ),
         );
     }
     out.push_str("</table></div>");
+    let is_thin = |summary: &LatencySummary| summary.count > 0 && summary.count < 100_000;
+    if report.ops.values().any(is_thin) {
+        out.push_str(
+            "<p class=\"soft\">Percentiles in this colour have no operation beyond them: they are the \
+             maximum, and more operations would show more.</p>",
+        );
+    }
 }
 
 fn phases(report: &Report, out: &mut String) {
     put(
         out,
         format_args!(
-            "<h2>Phases</h2><div class=\"wide\"><table><tr><th>phase</th><th>from</th><th>to</th>\
+            "<h2>Phases</h2><div class=\"wide\"><table><tr><th>phase, as numbered in the pictures</th><th>from</th><th>to</th>\
          <th>offered/s</th><th>achieved/s</th><th>errors</th><th>late starts</th><th>p50</th>\
          <th>p99</th><th>p99.9</th><th>max</th></tr>"
         ),
     );
-    for phase in &report.phases {
+    for (index, phase) in report.phases.iter().enumerate() {
+        let offered = match phase.offered_ends_ops_s {
+            Some((from, to)) if from != to => format!("{} → {}", grouped(from), grouped(to)),
+            _ => grouped(phase.offered_ops_s),
+        };
         let errors: u64 = phase.errors_by_cause.values().sum();
         let measured = if phase.is_measured { "" } else { " (not in any total)" };
         put(
             out,
             format_args!(
-                "<tr><td>{}{measured}</td><td>{} s</td><td>{} s</td><td>{}</td><td>{}</td><td>{}</td>\
+                "<tr><td>{} {}{measured}</td><td>{} s</td><td>{} s</td><td>{}</td><td>{}</td><td>{}</td>\
              <td>{}</td>",
+                index + 1,
                 escape(&phase.name),
                 short(phase.from_s),
                 short(phase.from_s + phase.duration_s),
-                grouped(phase.offered_ops_s),
+                offered,
                 grouped(phase.achieved_ops_s),
                 grouped(errors as f64),
                 grouped(phase.late_starts as f64)
             ),
         );
         let all = &phase.overall;
-        for us in [all.p50_us, all.p99_us, all.p999_us, all.max_us] {
-            let cell = if all.count == 0 { "–".to_owned() } else { human_time(us) };
-            put(out, format_args!("<td>{cell}</td>"));
+        let cells = [
+            (Some(0.5), all.p50_us),
+            (Some(0.01), all.p99_us),
+            (Some(0.001), all.p999_us),
+            (None, all.max_us),
+        ];
+        for (beyond, us) in cells {
+            out.push_str(&latency_cell(all, beyond, us));
         }
         out.push_str("</tr>");
     }
@@ -255,10 +298,17 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
     let store = stamps
         .store
         .as_ref()
-        .map_or("not on this machine, or not to be seen".to_owned(), |store| {
-            format!("{}, {} threads, may use cores {}", store.name, store.threads, store.cores)
-        });
-    let device = stamps.device.as_ref().map_or("unknown".to_owned(), |device| device.line());
+        .map_or("not on this machine, or not to be seen".to_owned(), StoreProcess::line);
+    let device = match (&stamps.device, &stamps.store) {
+        (Some(device), _) => device.line(),
+        (None, Some(_)) => "none: the store has no file open that it writes".to_owned(),
+        (None, None) => "unknown".to_owned(),
+    };
+    let cores: Vec<_> = report.client_cores.iter().map(usize::to_string).collect();
+    let pinned = match cores.is_empty() {
+        true => "not pinned to any core".to_owned(),
+        false => format!("pinned to core {}", cores.join(", ")),
+    };
     let threads: Vec<_> = report
         .client_cpu_fraction_by_thread
         .iter()
@@ -269,9 +319,11 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "workload",
             format!(
-                "{}: {} records, {} B keys, {} B values, {}, seed {}",
+                "{}: {}; {} records in table {}, {} B keys, {} B values of random bytes, {}, seed {}",
                 report.workload,
+                report.operations,
                 report.records,
+                report.table,
                 report.key_bytes,
                 report.value_bytes,
                 report.key_distribution,
@@ -284,14 +336,15 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "load",
             format!(
-                "{}; {} connections x depth {}, {} thread{}, {} s after {} s of warm-up",
+                "{}; {} connections x depth {}, {} thread{} {pinned}, {}; an operation is given up \
+                 after {} s",
                 report.rate_mode,
                 report.connections,
                 report.depth,
                 report.threads,
                 if report.threads == 1 { "" } else { "s" },
-                short(report.duration_s),
-                short(report.warmup_s)
+                length(report),
+                short(report.timeout_ms as f64 / 1e3)
             ),
         ),
         (
@@ -332,12 +385,13 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "silences",
             format!(
-                "longest gap without a success {:.1} ms; {} of more than 10 ms; {} reconnects",
+                "longest gap without a success, with something asked for, {:.1} ms; {} of more than \
+                 10 ms; {} reconnects",
                 report.longest_gap_without_success_ms, report.pauses_over_10_ms, report.reconnects
             ),
         ),
         ("began", utc(report.began_unix_s)),
-        ("forebay-bench", report.version.clone()),
+        ("forebay-bench", report.version_line()),
     ];
     stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
     stamps
@@ -349,6 +403,11 @@ fn facts(report: &Report, out: &mut String) {
         put(out, format_args!("<tr><td>{name}</td><td>{}</td></tr>", escape(&value)));
     }
     put(out, format_args!("</table></div><pre>{}</pre>", escape(&report.command_line())));
+    if let Some(scenario) = &report.scenario {
+        let text: Vec<_> = scenario.lines().map(escape).collect();
+        let text = text.join("\n");
+        put(out, format_args!("<p class=\"soft\">The scenario's file:</p><pre>{text}</pre>"));
+    }
     out.push_str("<p class=\"soft\">Every number: <a href=\"report.json\">report.json</a>. ");
     out.push_str("Histograms for the HdrHistogram tools: ");
     let links: Vec<_> =
@@ -381,7 +440,11 @@ mod tests {
             "Latency over time",
             "Throughput",
             "Failures and late starts",
-            "warm-up (not in any total)",
+            "1 warm-up (not in any total)",
+            "get 100 %",
+            "pinned to core 1",
+            "given up after 10 s",
+            "0.1.0 (0123456789ab)",
             "forebay-bench run",
             "seed 1",
             "appendfsync always",
@@ -395,6 +458,34 @@ mod tests {
         for outside in ["src=", "href=\"http", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn a_scenario_is_shown_word_for_word_and_a_run_of_several_rates_says_so() {
+        let mut report = sample();
+        report.is_open_loop = true;
+        report.warmup_s = 0.0;
+        report.scenario = Some("name = \"<x>\"\n[mix]\nget = 100\n".to_owned());
+        for phase in &mut report.phases {
+            phase.offered_ends_ops_s = Some((500.0, 15_000.0));
+        }
+        let page = page(&report);
+        for words in [
+            "name = &quot;&lt;x&gt;&quot;\n[mix]\nget = 100",
+            "500 to 15\u{202f}000 operations a second",
+            "500 → 15\u{202f}000",
+            "without warm-up",
+        ] {
+            assert!(page.contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_percentile_with_nothing_beyond_it_is_soft() {
+        let summary = LatencySummary { count: 5_000, ..sample().overall };
+        assert!(!latency_cell(&summary, Some(0.001), 5.0).contains("soft"));
+        assert!(latency_cell(&summary, Some(1e-4), 5.0).contains("soft"));
+        assert!(!latency_cell(&summary, None, 5.0).contains("soft"), "the maximum is one");
     }
 
     #[test]

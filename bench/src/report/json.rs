@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{IntervalRow, LatencySummary};
 use crate::error::BenchError;
+use crate::generator::Cause;
 use crate::stamps::Stamps;
 use crate::sys::Hardware;
 
@@ -20,6 +21,9 @@ pub(crate) struct PhaseReport {
     pub(crate) from_s: f64,
     pub(crate) duration_s: f64,
     pub(crate) offered_ops_s: f64,
+    /// Open loop: the rate at its beginning and at its end.
+    #[serde(default)]
+    pub(crate) offered_ends_ops_s: Option<(f64, f64)>,
     /// Successes that ended within the phase, by its duration.
     pub(crate) achieved_ops_s: f64,
     pub(crate) errors_by_cause: BTreeMap<String, u64>,
@@ -36,6 +40,12 @@ pub(crate) type Curve = Vec<(f64, f64)>;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) workload: String,
+    /// Percentages of each kind of operation.
+    #[serde(default)]
+    pub(crate) operations: String,
+    /// The scenario's file, word for word, where the load is one.
+    #[serde(default)]
+    pub(crate) scenario: Option<String>,
     pub(crate) target: String,
     /// Version and durability settings, as the store told them.
     pub(crate) target_facts: BTreeMap<String, String>,
@@ -47,6 +57,12 @@ pub(crate) struct Report {
     pub(crate) connections: u32,
     pub(crate) depth: u32,
     pub(crate) threads: u32,
+    /// The cores that the threads are pinned to, in turn; none if they are not pinned.
+    #[serde(default)]
+    pub(crate) client_cores: Vec<usize>,
+    /// An operation is given up after so long, and counts as an error.
+    #[serde(default)]
+    pub(crate) timeout_ms: u64,
     pub(crate) seed: u64,
     /// Open or closed loop, and what that means for the latencies.
     pub(crate) rate_mode: String,
@@ -101,6 +117,9 @@ pub(crate) struct Report {
     pub(crate) hardware: Hardware,
     pub(crate) stamps: Stamps,
     pub(crate) version: String,
+    /// The sources that this tool is made of; release builds know.
+    #[serde(default)]
+    pub(crate) revision: Option<String>,
     /// Whether this tool was compiled with optimisation.
     pub(crate) is_optimised_build: bool,
     pub(crate) command: Vec<String>,
@@ -153,6 +172,14 @@ impl Report {
         serde_json::from_slice(&text).map_err(|source| BenchError::NoReport { path, source })
     }
 
+    /// Version and revision of this tool.
+    pub(crate) fn version_line(&self) -> String {
+        match &self.revision {
+            Some(revision) => format!("{} ({revision})", self.version),
+            None => self.version.clone(),
+        }
+    }
+
     /// The command as one would type it.
     pub(crate) fn command_line(&self) -> String {
         let quoted = |word: &String| match word.contains(char::is_whitespace) || word.is_empty() {
@@ -168,6 +195,23 @@ impl Report {
         measured.filter(|row| row.ops == 0 && (row.offered > 0.0 || !self.is_open_loop)).count()
     }
 
+    /// Answers a second, refusals among them: a store that says no keeps up.
+    fn answered_ops_s(&self) -> f64 {
+        let refused = self.errors_by_cause.get(Cause::Refused.label()).copied().unwrap_or(0);
+        self.achieved_ops_s + refused as f64 / self.duration_s
+    }
+
+    /// The rates offered in the phases that are measured; None for a closed loop.
+    pub(crate) fn offered_range(&self) -> Option<(f64, f64)> {
+        let measured = self.phases.iter().filter(|phase| phase.is_measured);
+        let mut range: Option<(f64, f64)> = None;
+        for (from, to) in measured.filter_map(|phase| phase.offered_ends_ops_s) {
+            let (low, high) = range.unwrap_or((f64::INFINITY, 0.0));
+            range = Some((low.min(from).min(to), high.max(from).max(to)));
+        }
+        range
+    }
+
     /// What a reader must not miss.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -180,7 +224,7 @@ impl Report {
                     .to_owned(),
             );
         }
-        if self.is_open_loop && self.achieved_ops_s < self.offered_ops_s * KEPT_UP_MIN {
+        if self.is_open_loop && self.answered_ops_s() < self.offered_ops_s * KEPT_UP_MIN {
             warn(format!(
                 "the store did not keep up: {:.0} of {:.0} operations a second ended in time. What \
                  waits grows with the length of the run, so these latencies say how long the run \

@@ -85,7 +85,7 @@ pub(crate) fn percentiles(report: &Report) -> Chart {
     Chart {
         title: "Latency by percentile".to_owned(),
         x: Axis {
-            label: "percentile: as far from 99 to 99.9 as from 90 to 99".to_owned(),
+            label: "percentile of operations, log scale towards 100 %".to_owned(),
             scale: Scale::Linear(0.0, end),
             ticks,
         },
@@ -145,10 +145,16 @@ fn background(report: &Report, columns: &[Column]) -> Vec<Mark> {
     let mut marks = Vec::new();
     let is_plain = report.phases.iter().filter(|phase| phase.is_measured).count() <= 1;
     for (index, phase) in report.phases.iter().enumerate() {
-        // Every other phase is shaded, so that each is seen from its neighbours.
-        if !phase.is_measured || !is_plain && index % 2 == 0 {
-            let (from, to) = (phase.from_s, phase.from_s + phase.duration_s);
-            marks.push(Mark::Shade { from, to, word: phase.name.clone(), is_gap: false });
+        // What is measured in one piece needs no name; its warm-up does.
+        if !is_plain || !phase.is_measured {
+            marks.push(Mark::Phase {
+                from: phase.from_s,
+                to: phase.from_s + phase.duration_s,
+                name: phase.name.clone(),
+                number: index + 1,
+                // Every other one, so that each is seen from its neighbours.
+                is_shaded: index % 2 == 0,
+            });
         }
     }
     let is_silent = |column: &&Column| {
@@ -169,7 +175,7 @@ fn background(report: &Report, columns: &[Column]) -> Vec<Mark> {
 }
 
 fn silence((from, to): (f64, f64)) -> Mark {
-    Mark::Shade { from, to, word: "nothing succeeded".to_owned(), is_gap: true }
+    Mark::Gap { from, to, word: "nothing succeeded".to_owned() }
 }
 
 /// Runs of neighbouring columns in which something succeeded.
@@ -266,24 +272,37 @@ pub(crate) fn throughput(report: &Report) -> Chart {
 pub(crate) fn errors(report: &Report) -> Option<Chart> {
     let (columns, _) = columns(report);
     let mut marks = background(report, &columns);
-    let bars = |of: fn(&IntervalRow) -> u64| -> Vec<(f64, f64, f64)> {
-        let bars = columns.iter().map(|column| (column.from, column.to, of(&column.worst) as f64));
-        bars.filter(|(_, _, count)| *count > 0.0).collect()
-    };
-    let (late, failed) = (bars(|row| row.late_starts), bars(|row| row.errors));
-    let highest = late.iter().chain(&failed).map(|(_, _, count)| *count).fold(0.0, f64::max);
-    if highest == 0.0 {
+    let any = |of: fn(&IntervalRow) -> u64| columns.iter().any(|column| of(&column.worst) > 0);
+    type Of = fn(&IntervalRow) -> u64;
+    let series: [(Of, usize, &str); 2] = [
+        (|row| row.late_starts, 4, "started more than 1 ms late"),
+        (|row| row.errors, 1, "failed"),
+    ];
+    let series: Vec<_> = series.into_iter().filter(|(of, ..)| any(*of)).collect();
+    if series.is_empty() {
         return None;
     }
-    for (bars, colour, name) in [(late, 4, "started more than 1 ms late"), (failed, 1, "failed")] {
-        if !bars.is_empty() {
-            marks.push(Mark::Bars { bars, colour, name: name.to_owned() });
-        }
+    let mut highest = 0.0f64;
+    for (index, (of, colour, name)) in series.iter().enumerate() {
+        // Beside each other, so that none hides behind the other.
+        let bar = |column: &Column| {
+            let wide = (column.to - column.from) / series.len() as f64;
+            let from = column.from + wide * index as f64;
+            (from, from + wide, of(&column.worst) as f64)
+        };
+        let bars: Vec<_> = columns.iter().map(bar).filter(|(_, _, count)| *count > 0.0).collect();
+        highest = bars.iter().map(|(_, _, count)| *count).fold(highest, f64::max);
+        marks.push(Mark::Bars { bars, colour: *colour, name: (*name).to_owned() });
     }
+    let seconds = columns[0].rows as f64 * columns[0].worst.seconds;
+    let each = match seconds {
+        1.0 => "second".to_owned(),
+        seconds => format!("{} s", three_digits(seconds)),
+    };
     Some(Chart {
         title: "Failures and late starts".to_owned(),
         x: time_axis(&columns),
-        y: count_axis("operations in each interval", highest),
+        y: count_axis(&format!("operations in each {each}"), highest),
         marks,
     })
 }
@@ -328,7 +347,7 @@ mod tests {
             .marks
             .iter()
             .filter_map(|mark| match mark {
-                Mark::Shade { from, to, is_gap: true, .. } => Some((*from, *to)),
+                Mark::Gap { from, to, .. } => Some((*from, *to)),
                 _ => None,
             })
             .collect();
@@ -347,6 +366,44 @@ mod tests {
         let Scale::Log(_, top) = chart.y.scale else { panic!("logarithmic") };
         assert!(top >= 9e6);
         assert!(chart.title.contains("worst of each 216"));
+    }
+
+    #[test]
+    fn every_phase_is_named_where_there_are_several() {
+        let mut report = sample();
+        report.phases.push(super::super::json::PhaseReport {
+            name: "burst".to_owned(),
+            from_s: 2.0,
+            ..report.phases[1].clone()
+        });
+        let chart = throughput(&report);
+        let names: Vec<_> = chart
+            .marks
+            .iter()
+            .filter_map(|mark| match mark {
+                Mark::Phase { name, number, .. } => Some((name.as_str(), *number)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(names, [("warm-up", 1), ("measured", 2), ("burst", 3)]);
+    }
+
+    #[test]
+    fn failures_and_late_starts_stand_beside_each_other() {
+        let mut report = sample();
+        report.intervals[2] =
+            IntervalRow { late_starts: 7, errors: 3, ..report.intervals[2].clone() };
+        let chart = errors(&report).unwrap();
+        assert!(chart.y.label.contains("each second"));
+        let bars: Vec<_> = chart
+            .marks
+            .iter()
+            .filter_map(|mark| match mark {
+                Mark::Bars { bars, .. } => Some(bars[0]),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(bars, [(1.0, 1.5, 7.0), (1.5, 2.0, 3.0)]);
     }
 
     #[test]

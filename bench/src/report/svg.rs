@@ -1,13 +1,18 @@
 //! Charts as SVG: axes, lines, bands and bars, and nothing that a report does not need.
 //!
 //! ```text
-//!   title                       ── p50  ▒ to p99      legend
-//!   │ y label
+//!   title                                y label
+//!      ── p50  ▒ to p99                  legend
+//!      warm-up │ steady │ burst          phases: a lane of their own, so that no curve crosses a word
 //!   ┼───────────────┐
-//!   │  marks        │   values are placed by scales: linear or logarithmic
-//!   └──┼─────┼──────┘
+//!   │  marks        • 12 ms              values are placed by scales: linear or logarithmic;
+//!   └──┼─────┼──────┘                    a dot's words stand beside the plot
 //!      x ticks   x label
+//!   caption                              of a file alone: what was measured, where and when
 //! ```
+//!
+//! Words never cover each other: a phase's name gives way to its number where it does not fit, and to
+//! nothing where not even that does; words of dots move apart.
 //!
 //! Colours are CSS variables, so one drawing serves light and dark pages; a drawing that stands
 //! alone carries [`STYLE`] within itself.
@@ -16,11 +21,22 @@ use std::fmt::Write as _;
 
 /// Of every chart; scaled to the page's width by the browser.
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 340.0;
+const HEIGHT: f64 = 346.0;
 const LEFT: f64 = 66.0;
+/// Beside the plot, and where words of dots stand there.
 const RIGHT: f64 = 18.0;
-const TOP: f64 = 58.0;
+const RIGHT_OF_DOTS: f64 = 70.0;
+const TOP: f64 = 64.0;
 const BOTTOM: f64 = 48.0;
+/// Width of a letter, and of one in the lane of phases: a little more than they have on average.
+const LETTER: f64 = 6.6;
+const LANE_LETTER: f64 = 6.0;
+/// Between the words of two dots.
+const WORDS_APART: f64 = 13.0;
+/// Between the lines of a caption.
+const CAPTION_LINE: f64 = 16.0;
+/// A bar that can be seen, however high its neighbours are.
+const BAR_MIN: f64 = 2.0;
 
 /// Colours and type, for light and dark. `c0` to `c5` tell series apart also for readers who tell
 /// red from green badly (Okabe and Ito's palette).
@@ -32,7 +48,8 @@ pub(crate) const STYLE: &str = "\
 --line:#2f3944;--warn:#ffc38a;--warn-page:#3a2614;--c0:#5db4f0;--c1:#ff9a4d;--c2:#3fd6a6;\
 --c3:#eba3cb;--c4:#e6c04a;--c5:#9fb6cc;--gap:#ff9a4d33}}\
 .chart text{font:12px system-ui,sans-serif;fill:var(--soft)}.chart .title{font-size:14px;\
-font-weight:600;fill:var(--ink)}.chart .grid{stroke:var(--line);stroke-width:1}.chart .axis{\
+font-weight:600;fill:var(--ink)}.chart .lane{font-size:11px}.chart .over{paint-order:stroke;\
+stroke:var(--card);stroke-width:4px;stroke-linejoin:round}.chart .grid{stroke:var(--line);stroke-width:1}.chart .axis{\
 stroke:var(--soft);stroke-width:1}.chart .s{fill:none;stroke-width:1.8;stroke-linejoin:round}\
 .chart .dash{stroke-dasharray:5 4}.chart .shade{fill:var(--line);opacity:.45}.chart .gap{\
 fill:var(--gap)}.c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}\
@@ -121,8 +138,10 @@ pub(crate) enum Mark {
     Band { points: Vec<(f64, f64, f64)>, colour: usize, name: String },
     /// A bar from x to x, of a height.
     Bars { bars: Vec<(f64, f64, f64)>, colour: usize, name: String },
-    /// A stretch of the x axis behind everything, with a word.
-    Shade { from: f64, to: f64, word: String, is_gap: bool },
+    /// A stretch of the x axis with a name above the plot, or a number where the name does not fit.
+    Phase { from: f64, to: f64, name: String, number: usize, is_shaded: bool },
+    /// A stretch of the x axis in which something was missing, with a word.
+    Gap { from: f64, to: f64, word: String },
     /// A dot with a word.
     Dot { at: (f64, f64), colour: usize, word: String },
 }
@@ -139,39 +158,61 @@ pub(crate) struct Chart {
 impl Chart {
     /// As an element of a page that has [`STYLE`].
     pub(crate) fn element(&self) -> String {
-        self.render("")
+        self.render("", &[])
     }
 
-    /// As a file of its own.
-    pub(crate) fn file(&self) -> String {
+    /// As a file of its own, which says with `caption` what its page would have said.
+    pub(crate) fn file(&self, caption: &[String]) -> String {
         let page = "<rect width=\"100%\" height=\"100%\" style=\"fill:var(--page)\"/>";
         let inner = format!("<style>{STYLE}</style>{page}");
-        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", self.render(&inner))
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", self.render(&inner, caption))
+    }
+
+    /// Where the plot ends.
+    fn right(&self) -> f64 {
+        let has_dots = self.marks.iter().any(|mark| matches!(mark, Mark::Dot { .. }));
+        WIDTH - if has_dots { RIGHT_OF_DOTS } else { RIGHT }
     }
 
     fn at(&self, x: f64, y: f64) -> (f64, f64) {
-        let across = LEFT + self.x.scale.place(x) * (WIDTH - LEFT - RIGHT);
+        let across = LEFT + self.x.scale.place(x) * (self.right() - LEFT);
         let down = HEIGHT - BOTTOM - self.y.scale.place(y) * (HEIGHT - TOP - BOTTOM);
         (across, down)
     }
 
-    fn render(&self, inner: &str) -> String {
+    fn render(&self, inner: &str, caption: &[String]) -> String {
+        let height = match caption.len() {
+            0 => HEIGHT,
+            lines => HEIGHT + CAPTION_LINE * lines as f64 + 8.0,
+        };
         let mut out = format!(
-            "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+            "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
              role=\"img\" aria-label=\"{}\">{inner}",
             escape(&self.title)
         );
-        let is_shade = |mark: &&Mark| matches!(mark, Mark::Shade { .. });
-        self.marks.iter().filter(is_shade).for_each(|mark| self.draw(mark, &mut out));
+        let is_behind = |mark: &&Mark| matches!(mark, Mark::Phase { .. } | Mark::Gap { .. });
+        self.marks.iter().filter(is_behind).for_each(|mark| self.draw(mark, &mut out));
         self.draw_axes(&mut out);
-        self.marks.iter().filter(|mark| !is_shade(mark)).for_each(|mark| self.draw(mark, &mut out));
+        self.marks
+            .iter()
+            .filter(|mark| !is_behind(mark))
+            .for_each(|mark| self.draw(mark, &mut out));
+        self.draw_gap_words(&mut out);
+        self.draw_dot_words(&mut out);
         self.draw_legend(&mut out);
+        for (line, words) in caption.iter().enumerate() {
+            let y = HEIGHT + 8.0 + CAPTION_LINE * line as f64;
+            put(
+                &mut out,
+                format_args!("<text class=\"lane\" x=\"8\" y=\"{y:.1}\">{}</text>", escape(words)),
+            );
+        }
         out.push_str("</svg>");
         out
     }
 
     fn draw_axes(&self, out: &mut String) {
-        let (left, right) = (LEFT, WIDTH - RIGHT);
+        let (left, right) = (LEFT, self.right());
         let (top, bottom) = (TOP, HEIGHT - BOTTOM);
         for (value, words) in &self.y.ticks {
             let (_, y) = self.at(0.0, *value);
@@ -209,7 +250,7 @@ impl Chart {
                 HEIGHT - 10.0,
                 escape(&self.x.label),
                 escape(&self.title),
-                right,
+                WIDTH - RIGHT,
                 escape(&self.y.label)
             ),
         );
@@ -232,43 +273,84 @@ impl Chart {
                 let mut path = String::new();
                 for (from, to, height) in bars {
                     let ((x0, y1), (x1, y0)) = (self.at(*from, *height), self.at(*to, 0.0));
-                    // A bar one can see, also among hundreds.
-                    let wide = (x1 - x0 - 0.5).max(1.0);
+                    // A bar one can see, also among hundreds, and beside thousands.
+                    let (wide, y1) = ((x1 - x0 - 0.5).max(1.0), y1.min(y0 - BAR_MIN));
                     put(&mut path, format_args!("M{x0:.1} {y0:.1}V{y1:.1}h{wide:.1}V{y0:.1}Z"));
                 }
                 put(out, format_args!("<path class=\"b full c{colour}\" d=\"{path}\"/>"));
             }
-            Mark::Shade { from, to, word, is_gap } => {
+            Mark::Phase { from, to, name, number, is_shaded } => {
                 let ((x0, _), (x1, _)) = (self.at(*from, 0.0), self.at(*to, 0.0));
-                let class = if *is_gap { "gap" } else { "shade" };
-                put(
-                    out,
-                    format_args!(
-                        "<rect class=\"{class}\" x=\"{x0:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>\
-                     <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                        (x1 - x0).max(1.0),
-                        HEIGHT - TOP - BOTTOM,
-                        x0 + 3.0,
-                        TOP + 13.0,
-                        escape(word)
-                    ),
-                );
+                if *is_shaded {
+                    put(out, format_args!("{}", stretch("shade", x0, x1)));
+                }
+                put(out, format_args!("<path class=\"grid\" d=\"M{x0:.1} {TOP}v-16\"/>"));
+                let number = number.to_string();
+                let fits =
+                    |words: &&str| words.chars().count() as f64 * LANE_LETTER + 5.0 <= x1 - x0;
+                if let Some(words) = [name.as_str(), &number].into_iter().find(fits) {
+                    let (x, y) = (x0 + 4.0, TOP - 5.0);
+                    let words = escape(words);
+                    put(
+                        out,
+                        format_args!(
+                            "<text class=\"lane\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>"
+                        ),
+                    );
+                }
             }
-            Mark::Dot { at, colour, word } => {
+            Mark::Gap { from, to, .. } => {
+                let ((x0, _), (x1, _)) = (self.at(*from, 0.0), self.at(*to, 0.0));
+                put(out, format_args!("{}", stretch("gap", x0, x1)));
+            }
+            Mark::Dot { at, colour, .. } => {
                 let (x, y) = self.at(at.0, at.1);
-                // Every other one below its line, so that neighbours do not cover each other.
-                let words_y = if colour % 2 == 0 { y - 6.0 } else { y + 15.0 };
                 put(
                     out,
                     format_args!(
-                        "<circle class=\"dot c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>\
-                     <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                        x - 6.0,
-                        words_y,
-                        escape(word)
+                        "<circle class=\"dot c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>"
                     ),
                 );
             }
+        }
+    }
+
+    /// The word of each gap, unless it would cover another one's: gaps that are near each other are
+    /// one story.
+    fn draw_gap_words(&self, out: &mut String) {
+        let mut free_from = LEFT;
+        for mark in &self.marks {
+            let Mark::Gap { from, word, .. } = mark else { continue };
+            let wide = word.chars().count() as f64 * LETTER;
+            // Not beyond the plot's end.
+            let x = (self.at(*from, 0.0).0 + 3.0).min(self.right() - wide).max(LEFT);
+            if x < free_from {
+                continue;
+            }
+            free_from = x + wide + 8.0;
+            let (y, word) = (TOP + 14.0, escape(word));
+            put(out, format_args!("<text class=\"over\" x=\"{x:.1}\" y=\"{y:.1}\">{word}</text>"));
+        }
+    }
+
+    /// The words of dots beside the plot, apart from each other.
+    fn draw_dot_words(&self, out: &mut String) {
+        let dots = self.marks.iter().filter_map(|mark| match mark {
+            Mark::Dot { at, colour, word } => Some((self.at(at.0, at.1).1 + 4.0, *colour, word)),
+            _ => None,
+        });
+        let mut dots: Vec<(f64, usize, &String)> = dots.collect();
+        dots.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let ys = apart(dots.iter().map(|dot| dot.0), HEIGHT - BOTTOM);
+        for ((_, colour, word), y) in dots.into_iter().zip(ys) {
+            put(
+                out,
+                format_args!(
+                    "<text class=\"c{colour}\" style=\"fill:var(--c)\" x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
+                    self.right() + 8.0,
+                    escape(word)
+                ),
+            );
         }
     }
 
@@ -305,7 +387,7 @@ impl Chart {
                     let class = format!("b full c{colour}");
                     (name, colour, swatch(x, &class))
                 }
-                Mark::Shade { .. } | Mark::Dot { .. } => continue,
+                Mark::Phase { .. } | Mark::Gap { .. } | Mark::Dot { .. } => continue,
             };
             let _ = colour;
             if name.is_empty() || shown.contains(&name.as_str()) {
@@ -316,10 +398,32 @@ impl Chart {
                 out,
                 format_args!("{sign}<text x=\"{:.1}\" y=\"42\">{}</text>", x + 23.0, escape(name)),
             );
-            // About the width of 12 px type.
-            x += 23.0 + name.chars().count() as f64 * 6.6 + 16.0;
+            x += 23.0 + name.chars().count() as f64 * LETTER + 16.0;
         }
     }
+}
+
+/// A stretch of the whole plot's height.
+fn stretch(class: &str, x0: f64, x1: f64) -> String {
+    let (wide, high) = ((x1 - x0).max(1.0), HEIGHT - TOP - BOTTOM);
+    format!(
+        "<rect class=\"{class}\" x=\"{x0:.1}\" y=\"{TOP}\" width=\"{wide:.1}\" height=\"{high:.1}\"/>"
+    )
+}
+
+/// Heights that are wished for, in order, moved so far apart that words do not touch; none is below
+/// `lowest`, as long as there is room.
+fn apart(wished: impl Iterator<Item = f64>, lowest: f64) -> Vec<f64> {
+    let mut ys: Vec<f64> = Vec::new();
+    for y in wished {
+        ys.push(ys.last().map_or(y, |last| y.max(last + WORDS_APART)));
+    }
+    let mut limit = lowest;
+    for y in ys.iter_mut().rev() {
+        *y = y.min(limit);
+        limit = *y - WORDS_APART;
+    }
+    ys
 }
 
 fn swatch(x: f64, class: &str) -> String {
@@ -368,6 +472,34 @@ mod tests {
     }
 
     #[test]
+    fn words_of_neighbours_do_not_touch() {
+        assert_eq!(apart([50.0, 52.0, 90.0].into_iter(), 200.0), [50.0, 63.0, 90.0]);
+        assert_eq!(apart([198.0, 199.0, 200.0].into_iter(), 200.0), [174.0, 187.0, 200.0]);
+    }
+
+    #[test]
+    fn a_phase_too_narrow_for_its_name_has_its_number_or_nothing() {
+        let phase = |from: f64, to: f64, number| Mark::Phase {
+            from,
+            to,
+            name: "a burst".to_owned(),
+            number,
+            is_shaded: false,
+        };
+        let axis =
+            Axis { label: String::new(), scale: Scale::Linear(0.0, 100.0), ticks: Vec::new() };
+        let chart = Chart {
+            title: String::new(),
+            x: axis.clone(),
+            y: axis,
+            marks: vec![phase(0.0, 50.0, 1), phase(50.0, 53.0, 2), phase(53.0, 53.5, 3)],
+        };
+        let drawn = chart.element();
+        assert_eq!(drawn.matches("a burst").count(), 1);
+        assert!(drawn.contains(">2</text>") && !drawn.contains(">3</text>"), "{drawn}");
+    }
+
+    #[test]
     fn a_chart_is_well_formed_and_escapes_words() {
         let axis = |label: &str| Axis {
             label: label.to_owned(),
@@ -392,11 +524,12 @@ mod tests {
                     name: name.clone(),
                 },
                 Mark::Bars { bars: vec![(0.0, 0.1, 0.5)], colour: 2, name: "bars".to_owned() },
-                Mark::Shade { from: 0.0, to: 0.2, word: name.clone(), is_gap: false },
+                Mark::Phase { from: 0.0, to: 0.5, name: name.clone(), number: 1, is_shaded: true },
+                Mark::Gap { from: 0.6, to: 0.7, word: name.clone() },
                 Mark::Dot { at: (1.0, 1.0), colour: 3, word: name },
             ],
         };
-        let file = chart.file();
+        let file = chart.file(&["what & where".to_owned()]);
         assert!(file.starts_with("<?xml") && file.trim_end().ends_with("</svg>"));
         assert!(!file.contains("a<b") && file.contains("a&lt;b &amp; &quot;c&quot; "));
         let opened = file.matches('<').count() - file.matches("<?").count();

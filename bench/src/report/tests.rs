@@ -41,6 +41,7 @@ pub(crate) fn sample() -> Report {
         from_s,
         duration_s,
         offered_ops_s: 100.3,
+        offered_ends_ops_s: None,
         achieved_ops_s: 100.0,
         errors_by_cause: errors_by_cause.clone(),
         late_starts: 0,
@@ -50,6 +51,8 @@ pub(crate) fn sample() -> Report {
     let warm = IntervalRow { t_s: 0.0, is_measured: false, phase: "warm-up".to_owned(), ..row() };
     Report {
         workload: "gets".to_owned(),
+        operations: "get 100 %".to_owned(),
+        scenario: None,
         target: "redis://127.0.0.1:6379".to_owned(),
         target_facts: BTreeMap::from([("appendfsync".to_owned(), "always".to_owned())]),
         table: "usertable".to_owned(),
@@ -60,6 +63,8 @@ pub(crate) fn sample() -> Report {
         connections: 64,
         depth: 1,
         threads: 1,
+        client_cores: vec![1],
+        timeout_ms: 10_000,
         seed: 1,
         rate_mode: build::CLOSED_LOOP.to_owned(),
         is_open_loop: false,
@@ -102,6 +107,7 @@ pub(crate) fn sample() -> Report {
             device: None,
         },
         version: "0.1.0".to_owned(),
+        revision: Some("0123456789ab".to_owned()),
         is_optimised_build: true,
         command: vec!["forebay-bench".to_owned(), "run".to_owned()],
         began_unix_s: 1_700_000_000,

@@ -25,25 +25,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// On which cores, and how exactly.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
-    pub(super) server_core: Option<usize>,
-    pub(super) client_core: Option<usize>,
+pub(crate) struct Setup {
+    pub(crate) server_core: Option<usize>,
+    pub(crate) client_core: Option<usize>,
     /// The servers never sleep.
-    pub(super) server_spins: bool,
+    pub(crate) server_spins: bool,
     /// Nor does the generator.
-    pub(super) client_spins: bool,
+    pub(crate) client_spins: bool,
 }
 
 /// A number that is known, and what was reported.
 #[derive(Clone, Debug)]
-pub(super) struct Check {
-    pub(super) name: String,
-    pub(super) expected: f64,
-    pub(super) reported: f64,
-    pub(super) at_most: f64,
-    pub(super) unit: &'static str,
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) expected: f64,
+    pub(crate) reported: f64,
+    pub(crate) at_most: f64,
+    pub(crate) unit: &'static str,
     /// Shown, not demanded.
-    pub(super) is_shown_only: bool,
+    pub(crate) is_shown_only: bool,
 }
 
 impl Check {
@@ -52,12 +52,12 @@ impl Check {
     }
 
     /// Whether it passes.
-    pub(super) fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.is_shown_only || self.off_by().abs() <= self.at_most
     }
 
     /// A line of the table.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let places = if self.unit == "us" { 1 } else { 0 };
         let number = |value: f64| format!("{value:.places$} {}", self.unit);
         let (limit, verdict) = match (self.is_shown_only, self.holds()) {

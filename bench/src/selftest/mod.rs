@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::error::BenchError;
 use crate::fleet::share_cores;
 use crate::stamps::processes::{self, Busy};
-use checks::{Check, Setup};
+pub(crate) use checks::{Check, Setup};
 
 /// `forebay-bench self-test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,22 +63,8 @@ pub(crate) fn self_test(args: &SelfTestArgs) -> Result<(), BenchError> {
     );
     let mut done: Vec<Check> = Vec::new();
     done.extend(show(checks::stall(&setup, Duration::from_secs(1))?));
-    for delay in DELAYS_MICROS.map(Duration::from_micros) {
-        for attempt in 1.. {
-            let checks = checks::delay(&setup, delay, args.duration)?;
-            if attempt == args.attempts || checks.iter().all(Check::holds) {
-                done.extend(show(checks));
-                break;
-            }
-            let failed = checks.iter().filter(|check| !check.holds());
-            println!(
-                "{} ms, attempt {attempt}: {} checks failed; {}; once more",
-                delay.as_secs_f64() * 1e3,
-                failed.count(),
-                checks[0].line().split_whitespace().collect::<Vec<_>>().join(" ")
-            );
-        }
-    }
+    let mut say = |line: &str| println!("{line}");
+    done.extend(show(delays(&setup, args.attempts, args.duration, &mut say)?));
     // What a client that sleeps between events adds; reports of runs without --spin contain it.
     let asleep = Setup { client_spins: false, ..setup };
     show(checks::delay(&asleep, Duration::from_millis(1), args.duration)?);
@@ -90,6 +76,34 @@ pub(crate) fn self_test(args: &SelfTestArgs) -> Result<(), BenchError> {
         }
         _ => Err(BenchError::SelfTestFailed { failed, checks: done.len() }),
     }
+}
+
+/// The known delays, each measured for `seconds` until its checks hold, `attempts` times at most;
+/// `say` hears of an attempt that failed.
+pub(crate) fn delays(
+    setup: &Setup,
+    attempts: u32,
+    seconds: u64,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Check>, BenchError> {
+    let mut done = Vec::new();
+    for delay in DELAYS_MICROS.map(Duration::from_micros) {
+        for attempt in 1.. {
+            let checks = checks::delay(setup, delay, seconds)?;
+            if attempt == attempts || checks.iter().all(Check::holds) {
+                done.extend(checks);
+                break;
+            }
+            let failed = checks.iter().filter(|check| !check.holds());
+            say(&format!(
+                "{} ms, attempt {attempt}: {} checks failed; {}; once more",
+                delay.as_secs_f64() * 1e3,
+                failed.count(),
+                checks[0].line().split_whitespace().collect::<Vec<_>>().join(" ")
+            ));
+        }
+    }
+    Ok(done)
 }
 
 fn show(checks: Vec<Check>) -> Vec<Check> {

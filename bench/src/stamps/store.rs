@@ -23,6 +23,19 @@ pub(crate) struct StoreProcess {
     /// The cores that it may use, as /proc lists them.
     pub(crate) cores: String,
     pub(crate) threads: u64,
+    /// Its command line, without directories of the machine and without secrets.
+    #[serde(default)]
+    pub(crate) command: String,
+}
+
+impl StoreProcess {
+    /// In one line.
+    pub(crate) fn line(&self) -> String {
+        let StoreProcess { name, cores, threads, command } = self;
+        let plural = if *threads == 1 { "" } else { "s" };
+        let how = if command.is_empty() { name } else { command };
+        format!("`{how}`, {threads} thread{plural}, may use cores {cores}")
+    }
 }
 
 /// A process, and its largest open file.
@@ -52,9 +65,48 @@ pub(crate) fn find(address: SocketAddr) -> Option<Found> {
             name: field("Name"),
             cores: field("Cpus_allowed_list"),
             threads: field("Threads").parse().unwrap_or(0),
+            command: shown(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()),
         },
         data: largest_written_file(pid),
     })
+}
+
+/// Words after which a secret stands.
+const SECRETS: [&str; 6] = ["pass", "secret", "token", "auth", "credential", "key"];
+/// Longer ones are cut: a page is no place for a class path.
+const COMMAND_CHARS_MAX: usize = 400;
+
+/// A command line as /proc has it, for strangers.
+fn shown(line: &[u8]) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    let mut is_secret = false;
+    for word in line.split(|byte| *byte == 0).filter(|word| !word.is_empty()) {
+        let word = String::from_utf8_lossy(word);
+        let (flag, value) = match word.split_once('=') {
+            Some((flag, value)) if flag.starts_with('-') => (Some(flag), value),
+            _ => (None, &*word),
+        };
+        let names_secret = |flag: &str| {
+            let flag = flag.to_lowercase();
+            flag.starts_with('-') && SECRETS.iter().any(|secret| flag.contains(secret))
+        };
+        let value = match is_secret || flag.is_some_and(names_secret) {
+            true => "…",
+            // Where a file lies is the machine's business; what it is called may tell something.
+            false if value.starts_with('/') => value.rsplit('/').next().unwrap_or_default(),
+            false => value,
+        };
+        is_secret = flag.is_none() && names_secret(&word);
+        shown.push(match flag {
+            Some(flag) => format!("{flag}={value}"),
+            None => value.to_owned(),
+        });
+    }
+    let shown = shown.join(" ");
+    match shown.char_indices().nth(COMMAND_CHARS_MAX) {
+        Some((end, _)) => format!("{} …", &shown[..end]),
+        None => shown,
+    }
 }
 
 fn listening_inode(port: u16) -> Option<u64> {
@@ -101,4 +153,20 @@ fn largest_written_file(pid: u32) -> Option<PathBuf> {
         })
         .max()
         .map(|(_, path)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_keeps_its_settings_and_no_secret_and_no_directory() {
+        let line = b"/usr/bin/store\0--data=/home/me/data\0--dir\0/var/x\0--requirepass\0hush\0\
+                     --auth-token=hush\0--save\0\0--port\0five\0";
+        assert_eq!(
+            shown(line),
+            "store --data=data --dir x --requirepass … --auth-token=… --save --port five"
+        );
+        assert!(shown(&[b'x'; 9000]).chars().count() < COMMAND_CHARS_MAX + 5);
+    }
 }

@@ -69,26 +69,29 @@ pub(crate) struct RedisCodec {
     /// Correlations, and whether a null answer means that a condition failed.
     asked: VecDeque<(u64, bool)>,
     carry: Carry,
+    key_head: BulkHead,
+    value_head: BulkHead,
 }
 
 impl Codec for RedisCodec {
     fn encode(&mut self, request: Request<'_>, correlation: u64, out: &mut SendBuf) {
         let is_conditional = matches!(request, Request::PutExisting { .. });
         self.asked.push_back((correlation, is_conditional));
+        let RedisCodec { key_head, value_head, .. } = self;
         match request {
             Request::Get { key } => {
                 out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
-                push_bulk(key, out);
+                key_head.push_bulk(key, out);
             }
             Request::Put { key, value } => {
                 out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
-                push_bulk(key, out);
-                push_bulk(value, out);
+                key_head.push_bulk(key, out);
+                value_head.push_bulk(value, out);
             }
             Request::PutExisting { key, value } => {
                 out.extend_from_slice(b"*4\r\n$3\r\nSET\r\n");
-                push_bulk(key, out);
-                push_bulk(value, out);
+                key_head.push_bulk(key, out);
+                value_head.push_bulk(value, out);
                 out.extend_from_slice(b"$2\r\nXX\r\n");
             }
             Request::Query { .. } | Request::Scan { .. } => {
@@ -116,24 +119,44 @@ impl Codec for RedisCodec {
     }
 }
 
-fn push_bulk(bytes: &[u8], out: &mut SendBuf) {
-    let mut head = [0; 24];
-    let mut at = head.len() - 2;
-    head[at..].copy_from_slice(b"\r\n");
-    let mut rest = bytes.len();
-    loop {
-        at -= 1;
-        head[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
+/// `$LENGTH` of the last bulk string: most are as long as the one before.
+#[derive(Debug, Default)]
+struct BulkHead {
+    bytes: usize,
+    /// Spelled out; at its end.
+    head: [u8; BULK_HEAD_MAX],
+    used: usize,
+}
+
+/// `$`, as many digits as a length has, and the end of the line.
+const BULK_HEAD_MAX: usize = 24;
+
+impl BulkHead {
+    fn push_bulk(&mut self, bytes: &[u8], out: &mut SendBuf) {
+        if self.used == 0 || self.bytes != bytes.len() {
+            self.spell(bytes.len());
         }
+        out.extend_from_slice(&self.head[BULK_HEAD_MAX - self.used..]);
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
     }
-    at -= 1;
-    head[at] = b'$';
-    out.extend_from_slice(&head[at..]);
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
+
+    fn spell(&mut self, bytes: usize) {
+        let mut at = BULK_HEAD_MAX - 2;
+        self.head[at..].copy_from_slice(b"\r\n");
+        let mut rest = bytes;
+        loop {
+            at -= 1;
+            self.head[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        at -= 1;
+        self.head[at] = b'$';
+        (self.bytes, self.used) = (bytes, BULK_HEAD_MAX - at);
+    }
 }
 
 /// The first reply in `bytes` and its length, if it is whole.
@@ -141,6 +164,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(Outcome<'_>, usize)>, ProtocolError> {
     let kind = bytes[0];
     if !matches!(kind, b'+' | b'-' | b':' | b'$') {
         return Err(ProtocolError::ReplyKind { found: kind });
+    }
+    // What a put is answered with, nearly always.
+    if let Some(b"+OK\r\n") = bytes.first_chunk() {
+        return Ok(Some((Outcome::Done, 5)));
     }
     let Some(line_end) = bytes.iter().take(LINE_BYTES_MAX).position(|&byte| byte == b'\n') else {
         return if bytes.len() < LINE_BYTES_MAX { Ok(None) } else { Err(ProtocolError::Length) };
@@ -231,6 +258,17 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_changes_is_spelled_anew() {
+        let mut head = BulkHead::default();
+        let mut out = SendBuf::new();
+        for bytes in [&b""[..], b"abc", b"xyz", b"", b"0123456789"] {
+            head.push_bulk(bytes, &mut out);
+        }
+        let expected = b"$0\r\n\r\n$3\r\nabc\r\n$3\r\nxyz\r\n$0\r\n\r\n$10\r\n0123456789\r\n";
+        assert_eq!(out.as_slice(), expected);
+    }
+
+    #[test]
     fn replies_in_any_pieces_match_requests_in_order() {
         let codec = || {
             let mut codec = RedisCodec::default();
@@ -276,7 +314,7 @@ mod tests {
         let decode = |bytes: &[u8], asked: u64| {
             let mut codec = RedisCodec {
                 asked: (0..asked).map(|n| (n, false)).collect(),
-                carry: Carry::default(),
+                ..RedisCodec::default()
             };
             codec.decode(bytes, &mut |_, _| {})
         };

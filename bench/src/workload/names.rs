@@ -22,6 +22,14 @@ impl Mix {
         Mix { percent }
     }
 
+    /// In words: `get 60 %, put 40 %`.
+    pub(crate) fn words(&self) -> String {
+        let parts = OpKind::ALL.iter().zip(self.percent).filter(|(_, percent)| *percent > 0);
+        let words =
+            parts.map(|(kind, percent)| format!("{} {percent} %", kind.label().replace('_', "-")));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn draw(&self, rng: &mut impl Rng) -> OpKind {
         let mut point = rng.random_range(0..100u32);
         for kind in OpKind::ALL {

@@ -9,10 +9,13 @@
 //!          ◄─ WriteReply or ErrorReply ──
 //! ```
 //!
+//! What shards say to each other is in [`peer`], with kinds of its own.
+//!
 //! Senders borrow what they send (`&[u8]` is archived in place, without an intermediate copy);
 //! receivers use the `Archived…` types over the received bytes, after validation.
 
 mod error;
+pub mod peer;
 mod reply;
 mod request;
 

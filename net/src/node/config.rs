@@ -91,6 +91,9 @@ impl Default for CheckpointPacing {
     }
 }
 
+/// Largest log that a new shard gets without being told: a few seconds of prewriting.
+const NEW_LOG_BYTES_MAX: u64 = 4 << 30;
+
 /// Everything a node needs to know to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -109,7 +112,8 @@ pub struct NodeConfig {
     pub overlay_bytes: Option<u64>,
     /// Bytes of a log segment. None: what the directory has, or the default for a new one.
     pub log_segment_bytes: Option<u64>,
-    /// Segments of each shard's log. None: likewise.
+    /// Segments of each shard's log. None: what the directory has, or, for a new one, as many as twice
+    /// the overlay's bytes need.
     pub log_segments: Option<u32>,
     /// Log batches in flight on each shard.
     pub batches_in_flight: u32,
@@ -249,11 +253,24 @@ impl NodeConfig {
         SocketAddr::new(self.native.ip(), port)
     }
 
+    /// Segments of a new shard's log: room for what both generations of the overlay hold. A smaller
+    /// log would make checkpoints follow each other before the memory is used, each of them rewriting
+    /// much of a large tree for few entries; a larger one would only take longer to recover.
+    fn new_log_segments(&self) -> u32 {
+        let Geometry { shards, log_segment_bytes, log_segments } = Self::NEW_DIRECTORY;
+        let segment_bytes = self.log_segment_bytes.unwrap_or(log_segment_bytes);
+        let overlay_bytes =
+            self.budget(self.shards.unwrap_or(shards)).map_or(0, |b| b.overlay_bytes);
+        let wanted = (2 * overlay_bytes).min(NEW_LOG_BYTES_MAX) / segment_bytes;
+        u32::try_from(wanted).unwrap_or(u32::MAX).max(log_segments)
+    }
+
     /// What to ask of the data directory.
     #[must_use]
     pub fn directory_request(&self) -> Request {
+        let log_segments = self.new_log_segments();
         Request {
-            defaults: Self::NEW_DIRECTORY,
+            defaults: Geometry { log_segments, ..Self::NEW_DIRECTORY },
             shards: self.shards,
             log_segment_bytes: self.log_segment_bytes,
             log_segments: self.log_segments,
@@ -283,6 +300,20 @@ mod tests {
         let mut config = config();
         change(&mut config);
         config.validate().unwrap_err()
+    }
+
+    #[test]
+    fn a_new_log_grows_with_the_memory() {
+        let log_bytes = |memory_bytes: u64, shards| {
+            let config = NodeConfig { memory_bytes, shards: Some(shards), ..config() };
+            config.validate().unwrap();
+            config.directory_request().defaults.log_bytes()
+        };
+        assert_eq!(log_bytes(64 << 20, 1), 256 << 20);
+        assert_eq!(log_bytes(512 << 20, 1), 256 << 20);
+        assert_eq!(log_bytes(2 << 30, 1), 1 << 30);
+        assert_eq!(log_bytes(2 << 30, 4), 256 << 20);
+        assert_eq!(log_bytes(64 << 30, 1), 4 << 30);
     }
 
     #[test]

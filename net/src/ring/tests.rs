@@ -461,8 +461,6 @@ impl Machine for Caller {
     fn closed(&mut self, _: ConnId, reason: CloseReason, _: Nanos) {
         self.closed = Some(reason);
     }
-    fn disk_done(&mut self, _: DiskDone, _: Nanos) {}
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, _: Nanos, fx: &mut Effects) {
         if !std::mem::replace(&mut self.started, true) {
             fx.connect.push((7, self.target));
@@ -512,13 +510,6 @@ struct Timer {
 }
 
 impl Machine for Timer {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
-    fn disk_done(&mut self, _: DiskDone, _: Nanos) {}
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, now: Nanos, fx: &mut Effects) {
         if self.spins > 0 {
             self.spins -= 1;
@@ -557,16 +548,10 @@ struct Disk {
 }
 
 impl Machine for Disk {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
     fn disk_done(&mut self, done: DiskDone, _: Nanos) {
         self.pending -= 1;
         self.done.push(done);
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, _: Nanos, fx: &mut Effects) {
         if self.pending == 0 {
             if self.steps.is_empty() {
@@ -676,16 +661,10 @@ struct Hasty {
 }
 
 impl Machine for Hasty {
-    fn connected(&mut self, _: ConnId, _: usize, _: Option<u64>, _: Nanos) {}
-    fn connect_failed(&mut self, _: u64, _: i32, _: Nanos) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Nanos, _: &mut Effects) {}
-    fn sent(&mut self, _: ConnId, _: SendBuf, _: Nanos) {}
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {}
     fn disk_done(&mut self, done: DiskDone, _: Nanos) {
         done.result.expect("written");
         self.done += 1;
     }
-    fn woken(&mut self, _: Nanos) {}
     fn turn(&mut self, _: Nanos, fx: &mut Effects) {
         fx.disk.append(&mut self.ops);
         fx.stop = true;

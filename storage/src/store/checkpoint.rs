@@ -29,6 +29,7 @@
 use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;
 
+use super::pace::Begun;
 use super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
 use crate::log::{AppendError, LogPoint};
@@ -38,8 +39,6 @@ use crate::superblock::{LogGeometry, Superblock};
 use crate::tree::merge::Merge;
 use crate::tree::{PageRef, TreeRef};
 
-/// The merge should be done when the active generation is this full.
-pub(super) const MERGE_DONE_FILL: f64 = 0.8;
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
 /// A checkpoint follows at once while the log holds more than this part of what clients may fill.
@@ -97,6 +96,7 @@ pub(super) struct Checkpoint {
     pub(super) frozen_entries: usize,
     pub(super) merged_entries: usize,
     pub(super) units_used: usize,
+    pub(super) begun: Begun,
     /// Writes begun when the last slice ran.
     pub(super) paid_writes: u64,
     pub(super) waits_for_pages: bool,
@@ -138,6 +138,7 @@ impl Checkpoint {
             frozen_entries: 0,
             merged_entries: 0,
             units_used: 0,
+            begun: Begun::default(),
             paid_writes: 0,
             waits_for_pages: false,
             blocked: false,
@@ -261,6 +262,7 @@ impl Store {
             }
         }
         checkpoint.phase = Phase::Merging;
+        self.begin_pace();
         true
     }
 
@@ -293,7 +295,7 @@ impl Store {
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
     fn write_pages(&mut self) {
-        let hurry = self.closing || self.overlay.fill().active > MERGE_DONE_FILL;
+        let hurry = self.closing || self.is_falling_behind();
         let max = if hurry { usize::MAX } else { PAGE_WRITES_MAX };
         while self.checkpoint.page_writes < max {
             let op = self.next_op();

@@ -1,18 +1,14 @@
 //! The merge of a checkpoint: the frozen generation into its groups' trees, dropped groups' pages
 //! freed, and the changed groups' entries into the catalog.
 //!
-//! **Pacing.** A slice of merge work runs in each turn. Its size follows from the rate at which
-//! writes arrive: what is left to merge, divided by the writes that still fit the active
-//! generation, is the work that each write must pay for. So the merge is done before the active
-//! generation is full, at any rate of writes that the device can follow, and an idle shard works
-//! in slices of the configured length.
+//! [`super::pace`] says how much a turn does.
 
 use std::ops::Bound;
 
 use forebay_core::time::Nanos;
 
 use super::catalog::{CatalogEntry, CatalogMember, catalog_key};
-use super::checkpoint::{MERGE_DONE_FILL, Phase};
+use super::checkpoint::Phase;
 use super::groups::GroupState;
 use super::room::RESERVE_BLOCKS;
 use super::{GroupOrdinal, Store, Work};
@@ -21,16 +17,6 @@ use crate::tree::merge::{Change, MergeInput, MergeStep};
 use crate::tree::page::PageView;
 use crate::tree::{PageRef, TreeRef, Value};
 
-/// A unit of merge work is about 100 ns.
-const UNITS_PER_MICRO: usize = 10;
-/// Most work in a turn, in slices.
-const SLICES_PER_TURN_MAX: usize = 4;
-/// Least work in a turn while a merge is under way.
-const SLICE_UNITS_MIN: usize = 200;
-/// Work that one write pays for at most: a leaf read and written for each.
-const UNITS_PER_WRITE_MAX: usize = 60;
-/// First guess of the work for each entry, until the merge has shown it.
-const UNITS_PER_ENTRY_GUESS: usize = 12;
 /// Pages of a dropped tree freed in one turn.
 const DROP_PAGES: usize = 256;
 
@@ -130,29 +116,6 @@ fn catalog_entry(state: &GroupState) -> CatalogEntry {
 }
 
 impl Store {
-    /// How much merge work this turn's writes must pay for.
-    pub(super) fn slice_units(&self) -> usize {
-        let checkpoint = &self.checkpoint;
-        let slice = self.config.merge_slice_micros as usize * UNITS_PER_MICRO;
-        let writes = (self.writes_begun() - checkpoint.paid_writes) as usize;
-        if writes == 0 && self.pending.is_empty() {
-            return slice;
-        }
-        let per_entry = match checkpoint.merged_entries {
-            0 => UNITS_PER_ENTRY_GUESS,
-            merged => (checkpoint.units_used / merged).max(1),
-        };
-        let left = checkpoint.frozen_entries.saturating_sub(checkpoint.merged_entries) * per_entry;
-        let generation = self.config.overlay_generation_bytes as f64;
-        let room = generation * MERGE_DONE_FILL - self.overlay.active_bytes() as f64;
-        let entry_bytes = self.overlay.active_bytes() / self.overlay.active_entries().max(1) + 64;
-        let writes_left = (room / entry_bytes as f64).max(1.0) as usize;
-        let per_write = (left / writes_left).min(UNITS_PER_WRITE_MAX);
-        // A turn of many writes may take a few slices' time, but not more: a merge that falls behind
-        // makes writes wait, which is smoother than one long turn.
-        (writes * per_write).clamp(SLICE_UNITS_MIN, SLICES_PER_TURN_MAX * slice)
-    }
-
     pub(super) fn merge_groups(&mut self, budget: usize, now: Nanos, work: &mut Work) {
         let mut left = budget;
         while let Some(part) = self.checkpoint.parts.get(self.checkpoint.next_part).copied() {

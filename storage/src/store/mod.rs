@@ -24,6 +24,7 @@ mod checkpoint;
 mod groups;
 mod members;
 mod merging;
+mod pace;
 mod read;
 mod recovery;
 mod room;
@@ -278,6 +279,9 @@ impl Store {
         if self.checkpoint.run_wanted > 0 && !self.is_disk_full() {
             return false;
         }
+        if self.admit_at_pace().is_err() {
+            return false;
+        }
         match self.admit_to_disk(TYPICAL_ENTRY_BYTES, Runs::default(), false) {
             Err(Refused::Overloaded) => false,
             Err(_) => true,
@@ -379,6 +383,7 @@ impl Store {
         if bytes > self.entry_bytes_max {
             return Err(Refused::TooLarge { bytes });
         }
+        self.admit_at_pace()?;
         self.admit_to_disk(runs.single_bytes(bytes), runs, frees_space)
     }
 
@@ -459,7 +464,7 @@ impl Store {
     }
 
     /// Writes begun so far, for the pace of merges.
-    fn writes_begun(&self) -> u64 {
+    pub(super) fn writes_begun(&self) -> u64 {
         self.last_ticket.0 + self.staged_count
     }
 

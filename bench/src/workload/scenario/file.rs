@@ -179,6 +179,7 @@ pub(super) fn parse(text: &str, stem: &str, otherwise: Shape) -> Result<Scenario
         think_time: think_ms.map(|millis| Duration::from_secs_f64(millis / 1e3)),
         phases,
         is_ledger: false,
+        text: Some(text.to_owned()),
     })
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Scenario {
     pub(crate) phases: Vec<PhaseSpec>,
     /// The workload whose puts prove themselves.
     pub(crate) is_ledger: bool,
+    /// The file, word for word: who wants to repeat the load needs it.
+    pub(crate) text: Option<String>,
 }
 
 impl Scenario {
@@ -121,6 +123,7 @@ impl Scenario {
             think_time: None,
             phases: Vec::new(),
             is_ledger: false,
+            text: None,
         }
     }
 }

@@ -16,6 +16,8 @@ fn fill_the_log(rig: &mut Rig, group: u64) {
     for _ in 0..10_000 {
         // One batch for each, so that the log fills before memory does.
         number += 1;
+        // It never ends here: writes are not paced by it, and may fill the log.
+        rig.store.checkpoint.blocked = true;
         let put = rig.put(group, &key(number % 40), 60);
         rig.store.turn(rig.now, &mut rig.ops);
         for op in rig.ops.drain(..) {

@@ -22,6 +22,7 @@ pub mod log;
 pub mod message;
 pub mod number;
 pub mod page;
+pub mod peer;
 pub mod recovery;
 pub mod shard;
 mod sim;
@@ -59,6 +60,7 @@ macro_rules! targets {
 targets! {
     frame: 300_000,
     message: 200_000,
+    peer: 100_000,
     item: 400_000,
     number: 400_000,
     key: 400_000,
