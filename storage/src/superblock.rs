@@ -38,7 +38,11 @@
 //! | 144 | 16 | space_digest | over region, checkpoint and crc of every bitmap slot |
 //! | 160 | 8 | log.log_id | drawn when the log was created |
 //! | 168 | 8 | log.reserve_bytes | the log's reserve for checkpoints |
-//! | 176 | 3920 | reserved | zero |
+//! | 176 | 8 | history_bytes | bytes before log_start that hold entries of replicated groups |
+//! | 184 | 3912 | reserved | zero |
+//!
+//! `history_bytes` is zero where the shard has no member of a replicated group, as in every
+//! superblock of a program that did not know it.
 
 use forebay_core::ids::{Lsn, ShardId};
 
@@ -55,9 +59,13 @@ const CATALOG: usize = 88;
 const FILE_BLOCKS: usize = 136;
 const SPACE_DIGEST: usize = 144;
 const LOG_ID: usize = 160;
-const END: usize = 176;
+const HISTORY_BYTES: usize = 176;
+const END: usize = 184;
 const _: () = assert!(CATALOG + CHILD_BYTES == FILE_BLOCKS);
-const _: () = assert!(SPACE_DIGEST + 16 == LOG_ID && LOG_ID + 16 == END && END <= BLOCK_BYTES);
+const _: () = assert!(
+    SPACE_DIGEST + 16 == LOG_ID && LOG_ID + 16 == HISTORY_BYTES && HISTORY_BYTES + 8 == END
+);
+const _: () = assert!(END <= BLOCK_BYTES);
 
 /// What is fixed for the life of a log's file (the other fields of [`crate::log::LogConfig`] may
 /// change from start to start).
@@ -100,6 +108,9 @@ pub struct Superblock {
     pub checkpoint: u64,
     /// The trees hold everything before it; replay starts here.
     pub log_start: LogPoint,
+    /// Bytes before `log_start` that hold accepted entries which members of replicated groups still
+    /// need: for others that lag, or because nobody knows yet that they are chosen.
+    pub history_bytes: u64,
     /// Highest lsn known durable when this was written: a bad batch below it is damage.
     pub durable_lsn: Lsn,
     /// The log's file.
@@ -160,6 +171,12 @@ pub enum SuperblockError {
 }
 
 impl Superblock {
+    /// Where the log begins that this checkpoint needs.
+    #[must_use]
+    pub fn history_start(&self) -> Lsn {
+        Lsn(self.log_start.lsn.0 - self.history_bytes)
+    }
+
     /// The block where this checkpoint's superblock stands.
     #[must_use]
     pub fn block(&self) -> u64 {
@@ -189,6 +206,7 @@ impl Superblock {
         put(block, SPACE_DIGEST, &self.space_digest.to_le_bytes());
         put(block, LOG_ID, &self.log.log_id.to_le_bytes());
         put(block, LOG_ID + 8, &self.log.reserve_bytes.to_le_bytes());
+        put(block, HISTORY_BYTES, &self.history_bytes.to_le_bytes());
         let crc = crc32fast::hash(&block[4..]);
         put(block, 0, &crc.to_le_bytes());
     }
@@ -241,6 +259,7 @@ impl Superblock {
                 incarnation: u64_at(block, 48),
                 previous_checksum: u32_at(block, 56),
             },
+            history_bytes: u64_at(block, HISTORY_BYTES),
             durable_lsn: Lsn(u64_at(block, 64)),
             log: LogGeometry {
                 log_id: u64_at(block, LOG_ID),
@@ -255,6 +274,9 @@ impl Superblock {
         };
         check(superblock.checkpoint > 0 && superblock.block() == number, 32)?;
         check(superblock.log_start.lsn <= superblock.durable_lsn, 40)?;
+        let history = superblock.history_bytes;
+        let aligned = history.is_multiple_of(BLOCK_BYTES as u64);
+        check(aligned && history <= superblock.log_start.lsn.0, HISTORY_BYTES as u32)?;
         check(u32_at(block, 84) == 0, 84)?;
         let end =
             catalog.root.map_or(0, |root| root.page.id.saturating_add(root.page.blocks.into()));
@@ -319,6 +341,7 @@ mod tests {
                 incarnation: 3,
                 previous_checksum: 0xdead_beef,
             },
+            history_bytes: 0,
             durable_lsn: Lsn(0x12_3000),
             log: LogGeometry {
                 log_id: 0x1111_2222_3333_4444,
@@ -349,12 +372,16 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let block = block_of(&superblock(6));
-        let hex: String = block[..END].iter().map(|b| format!("{b:02x}")).collect();
+        // The history is that of a shard without members of replicated groups: none.
+        let hex: String = block[..HISTORY_BYTES].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             "647e4164464273620100070000100000100f0e0d0c0b0a090807060504030201060000000000000000201100000000000300000000000000efbeadde1000000000301200000000000000000400000000000c4000000000004d0000000000000005000000000000005802000000000000cdab000000000000000000000000000078563412010002000020000000000000aa55000000000000000000000000000044443333222211110000600000000000"
         );
-        assert!(block[END..].iter().all(|&b| b == 0));
+        assert!(block[HISTORY_BYTES..].iter().all(|&b| b == 0));
+        let longer = Superblock { history_bytes: 0x3000, ..superblock(6) };
+        assert_eq!(block_of(&longer)[HISTORY_BYTES..END], [0, 0x30, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Superblock::decode(&block_of(&longer), 0, ShardId(7)), Ok(longer));
         assert_eq!(Superblock::decode(&block, 0, ShardId(7)), Ok(superblock(6)));
     }
 

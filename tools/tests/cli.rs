@@ -47,6 +47,7 @@ fn superblock(checkpoint: u64) -> Superblock {
         shard: ShardId(0),
         checkpoint,
         log_start: LogPoint { lsn: Lsn(4096), previous_checksum: 0, incarnation: 1 },
+        history_bytes: 0,
         durable_lsn: Lsn(8192),
         log: LogGeometry::of(&LogConfig::standard(ShardId(0), 1)),
         catalog: TreeRef::EMPTY,

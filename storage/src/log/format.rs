@@ -141,10 +141,21 @@ impl RecordKind {
     pub const GROUP_CREATE: RecordKind = RecordKind(3);
     /// A group is gone from this shard.
     pub const GROUP_DROP: RecordKind = RecordKind(4);
-    /// A group's promise, membership, chosen and applied slot.
-    pub const GROUP_STATE: RecordKind = RecordKind(5);
+    /// Of a replicated group: every slot up to this one is chosen. No payload; see
+    /// [`super::member`] for this and the kinds below.
+    pub const CHOSEN: RecordKind = RecordKind(5);
     /// Replicas freeze here and compare content digests.
     pub const DIGEST_MARK: RecordKind = RecordKind(6);
+    /// An entry that changes nothing: a leader's first. No payload.
+    pub const NO_OP: RecordKind = RecordKind(7);
+    /// An entry that changes the membership; payload: the configuration.
+    pub const CONFIGURATION: RecordKind = RecordKind(8);
+    /// The member accepts nothing below this ballot from now on. No payload.
+    pub const PROMISE: RecordKind = RecordKind(9);
+    /// The member's part of the log begins after this slot; payload: the configuration in force.
+    pub const BASE: RecordKind = RecordKind(10);
+    /// A member of a replicated group begins here; payload: see [`super::member::MemberCreate`].
+    pub const MEMBER_CREATE: RecordKind = RecordKind(11);
 }
 
 /// A record's fields, without its payload.

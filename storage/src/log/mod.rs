@@ -15,7 +15,7 @@
 //! acknowledged in order. While all are in flight the open batch grows, so batches are large
 //! exactly when load is high.
 //!
-//! Pieces: [`mod@format`] (bytes), [`writer`] (append, seal, acknowledge, trim), `reader` (walks
+//! Pieces: [`mod@format`] (bytes), [`member`] (records of replicated groups), [`writer`] (append, seal, acknowledge, trim), `reader` (walks
 //! the chain of batches in a stream of bytes), [`recovery`] (finds the end after a crash, and
 //! tells a crash tail from damage). None of them does I/O: they emit
 //! [`DiskOp`](crate::block::DiskOp)s and take [`DiskDone`](crate::block::DiskDone)s.
@@ -42,6 +42,7 @@ use forebay_core::limits;
 use crate::block::{BLOCK_BYTES, OpId};
 
 pub mod format;
+pub mod member;
 pub(crate) mod reader;
 pub mod recovery;
 pub mod writer;
@@ -50,6 +51,7 @@ pub mod writer;
 mod tests;
 
 pub use format::{BadBatch, BatchKind, LogRecord, RecordHeader, RecordKind};
+pub use member::MemberCreate;
 pub use recovery::{
     LogDamage, LogScan, RecoveredLog, ScanError, ScanProgress, ScanStart, ScanStep, TailCut,
 };

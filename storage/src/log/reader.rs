@@ -21,6 +21,8 @@ use crate::block::BLOCK_BYTES;
 pub(crate) struct ChainReader {
     config: LogConfig,
     point: LogPoint,
+    /// Whether what comes before the point is known, so that the next batch must follow it.
+    linked: bool,
     /// No batch of this chain goes beyond.
     end_lsn: Lsn,
     carry: Vec<u8>,
@@ -41,7 +43,23 @@ pub(crate) enum ChainStep<'a> {
 
 impl ChainReader {
     pub(crate) fn new(config: LogConfig, point: LogPoint, end_lsn: Lsn) -> ChainReader {
-        ChainReader { config, point, end_lsn, carry: Vec::new(), start: 0, skip_bytes: 0 }
+        let carry = Vec::new();
+        ChainReader { config, point, linked: true, end_lsn, carry, start: 0, skip_bytes: 0 }
+    }
+
+    /// A reader of a chain that is entered at the batch at `lsn`, whatever came before it.
+    pub(crate) fn entered(config: LogConfig, lsn: Lsn, end_lsn: Lsn) -> ChainReader {
+        let point = LogPoint { lsn, ..LogPoint::default() };
+        ChainReader { linked: false, ..ChainReader::new(config, point, end_lsn) }
+    }
+
+    /// Gives up what is at the point, which is no batch of the chain: the next one may begin a
+    /// block later, and follows nothing.
+    pub(crate) fn skip_block(&mut self) {
+        self.start += BLOCK_BYTES;
+        assert!(self.start <= self.carry.len(), "only what was looked at is skipped");
+        self.point = LogPoint { lsn: self.point.lsn.after(BLOCK), ..LogPoint::default() };
+        self.linked = false;
     }
 
     /// Where the next batch should be.
@@ -89,6 +107,7 @@ impl ChainReader {
             Ok(batch) => batch.checksum,
             Err(bad) => return ChainStep::Bad(bad),
         };
+        self.linked = true;
         self.point = LogPoint {
             lsn: header.next_lsn(),
             previous_checksum: checksum,
@@ -117,7 +136,7 @@ impl ChainReader {
             let (least, found) = (point.incarnation, header.incarnation);
             return Err(BadBatch::Incarnation { least, found });
         }
-        if header.previous_checksum != point.previous_checksum {
+        if self.linked && header.previous_checksum != point.previous_checksum {
             let (expected, found) = (point.previous_checksum, header.previous_checksum);
             return Err(BadBatch::Chain { expected, found });
         }

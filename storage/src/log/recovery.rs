@@ -302,12 +302,13 @@ impl LogScan {
         }
     }
 
-    /// Goes on with what has been read: delivers records in order and asks for more. After an
+    /// Goes on with what has been read: delivers records in order, each with the position of its
+    /// batch, and asks for more. After an
     /// error, only outstanding completions remain to be handed to [`LogScan::done`].
     pub fn advance(
         &mut self,
         out: &mut Vec<DiskOp>,
-        mut each: impl FnMut(LogRecord<'_>),
+        mut each: impl FnMut(Lsn, LogRecord<'_>),
     ) -> Result<ScanStep, ScanError> {
         loop {
             match &self.phase {
@@ -359,7 +360,7 @@ impl LogScan {
         asked
     }
 
-    fn understand(&mut self, bytes: &[u8], each: &mut impl FnMut(LogRecord<'_>)) {
+    fn understand(&mut self, bytes: &[u8], each: &mut impl FnMut(Lsn, LogRecord<'_>)) {
         if matches!(self.phase, Phase::Search) {
             self.search(bytes);
             return;
@@ -372,7 +373,7 @@ impl LogScan {
                     self.last_kind = batch.header.kind;
                     for record in batch.records() {
                         self.records += 1;
-                        each(record);
+                        each(batch.header.lsn, record);
                     }
                     let point = self.reader.point();
                     self.incarnation = self.incarnation.max(point.incarnation);

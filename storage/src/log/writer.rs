@@ -590,6 +590,18 @@ impl LogWriter {
         }
     }
 
+    /// Where the batch begins that the newest record is in.
+    #[must_use]
+    pub fn batch_lsn(&self) -> Lsn {
+        self.open.as_ref().map_or(self.closed_lsn, |open| open.header.lsn)
+    }
+
+    /// Bytes that may still be appended with [`LogWriter::append_reserved`].
+    #[must_use]
+    pub fn reserved_bytes(&self) -> u64 {
+        self.limit().0.saturating_sub(self.end_lsn().0)
+    }
+
     /// Everything below may be overwritten.
     #[must_use]
     pub fn trim_lsn(&self) -> Lsn {

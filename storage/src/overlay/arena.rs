@@ -336,6 +336,12 @@ impl Arena {
         Staged(word(self.parts(at).0, LINK))
     }
 
+    pub(super) fn set_slot(&mut self, at: Staged, slot: Slot) {
+        let offset = at.offset() + SLOT;
+        let memory = self.chunks[at.chunk() as usize].memory.as_deref_mut().expect(MEMORY);
+        memory[offset..offset + 8].copy_from_slice(&slot.0.to_le_bytes());
+    }
+
     fn set_link(&mut self, at: Staged, to: Staged) {
         let offset = at.offset() + LINK;
         let memory = self.chunks[at.chunk() as usize].memory.as_deref_mut().expect(MEMORY);

@@ -233,6 +233,11 @@ impl Overlay {
         Ok(staged)
     }
 
+    /// Gives a staged entry its slot, where that was not known when it was staged.
+    pub fn set_slot(&mut self, staged: Staged, slot: Slot) {
+        self.arena.set_slot(staged, slot);
+    }
+
     /// Whether an entry whose key and item have this many bytes together can be staged now.
     #[must_use]
     pub fn has_room(&self, key_and_item_bytes: usize) -> bool {

@@ -10,14 +10,23 @@
 //!     │              ▼
 //!     │           Writing: what is still dirty, and the space map's bitmaps
 //!     │              ▼
-//!     │           Flushing ─► Superblock (durable) ─► log trimmed, pages freed before reusable
+//!     │           Flushing ─► Logging: what was applied is durable in this log, too
+//!     │              ▼
+//!     │           Superblock (durable) ─► log trimmed, pages freed before reusable
 //!     └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! **Rule (superblock).** Pages and bitmaps are written and flushed before the superblock is
 //! written, and that write is durable when it completes. The log is trimmed to the *older* of the
 //! two superblocks.
+//!
+//! **Members of replicated groups.** An entry is applied when a quorum has it, which need not
+//! include this log. A checkpoint that contains it tells others that it may leave their logs, and
+//! the catalog names the last slot that this log has: so before the superblock is written the log
+//! is durable up to its end at the freeze. The log is kept from the *history's* start on: the oldest
+//! batch with an entry that a member may not trim yet (**Rule (trimming)**).
 
+use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;
 
 use super::pace::Begun;
@@ -41,9 +50,22 @@ pub(super) enum Phase {
     Merging,
     Catalog,
     Writing,
-    Sealing { writes_left: usize, root: SpaceRoot },
-    Flushing { op: OpId, root: SpaceRoot },
-    Superblock { op: OpId, superblock: Superblock },
+    Sealing {
+        writes_left: usize,
+        root: SpaceRoot,
+    },
+    Flushing {
+        op: OpId,
+        root: SpaceRoot,
+    },
+    /// The log has to reach what the checkpoint takes for granted.
+    Logging {
+        root: SpaceRoot,
+    },
+    Superblock {
+        op: OpId,
+        superblock: Superblock,
+    },
 }
 
 /// What a group's part of the checkpoint is.
@@ -66,13 +88,17 @@ pub(super) struct Checkpoint {
     pub(super) catalog_changes: Vec<([u8; 8], Option<Vec<u8>>)>,
     pub(super) next_change: usize,
     pub(super) point: LogPoint,
+    /// The oldest entry that a member needs, at most the point.
+    pub(super) history_start: Lsn,
+    /// The log is durable up to here before the superblock is written.
+    pub(super) required_lsn: Lsn,
     /// Entries frozen and entries merged.
     pub(super) frozen_entries: usize,
     pub(super) merged_entries: usize,
     pub(super) units_used: usize,
     pub(super) begun: Begun,
-    /// The newest write when the last slice ran.
-    pub(super) paid_ticket: u64,
+    /// Writes begun when the last slice ran.
+    pub(super) paid_writes: u64,
     pub(super) waits_for_pages: bool,
     /// It waits for something that may never come: a damaged page, or space on a full disk.
     pub(super) blocked: bool,
@@ -107,11 +133,13 @@ impl Checkpoint {
             catalog_changes: Vec::new(),
             next_change: 0,
             point: LogPoint::default(),
+            history_start: Lsn(0),
+            required_lsn: Lsn(0),
             frozen_entries: 0,
             merged_entries: 0,
             units_used: 0,
             begun: Begun::default(),
-            paid_ticket: 0,
+            paid_writes: 0,
             waits_for_pages: false,
             blocked: false,
             hastened: false,
@@ -171,17 +199,18 @@ impl Store {
         self.grow_ahead(now, work);
         if self.checkpoint.is_idle() && !self.begin_if_due(now, work) {
             // Writes pay for merging only while there is something to merge.
-            self.checkpoint.paid_ticket = self.last_ticket.0;
+            self.checkpoint.paid_writes = self.writes_begun();
             return;
         }
         let budget = self.slice_units();
-        self.checkpoint.paid_ticket = self.last_ticket.0;
+        self.checkpoint.paid_writes = self.writes_begun();
         match self.checkpoint.phase {
             Phase::Idle => {}
             Phase::Merging => self.merge_groups(budget, now, work),
             Phase::Catalog => self.merge_catalog(budget, now, work),
             Phase::Writing | Phase::Sealing { .. } => {}
             Phase::Flushing { .. } | Phase::Superblock { .. } => {}
+            Phase::Logging { root } => self.write_superblock_when_logged(root),
         }
         self.write_pages();
         self.finish_writing(now);
@@ -207,7 +236,9 @@ impl Store {
         self.apply_durable();
         let point = self.log.durable_point();
         let entries = self.overlay.freeze().map_or(0, |frozen| frozen.entries);
-        self.space.freeze_aside(self.pending.iter().map(|pending| pending.entry.runs()));
+        let in_flight = self.pending.iter().map(|pending| pending.entry.runs());
+        self.space.freeze_aside(in_flight.chain(self.staged.runs()));
+        self.freeze_history(point);
         let checkpoint = &mut self.checkpoint;
         checkpoint.run_refused = false;
         checkpoint.format = false;
@@ -223,7 +254,10 @@ impl Store {
         checkpoint.next_change = 0;
         for (group, state) in self.groups.iter_mut() {
             if std::mem::take(&mut state.changed) {
-                state.frozen_slot = state.progress.applied_slot();
+                state.frozen_slot = state.applied_slot();
+                if let Some(member) = &mut state.member {
+                    member.freeze();
+                }
                 checkpoint.parts.push(Part { group, drop: state.drop_chosen });
             }
         }
@@ -248,13 +282,15 @@ impl Store {
     /// got in between, or none ever would.
     fn log_needs_checkpoint(&self) -> bool {
         let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
+        // What another checkpoint trims to.
+        let next_trim = self.superblock.history_start();
         let held = self.log.end_lsn().0 - trim.0;
         let nearly_full = held * 100 >= self.config.log.client_bytes() * LOG_HELD_PERCENT_MAX;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
-        trim < start && (nearly_full || full()) || start < self.log.durable_lsn() && full()
+        trim < next_trim && (nearly_full || full()) || start < self.log.durable_lsn() && full()
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
@@ -331,11 +367,35 @@ impl Store {
                 self.checkpoint.phase = Phase::Sealing { writes_left: writes_left - 1, root };
                 self.flush_when_sealed();
             }
-            Phase::Flushing { op, root } if op == done.op => self.write_superblock(root),
+            Phase::Flushing { op, root } if op == done.op => {
+                self.write_superblock_when_logged(root);
+            }
             Phase::Superblock { op, superblock } if op == done.op => {
                 self.superblock_durable(superblock, now);
             }
             ref phase => unreachable!("{:?} ends in {phase:?}", done.op),
+        }
+    }
+
+    /// Fixes where the log begins that this checkpoint needs.
+    fn freeze_history(&mut self, point: LogPoint) {
+        self.checkpoint.history_start = point.lsn;
+        self.checkpoint.required_lsn = Lsn(0);
+        if self.members == 0 {
+            return;
+        }
+        let kept = self.groups.iter().filter(|(_, state)| !state.drop_chosen);
+        let members = kept.filter_map(|(_, state)| state.member.as_ref());
+        let oldest = members.filter_map(|member| member.oldest_needed()).min();
+        self.checkpoint.history_start = oldest.map_or(point.lsn, |oldest| oldest.min(point.lsn));
+        self.checkpoint.required_lsn = self.log.end_lsn();
+    }
+
+    fn write_superblock_when_logged(&mut self, root: SpaceRoot) {
+        if self.log.durable_lsn() < self.checkpoint.required_lsn {
+            self.checkpoint.phase = Phase::Logging { root };
+        } else {
+            self.write_superblock(root);
         }
     }
 
@@ -345,6 +405,7 @@ impl Store {
             shard: self.shard(),
             checkpoint: root.checkpoint,
             log_start: self.checkpoint.point,
+            history_bytes: self.checkpoint.point.lsn.0 - self.checkpoint.history_start.0,
             durable_lsn: self.log.durable_lsn(),
             log: LogGeometry::of(&self.config.log),
             catalog: self.catalog,
@@ -369,7 +430,7 @@ impl Store {
         let older = std::mem::replace(&mut self.superblock, superblock);
         assert!(superblock.checkpoint > older.checkpoint, "checkpoints are numbered upwards");
         self.space.superblock_durable(superblock.checkpoint);
-        self.log.trim_to(older.log_start.lsn);
+        self.log.trim_to(older.history_start());
         for part in &self.checkpoint.parts {
             let state = self.groups.get_mut(part.group);
             if part.drop {
@@ -377,6 +438,9 @@ impl Store {
             } else {
                 state.in_catalog = true;
                 state.checkpoint_slot = state.frozen_slot;
+                if state.member.as_ref().is_some_and(|member| member.keeps_state()) {
+                    self.checkpointed.push((part.group, state.frozen_slot));
+                }
             }
         }
         let checkpoint = &mut self.checkpoint;

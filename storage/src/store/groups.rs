@@ -7,6 +7,7 @@ use forebay_core::group::Group;
 use forebay_core::ids::{Ballot, GroupId, Slot};
 
 use super::catalog::CatalogEntry;
+use super::members::MemberState;
 use super::{PendingEntry, Refused, Store, Ticket};
 use crate::log::{RecordHeader, RecordKind};
 use crate::space::Runs;
@@ -31,7 +32,10 @@ const SOLE_BALLOT: Ballot = Ballot(1);
 
 #[derive(Debug)]
 pub(super) struct GroupState {
+    /// Of a group of one; of a member of a replicated group only the id counts.
     pub(super) progress: Group,
+    /// Of a member of a replicated group.
+    pub(super) member: Option<Box<MemberState>>,
     pub(super) payload: Vec<u8>,
     /// The state at the slot of the last finished merge.
     pub(super) tree: TreeRef,
@@ -105,6 +109,7 @@ impl GroupState {
     pub(super) fn new(id: GroupId, payload: Vec<u8>) -> GroupState {
         GroupState {
             progress: Group::new(id, SOLE_BALLOT, 1, Slot(0)),
+            member: None,
             payload,
             tree: TreeRef::EMPTY,
             changed: false,
@@ -117,9 +122,14 @@ impl GroupState {
     }
 
     pub(super) fn from_catalog(id: GroupId, entry: CatalogEntry) -> GroupState {
+        let CatalogEntry { members, ballot, chosen_slot, .. } = entry;
+        let member =
+            entry.member.map(|member| Box::new(MemberState::restored(member, ballot, chosen_slot)));
+        let members = if member.is_some() { 1 } else { members };
         GroupState {
             // The tree holds the slots up to `applied_slot`; the log's later ones follow by replay.
-            progress: Group::new(id, entry.ballot, entry.members.into(), entry.applied_slot),
+            progress: Group::new(id, ballot, members.into(), entry.applied_slot),
+            member,
             payload: entry.payload,
             tree: entry.tree,
             changed: false,
@@ -129,6 +139,23 @@ impl GroupState {
             frozen_slot: entry.applied_slot,
             checkpoint_slot: entry.applied_slot,
         }
+    }
+}
+
+impl GroupState {
+    /// The state contains every slot up to here.
+    pub(super) fn applied_slot(&self) -> Slot {
+        self.member.as_ref().map_or(self.progress.applied_slot(), |member| member.applied())
+    }
+
+    /// Everything up to here is known to be chosen, and in the log or in the state.
+    pub(super) fn chosen_slot(&self) -> Slot {
+        self.member.as_ref().map_or(self.progress.chosen_slot(), |member| member.released())
+    }
+
+    /// The ballot that its leader won with, or the highest promised.
+    pub(super) fn ballot(&self) -> Ballot {
+        self.member.as_ref().map_or(self.progress.ballot(), |member| member.promised)
     }
 }
 
@@ -159,8 +186,8 @@ impl Store {
         Ok((group, self.enqueue(position, group, Slot(0), PendingEntry::GroupCreate)))
     }
 
-    /// Drops a group: no reads or writes from now on; its space is free after the checkpoint after
-    /// next.
+    /// Drops a group, or this shard's member of one: no reads or writes from now on; its space is
+    /// free after the checkpoint after next.
     ///
     /// # Errors
     /// Nothing was begun; see [`Refused`].
@@ -177,6 +204,7 @@ impl Store {
         let appended = self.log.append(&header, &[]);
         let position = appended.map_err(|error| self.log_refused(error))?;
         self.groups.get_mut(group).dropped = true;
+        self.drop_member(group);
         Ok(self.enqueue(position, group, Slot(0), PendingEntry::GroupDrop))
     }
 

@@ -7,8 +7,9 @@ use std::ops::Bound;
 
 use forebay_core::time::Nanos;
 
-use super::catalog::{CatalogEntry, catalog_key};
+use super::catalog::{CatalogEntry, CatalogMember, catalog_key};
 use super::checkpoint::Phase;
+use super::groups::GroupState;
 use super::room::RESERVE_BLOCKS;
 use super::{GroupOrdinal, Store, Work};
 use crate::overlay::{EntryRef, FrozenCursor, Overlay};
@@ -78,6 +79,39 @@ impl MergeInput for CatalogInput<'_> {
         let left = &self.changes[*self.next..];
         let at = left.partition_point(|(key, _)| &key[..] < bound);
         left.get(at).map(|(key, _)| &key[..])
+    }
+}
+
+/// What the checkpoint under way stores of a group.
+fn catalog_entry(state: &GroupState) -> CatalogEntry {
+    let (applied_slot, tree, payload) = (state.frozen_slot, state.tree, state.payload.clone());
+    let Some(member) = &state.member else {
+        return CatalogEntry {
+            members: 1,
+            ballot: state.progress.ballot(),
+            chosen_slot: applied_slot,
+            applied_slot,
+            tree,
+            member: None,
+            payload,
+        };
+    };
+    let frozen = &member.frozen;
+    CatalogEntry {
+        members: 0,
+        ballot: frozen.promised,
+        chosen_slot: frozen.chosen,
+        applied_slot,
+        tree,
+        member: Some(CatalogMember {
+            id: member.id,
+            role: member.role,
+            trimmed_slot: frozen.trimmed,
+            last_slot: frozen.last,
+            created_lsn: member.created_lsn,
+            configurations: frozen.configurations.clone(),
+        }),
+        payload,
     }
 }
 
@@ -235,17 +269,7 @@ impl Store {
         for part in &checkpoint.parts {
             let state = self.groups.get(part.group);
             let key = catalog_key(state.progress.id());
-            let entry = (!part.drop).then(|| {
-                CatalogEntry {
-                    members: 1,
-                    ballot: state.progress.ballot(),
-                    chosen_slot: state.frozen_slot,
-                    applied_slot: state.frozen_slot,
-                    tree: state.tree,
-                    payload: state.payload.clone(),
-                }
-                .encode()
-            });
+            let entry = (!part.drop).then(|| catalog_entry(state).encode());
             if entry.is_some() || state.in_catalog {
                 checkpoint.catalog_changes.push((key, entry));
             }

@@ -22,6 +22,7 @@
 pub mod catalog;
 mod checkpoint;
 mod groups;
+mod members;
 mod merging;
 mod pace;
 mod read;
@@ -36,6 +37,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 
 use forebay_core::ids::{Lsn, ShardId, Slot};
+use forebay_core::paxos::PersistId;
 use forebay_core::time::Nanos;
 
 use crate::block::{DiskDone, DiskError, DiskOp, OpId};
@@ -48,12 +50,14 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
+pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
+use members::{Append, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +157,8 @@ enum PendingEntry {
     Write(Staged, KeyHash, Runs),
     GroupCreate,
     GroupDrop,
+    /// A member's records up to here.
+    Persisted(PersistId),
 }
 
 impl PendingEntry {
@@ -160,7 +166,9 @@ impl PendingEntry {
     fn runs(&self) -> Runs {
         match self {
             PendingEntry::Write(_, _, runs) => *runs,
-            PendingEntry::GroupCreate | PendingEntry::GroupDrop => Runs::default(),
+            PendingEntry::GroupCreate | PendingEntry::GroupDrop | PendingEntry::Persisted(_) => {
+                Runs::default()
+            }
         }
     }
 }
@@ -185,6 +193,19 @@ pub struct Store {
     last_ticket: Ticket,
     chosen_ticket: Ticket,
     groups: Groups,
+    /// Members of replicated groups on this shard.
+    members: usize,
+    /// The bytes of their entries that are not applied.
+    staged: StagedEntries,
+    /// Their records that wait for room in the log.
+    appends: VecDeque<(GroupOrdinal, Append)>,
+    /// Position of their newest record.
+    appended_lsn: Lsn,
+    /// Entries of theirs that were staged, ever.
+    staged_count: u64,
+    persisted: Vec<(GroupOrdinal, PersistId)>,
+    applied: Vec<(GroupOrdinal, Slot)>,
+    checkpointed: Vec<(GroupOrdinal, Slot)>,
     cache: PageCache,
     space: SpaceMap,
     catalog: TreeRef,
@@ -291,6 +312,7 @@ impl Store {
         self.failure.is_some()
             || (self.closing
                 && self.pending.is_empty()
+                && self.appends.is_empty()
                 && (checkpointed || self.checkpoint.is_blocked())
                 && self.log.is_idle()
                 && !self.log.needs_marker())
@@ -313,6 +335,7 @@ impl Store {
         self.set_aside(runs, item.is_none())?;
         let state = self.groups.get_mut(group);
         assert!(!state.dropped, "nobody writes to a dropped group");
+        debug_assert!(state.member.is_none(), "a member's entries are staged");
         let slot = state.progress.last_slot().next();
         let header = RecordHeader {
             kind: if item.is_some() { RecordKind::PUT } else { RecordKind::DELETE },
@@ -427,9 +450,22 @@ impl Store {
                     self.overlay.apply(staged, hash);
                 }
                 PendingEntry::GroupCreate => self.groups.get_mut(pending.group).changed = true,
+                PendingEntry::Persisted(id) => self.note_persisted(pending.group, id),
                 PendingEntry::GroupDrop => self.group_dropped(pending.group),
             }
         }
+    }
+
+    fn note_persisted(&mut self, group: GroupOrdinal, id: PersistId) {
+        match self.persisted.last_mut() {
+            Some((last, upto)) if *last == group => *upto = id,
+            _ => self.persisted.push((group, id)),
+        }
+    }
+
+    /// Writes begun so far, for the pace of merges.
+    pub(super) fn writes_begun(&self) -> u64 {
+        self.last_ticket.0 + self.staged_count
     }
 
     /// Brings near what the next entries will be applied to; says how many of them.
@@ -453,6 +489,7 @@ impl Store {
         if self.failure.is_none() {
             self.forget_damage(now);
             self.fetch_unread();
+            self.append_queued();
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
         }

@@ -53,7 +53,7 @@ impl Store {
         self.checkpoint.begun = Begun {
             end_lsn: self.log.end_lsn(),
             log_free_bytes: self.log.free_bytes(),
-            ticket: self.last_ticket.0,
+            ticket: self.writes_begun(),
             written_bytes: self.checkpoint.written_bytes,
         };
     }
@@ -62,7 +62,7 @@ impl Store {
     pub(super) fn slice_units(&self) -> usize {
         let checkpoint = &self.checkpoint;
         let slice = self.config.merge_slice_micros as usize * UNITS_PER_MICRO;
-        let writes = (self.last_ticket.0 - checkpoint.paid_ticket) as usize;
+        let writes = (self.writes_begun() - checkpoint.paid_writes) as usize;
         if writes == 0 && self.pending.is_empty() {
             return slice;
         }
@@ -86,7 +86,7 @@ impl Store {
         let generation = self.config.overlay_generation_bytes as f64;
         let in_overlay = (generation * DONE_AT - active_bytes as f64) / entry_bytes as f64;
 
-        let writes = self.last_ticket.0 - begun.ticket;
+        let writes = self.writes_begun() - begun.ticket;
         let used_bytes = self.log.end_lsn().0 - begun.end_lsn.0;
         let record_bytes =
             if writes < WRITES_KNOWN { entry_bytes } else { (used_bytes / writes).max(1) };

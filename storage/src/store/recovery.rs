@@ -23,6 +23,7 @@ use forebay_core::time::Nanos;
 use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
+use super::members::StagedEntries;
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
@@ -206,6 +207,11 @@ pub fn open(
         );
         warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
     }
+    if opening.history_lost {
+        let words = "log batches before the checkpoint are damaged: members of replicated groups \
+                     do not know what they accepted there, and get it from the others";
+        warning = Some(warning.map_or(words.to_owned(), |first| format!("{first}; {words}")));
+    }
     opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
     if chosen.is_none() {
@@ -234,17 +240,21 @@ fn root_of(superblock: &Superblock) -> SpaceRoot {
 }
 
 /// A store in the making.
-struct Opening {
-    config: StoreConfig,
+pub(super) struct Opening {
+    pub(super) config: StoreConfig,
     node_id: u128,
-    superblock: Superblock,
+    pub(super) superblock: Superblock,
     trim_lsn: Lsn,
-    groups: Groups,
+    pub(super) groups: Groups,
+    pub(super) members: usize,
+    pub(super) staged: StagedEntries,
+    /// Damaged batches before the checkpoint's point.
+    pub(super) history_lost: bool,
     cache: PageCache,
-    space: SpaceMap,
-    overlay: Overlay,
+    pub(super) space: SpaceMap,
+    pub(super) overlay: Overlay,
     /// Of the entries replayed.
-    runs: Vec<Runs>,
+    pub(super) runs: Vec<Runs>,
 }
 
 impl Opening {
@@ -269,6 +279,9 @@ impl Opening {
                 superblock,
                 trim_lsn,
                 groups,
+                members: 0,
+                staged: StagedEntries::default(),
+                history_lost: false,
                 cache,
                 space,
                 overlay,
@@ -286,13 +299,16 @@ impl Opening {
         let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
             read_block(disk, block).ok()
         })?;
-        let trim_lsn = older.map_or(superblock.log_start.lsn, |older| older.log_start.lsn);
+        let trim_lsn = older.map_or(superblock.history_start(), |older| older.history_start());
         let mut opening = Opening {
             config,
             node_id,
             superblock: *superblock,
             trim_lsn,
             groups,
+            members: 0,
+            staged: StagedEntries::default(),
+            history_lost: false,
             cache,
             space,
             overlay,
@@ -350,14 +366,15 @@ impl Opening {
         let mut scan = LogScan::new(config, start, ops::LOG);
         // What was in memory before the crash fits again: both generations, and what was in flight.
         self.overlay.set_generation_bytes_max(2 * config.capacity_bytes() as usize);
+        self.replay_history(disk)?;
         let mut queue: VecDeque<DiskOp> = VecDeque::new();
         let mut begun = Vec::new();
         let mut applied = 0;
         let mut failed = None;
         loop {
-            let step = scan.advance(&mut begun, |record| {
+            let step = scan.advance(&mut begun, |batch, record| {
                 if failed.is_none() {
-                    match self.replay_record(&record) {
+                    match self.replay_record(&record, batch) {
                         Ok(true) => applied += 1,
                         Ok(false) => {}
                         Err(error) => failed = Some(error),
@@ -375,6 +392,7 @@ impl Opening {
             });
             match step {
                 ScanStep::Finished(recovered) => {
+                    self.finish_members()?;
                     self.overlay.set_generation_bytes_max(self.config.overlay_generation_bytes);
                     return Ok(recovered);
                 }
@@ -388,9 +406,14 @@ impl Opening {
     }
 
     /// Applies a record that the checkpoint does not contain; false if there was nothing to apply.
-    fn replay_record(&mut self, record: &LogRecord<'_>) -> Result<bool, OpenError> {
+    fn replay_record(&mut self, record: &LogRecord<'_>, batch: Lsn) -> Result<bool, OpenError> {
         let header = record.header;
         let known = self.groups.find(header.group);
+        if known.is_some_and(|group| self.groups.get(group).member.is_some())
+            && header.kind != RecordKind::GROUP_DROP
+        {
+            return self.replay_member(record, batch);
+        }
         match header.kind {
             RecordKind::GROUP_CREATE => {
                 if known.is_some() {
@@ -403,6 +426,7 @@ impl Opening {
             RecordKind::GROUP_DROP => {
                 let Some(group) = known else { return Ok(false) };
                 self.overlay.drop_group(group.0);
+                self.drop_replayed(group);
                 let state = self.groups.get_mut(group);
                 state.dropped = true;
                 state.drop_chosen = true;
@@ -440,8 +464,13 @@ impl Opening {
                     self.runs.push(runs);
                 }
             }
-            // Of groups of several replicas: there are none yet.
-            RecordKind::GROUP_STATE | RecordKind::DIGEST_MARK => return Ok(false),
+            RecordKind::DIGEST_MARK => return Ok(false),
+            RecordKind::NO_OP
+            | RecordKind::CONFIGURATION
+            | RecordKind::PROMISE
+            | RecordKind::BASE
+            | RecordKind::CHOSEN
+            | RecordKind::MEMBER_CREATE => return self.replay_member(record, batch),
             _ => return Err(undecodable(record)),
         }
         Ok(true)
@@ -462,6 +491,7 @@ impl Opening {
                 }
             }
         }
+        self.set_aside_staged();
         self.space.keep_reserve(RESERVE_BLOCKS);
     }
 
@@ -480,6 +510,14 @@ impl Opening {
             last_ticket: Ticket::default(),
             chosen_ticket: Ticket::default(),
             groups: self.groups,
+            members: self.members,
+            staged: self.staged,
+            appends: VecDeque::new(),
+            appended_lsn: Lsn(0),
+            staged_count: 0,
+            persisted: Vec::new(),
+            applied: Vec::new(),
+            checkpointed: Vec::new(),
             cache: self.cache,
             space: self.space,
             catalog: self.superblock.catalog,
@@ -500,7 +538,7 @@ impl Opening {
 }
 
 /// Key and item of a Put's or a Delete's payload, if it is one.
-fn entry_of<'a>(record: &LogRecord<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+pub(super) fn entry_of<'a>(record: &LogRecord<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
     let (key, item) = match record.header.kind {
         RecordKind::PUT => {
             let put = PutPayload::decode(record.payload)?;
@@ -513,7 +551,7 @@ fn entry_of<'a>(record: &LogRecord<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> 
     fits.then_some((key, item))
 }
 
-fn undecodable(record: &LogRecord<'_>) -> OpenError {
+pub(super) fn undecodable(record: &LogRecord<'_>) -> OpenError {
     let LogRecord { lsn, header, payload } = record;
     OpenError::Record {
         lsn: *lsn,
@@ -531,6 +569,7 @@ fn blank(config: &StoreConfig, node_id: u128) -> Superblock {
         shard: config.log.shard,
         checkpoint: 0,
         log_start: LogPoint::default(),
+        history_bytes: 0,
         durable_lsn: Lsn(0),
         log: LogGeometry::of(&config.log),
         catalog: TreeRef::EMPTY,

@@ -34,7 +34,7 @@ impl Store {
     /// entry rewrites its leaf and its share of the path, but no more pages than there are, and new
     /// bytes fill pages at least half; both generations, and what is in flight.
     pub(super) fn reserve_blocks(&self) -> u64 {
-        let entries = (self.overlay.entries() + self.in_flight.len()) as u64;
+        let entries = (self.overlay.entries() + self.in_flight.len() + self.staged.len()) as u64;
         let rewritten = (entries * 3).min(2 * self.space.live_blocks());
         let bytes = (self.overlay.bytes() as u64).saturating_sub(self.space.aside_bytes());
         let new = 2 * bytes.div_ceil(BLOCK_BYTES as u64);

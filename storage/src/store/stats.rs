@@ -92,9 +92,9 @@ impl Store {
             id: state.progress.id(),
             items: totals.items,
             bytes: totals.bytes,
-            ballot: state.progress.ballot().0,
-            chosen_slot: state.progress.chosen_slot(),
-            applied_slot: state.progress.applied_slot(),
+            ballot: state.ballot().0,
+            chosen_slot: state.chosen_slot(),
+            applied_slot: state.applied_slot(),
             checkpoint_slot: state.checkpoint_slot,
         }
     }

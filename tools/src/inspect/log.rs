@@ -9,9 +9,10 @@
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
+use forebay_core::paxos::Configuration;
 use forebay_storage::block::BLOCK_BYTES;
 use forebay_storage::log::format::{BadBatch, Batch, BatchHeader, MAGIC, PutPayload};
-use forebay_storage::log::{BatchKind, LogRecord, RecordKind};
+use forebay_storage::log::{BatchKind, LogRecord, MemberCreate, RecordKind};
 
 use super::Verdict;
 use super::files::ShardDir;
@@ -61,7 +62,7 @@ pub(super) fn show(
     }
 
     // Positions below the checkpoint are trimmed: what is left of them was overwritten on purpose.
-    let trimmed_lsn = superblock.map_or(0, |superblock| superblock.log_start.lsn.0);
+    let trimmed_lsn = superblock.map_or(0, |superblock| superblock.history_start().0);
     let from_headers = found.iter().map(|batch| batch.header.durable_lsn.0);
     let durable_lsn = from_headers
         .chain(superblock.map(|superblock| superblock.durable_lsn.0))
@@ -179,7 +180,21 @@ fn show_record(record: &LogRecord<'_>, out: &mut dyn Write) -> io::Result<()> {
         RecordKind::DELETE => format!("delete {}", key(record.payload)),
         RecordKind::GROUP_CREATE => format!("group create \"{}\"", escape(record.payload)),
         RecordKind::GROUP_DROP => "group drop".to_owned(),
-        RecordKind::GROUP_STATE => format!("group state \"{}\"", escape(record.payload)),
+        RecordKind::CHOSEN => "chosen up to this slot".to_owned(),
+        RecordKind::NO_OP => "no-op".to_owned(),
+        RecordKind::CONFIGURATION => match Configuration::decode(record.payload) {
+            Some(configuration) => format!("configuration {:?}", configuration.members()),
+            None => "configuration with an unreadable payload".to_owned(),
+        },
+        RecordKind::PROMISE => "promise".to_owned(),
+        RecordKind::BASE => "the member's log begins after this slot".to_owned(),
+        RecordKind::MEMBER_CREATE => match MemberCreate::decode(record.payload) {
+            Some(create) => {
+                let (id, role) = (create.member.0, create.role);
+                format!("member {id:016x} create, {role:?}, \"{}\"", escape(create.payload))
+            }
+            None => "member create with an unreadable payload".to_owned(),
+        },
         RecordKind::DIGEST_MARK => "digest mark".to_owned(),
         RecordKind(other) => format!("kind {other}, {} bytes", record.payload.len()),
     };

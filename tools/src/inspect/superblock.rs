@@ -48,6 +48,7 @@ fn one(s: &Superblock, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  log_start lsn         {}", s.log_start.lsn)?;
     writeln!(out, "  log_start incarnation {}", s.log_start.incarnation)?;
     writeln!(out, "  previous_checksum     {:08x}", s.log_start.previous_checksum)?;
+    writeln!(out, "  history_bytes         {}", s.history_bytes)?;
     writeln!(out, "  durable_lsn           {}", s.durable_lsn)?;
     writeln!(out, "  log                   {} segments of {segment}", s.log.segments)?;
     match s.catalog.root {

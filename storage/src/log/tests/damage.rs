@@ -199,7 +199,7 @@ fn progress_ends_at_the_whole_ring() {
     let (_, rig) = marked();
     let mut scan = LogScan::new(rig.config, rig.start, SCAN_OPS);
     let (mut out, mut disk) = (Vec::new(), rig.image());
-    while !matches!(scan.advance(&mut out, |_| {}), Ok(ScanStep::Finished(_))) {
+    while !matches!(scan.advance(&mut out, |_, _| {}), Ok(ScanStep::Finished(_))) {
         out.drain(..).for_each(|op| disk.submit(op));
         scan.done(disk.complete_next().expect("in flight"));
     }

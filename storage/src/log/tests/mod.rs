@@ -62,7 +62,7 @@ fn recover(
     let mut scan = LogScan::with_read_bytes(*config, start, SCAN_OPS, 12 << 10);
     let (mut out, mut found) = (Vec::new(), Found::new());
     loop {
-        let step = scan.advance(&mut out, |record| {
+        let step = scan.advance(&mut out, |_, record| {
             found.push((record.lsn, record.header.slot.0, record.payload.to_vec()));
         });
         match step {

@@ -17,6 +17,7 @@ mod full;
 mod groups;
 mod model;
 mod space;
+mod three;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;

@@ -236,6 +236,7 @@ impl Store {
             shard: SHARD,
             checkpoint: root.checkpoint,
             log_start: LogPoint::default(),
+            history_bytes: 0,
             durable_lsn: Lsn(0),
             log: LogGeometry::default(),
             catalog: self.tree,

@@ -68,6 +68,7 @@ fn superblock(checkpoint: u64, catalog: TreeRef) -> Vec<u8> {
             incarnation: 1,
             previous_checksum: 0x1234_5678,
         },
+        history_bytes: 0x1000 * (checkpoint % 2),
         durable_lsn: Lsn(0x3000 * checkpoint),
         log: LogGeometry {
             log_id: 0x1122_3344,
