@@ -418,8 +418,6 @@ impl Replica {
             Input::Applied { slot } => self.applied(slot),
             Input::Checkpointed { slot } => {
                 assert!(slot <= self.applied, "a checkpoint contains what was applied");
-                // The leader is told even if the group is idle: logs are trimmed by it.
-                self.answer_due |= slot > self.checkpoint;
                 self.checkpoint = self.checkpoint.max(slot);
             }
             Input::Trimmed { slot } => {

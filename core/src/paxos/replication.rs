@@ -33,8 +33,6 @@ pub(super) struct Progress {
     chosen: Slot,
     /// What the member was told is chosen.
     told: Slot,
-    /// What the member was told may leave its log.
-    told_trim: Slot,
     pub(super) applied: Slot,
     pub(super) checkpoint: Slot,
     in_flight_bytes: u64,
@@ -63,7 +61,6 @@ impl Progress {
             durable,
             chosen: durable,
             told: durable,
-            told_trim: Slot(0),
             applied: Slot(0),
             checkpoint: Slot(0),
             in_flight_bytes: 0,
@@ -210,8 +207,7 @@ impl Replica {
             while progress.probed && self.send_entries(progress, effects) {
                 sent = true;
             }
-            let news = progress.told < chosen || progress.told_trim < self.may_trim;
-            if !sent && (news || (progress.ask && fresh)) {
+            if !sent && (progress.told < chosen || (progress.ask && fresh)) {
                 self.send_chosen(progress, effects);
                 sent = true;
             }
@@ -256,7 +252,7 @@ impl Replica {
         let message = Message::Accept { ballot, first, chosen, trim };
         effects.push(Effect::Send { to: progress.id, message, last });
         progress.next = last.next();
-        (progress.told, progress.told_trim) = (chosen, trim);
+        progress.told = chosen;
         progress.in_flight_bytes += bytes;
         true
     }
@@ -267,7 +263,7 @@ impl Replica {
         let last =
             if progress.probed { Slot(progress.next.0 - 1) } else { self.acceptor.stream_slot() };
         let message = Message::Chosen { ballot, chosen, last, trim: self.may_trim };
-        (progress.told, progress.told_trim) = (chosen, self.may_trim);
+        progress.told = chosen;
         effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });
     }
 
