@@ -399,9 +399,7 @@ struct Asker {
 
 impl Asker {
     fn connect(address: SocketAddr, timeout: Duration) -> std::io::Result<Asker> {
-        let stream = TcpStream::connect_timeout(&address, timeout)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_nodelay(true)?;
+        let stream = super::dial(address, timeout)?;
         Ok(Asker { stream, address, out: SendBuf::new() })
     }
 

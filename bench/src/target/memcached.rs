@@ -40,10 +40,8 @@ impl Memcached {
     /// Asks the server at `url` for its version and its memory.
     pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Memcached, BenchError> {
         let address = url.resolve()?;
-        let unreachable = |source| BenchError::unreachable(url, address, source);
-        let stream = TcpStream::connect_timeout(&address, setup.timeout).map_err(unreachable)?;
-        stream.set_read_timeout(Some(setup.timeout)).map_err(unreachable)?;
-        let facts = ask_facts(&stream).map_err(unreachable)?;
+        let facts = super::dial(address, setup.timeout).and_then(|stream| ask_facts(&stream));
+        let facts = facts.map_err(|source| BenchError::unreachable(url, address, source))?;
         Ok(Memcached { addresses: [address], facts })
     }
 }

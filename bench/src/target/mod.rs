@@ -25,7 +25,7 @@ pub(crate) mod session;
 pub(crate) mod tls;
 mod url;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use forebay_net::machine::SendBuf;
@@ -77,6 +77,15 @@ macro_rules! with_target {
     }};
 }
 pub(crate) use with_target;
+
+/// A blocking connection for questions before or after a run; `timeout` is for reaching the server,
+/// and for each answer.
+fn dial(address: SocketAddr, timeout: Duration) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
 
 /// What a store is told about the data before a run.
 #[derive(Clone, Copy, Debug)]

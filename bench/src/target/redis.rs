@@ -32,10 +32,8 @@ impl Redis {
     /// Asks the server at `url` for its version and durability settings.
     pub(crate) fn setup(url: &TargetUrl, timeout: Duration) -> Result<Redis, BenchError> {
         let address = url.resolve()?;
-        let unreachable = |source| BenchError::unreachable(url, address, source);
-        let stream = TcpStream::connect_timeout(&address, timeout).map_err(unreachable)?;
-        stream.set_read_timeout(Some(timeout)).map_err(unreachable)?;
-        let facts = ask_facts(&stream).map_err(unreachable)?;
+        let facts = super::dial(address, timeout).and_then(|stream| ask_facts(&stream));
+        let facts = facts.map_err(|source| BenchError::unreachable(url, address, source))?;
         Ok(Redis { addresses: [address], facts })
     }
 }

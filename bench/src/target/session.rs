@@ -28,11 +28,7 @@ impl<T: Target> Session<T> {
     pub(crate) fn connect(target: &T, timeout: Duration) -> Result<Session<T>, BenchError> {
         let mut links = Vec::new();
         for &address in target.addresses() {
-            let stream = TcpStream::connect_timeout(&address, timeout)
-                .map_err(|source| BenchError::Connection { address, source })?;
-            stream
-                .set_read_timeout(Some(timeout))
-                .and_then(|()| stream.set_nodelay(true))
+            let stream = super::dial(address, timeout)
                 .map_err(|source| BenchError::Connection { address, source })?;
             links.push(Link { codec: target.codec(), stream, out: SendBuf::new(), outstanding: 0 });
         }

@@ -43,7 +43,7 @@ const WRITES_KNOWN: u64 = 1_000;
 pub(super) struct Begun {
     end_lsn: Lsn,
     log_free_bytes: u64,
-    ticket: u64,
+    writes: u64,
     written_bytes: u64,
 }
 
@@ -53,7 +53,7 @@ impl Store {
         self.checkpoint.begun = Begun {
             end_lsn: self.log.end_lsn(),
             log_free_bytes: self.log.free_bytes(),
-            ticket: self.writes_begun(),
+            writes: self.writes_begun(),
             written_bytes: self.checkpoint.written_bytes,
         };
     }
@@ -86,7 +86,7 @@ impl Store {
         let generation = self.config.overlay_generation_bytes as f64;
         let in_overlay = (generation * DONE_AT - active_bytes as f64) / entry_bytes as f64;
 
-        let writes = self.writes_begun() - begun.ticket;
+        let writes = self.writes_begun() - begun.writes;
         let used_bytes = self.log.end_lsn().0 - begun.end_lsn.0;
         let record_bytes =
             if writes < WRITES_KNOWN { entry_bytes } else { (used_bytes / writes).max(1) };
@@ -124,8 +124,7 @@ impl Store {
 
     /// Lets a write wait that is too far ahead of the checkpoint.
     pub(super) fn admit_at_pace(&self) -> Result<(), Refused> {
-        // Nobody knows when a blocked one goes on: then the room counts, to its end. And the first
-        // few writes of a small shard are its head start.
+        // Nobody knows when a blocked one goes on: then the room counts, to its end.
         let checkpoint = &self.checkpoint;
         if checkpoint.is_idle() || checkpoint.is_blocked() {
             return Ok(());

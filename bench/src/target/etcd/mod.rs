@@ -16,7 +16,7 @@
 mod messages;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use forebay_net::machine::SendBuf;
@@ -207,9 +207,7 @@ fn prefix_end(prefix: &[u8], end: &mut Vec<u8>) {
 
 /// One call with an empty message over a blocking socket; the answer's message.
 fn ask(address: SocketAddr, path: &'static str, timeout: Duration) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_nodelay(true)?;
+    let mut stream = crate::target::dial(address, timeout)?;
     let mut grpc = GrpcConnection::new(&address.to_string());
     let mut out = SendBuf::new();
     grpc.call(path, &[], 0, &mut out);
