@@ -57,7 +57,7 @@ pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
-use members::{Append, StagedEntries};
+use members::{Append, Carrier, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +180,7 @@ const TYPICAL_ENTRY_BYTES: usize = 1_280;
 mod ops {
     pub(super) const OTHER: u64 = 1 << 48;
     pub(super) const LOG: u64 = 2 << 48;
+    pub(super) const CARRY: u64 = 3 << 48;
 }
 
 /// See the module's docs.
@@ -201,6 +202,10 @@ pub struct Store {
     appends: VecDeque<(GroupOrdinal, Append)>,
     /// Position of their newest record.
     appended_lsn: Lsn,
+    /// What the entries that they may not trim take in the log, about.
+    history_bytes: u64,
+    /// Their old entries on the way to the log's head.
+    carrier: Carrier,
     /// Entries of theirs that were staged, ever.
     staged_count: u64,
     persisted: Vec<(GroupOrdinal, PersistId)>,
@@ -409,6 +414,8 @@ impl Store {
             self.apply_durable();
         } else if self.cache.owns_read(done.op) {
             self.page_read(done, now);
+        } else if Store::is_carry_op(done.op) {
+            self.carry_read(done, now);
         } else {
             self.checkpoint_done(done, now);
         }
@@ -490,6 +497,7 @@ impl Store {
             self.forget_damage(now);
             self.fetch_unread();
             self.append_queued();
+            self.carry(now, &mut work);
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
         }

@@ -33,6 +33,9 @@ pub struct StoreStats {
     pub pages_free_blocks: u64,
     pub pages_live_blocks: u64,
     pub page_read_errors: u64,
+    pub log_read_errors: u64,
+    pub log_copied_records: u64,
+    pub log_history_bytes: u64,
 }
 
 /// One group in numbers.
@@ -80,6 +83,9 @@ impl Store {
             pages_free_blocks: self.space.free_blocks(),
             pages_live_blocks: self.space.live_blocks(),
             page_read_errors: self.page_read_errors,
+            log_read_errors: self.carrier.errors,
+            log_copied_records: self.carrier.copied,
+            log_history_bytes: self.history_bytes,
         }
     }
 
