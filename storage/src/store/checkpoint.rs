@@ -24,7 +24,8 @@
 //! include this log. A checkpoint that contains it tells others that it may leave their logs, and
 //! the catalog names the last slot that this log has: so before the superblock is written the log
 //! is durable up to its end at the freeze. The log is kept from the *history's* start on: the oldest
-//! batch with an entry that a member may not trim yet (**Rule (trimming)**).
+//! batch with an entry that a member may not trim yet (**Rule (trimming)**). Entries that stay needed
+//! for long are appended again at the log's head (`members::carry`), so that they do not pin it.
 
 use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;

@@ -23,8 +23,8 @@
 //!
 //! **Bounds.** Between two checkpoints copies take at most one [`COPIES_PART`]th of what clients may
 //! fill; half of the log's reserve is never used for them, so that promises and elections always
-//! find room. One read of [`READ_BYTES`] is in flight at a time, and its copies wait in memory until
-//! they are appended, [`TURN_BYTES`] a turn.
+//! find room. One read of [`READ_BYTES`] is in flight at a time, and the copies of one
+//! batch at a time wait in memory until they are appended, [`TURN_BYTES`] a turn.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -139,8 +139,11 @@ impl Store {
         if self.members == 0 || self.closing {
             return;
         }
+        let copied = self.carrier.copied;
         self.append_copies();
         if !self.carrier.copies.is_empty() {
+            // Without progress they wait for a buffer, or for a checkpoint.
+            work.run_again |= self.carrier.copied > copied;
             return;
         }
         self.carrier.bytes.clear();

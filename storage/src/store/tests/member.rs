@@ -104,7 +104,8 @@ impl Watch {
         for (index, bytes) in sizes.iter().enumerate() {
             let number = (first.0 as usize + index) % 7;
             let key = key(number + 1);
-            let value = (*bytes > 0).then(|| item(ballot.0 << 32 | first.0 + index as u64, *bytes));
+            let value =
+                (*bytes > 0).then(|| item((ballot.0 << 32) + first.0 + index as u64, *bytes));
             let handle = self.rig.store.stage(self.group, &key, value.as_deref()).expect("room");
             handles.push(handle);
             let slot = Slot(first.0 + index as u64);
