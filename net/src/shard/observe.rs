@@ -45,6 +45,8 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "InvalidExpression",
         "ConditionFailed",
         "WrongPartition",
+        "NotLeader",
+        "LeadershipLost",
         "Overloaded",
         "DiskFull",
         "ShuttingDown",
