@@ -115,12 +115,12 @@ impl Cluster {
 
     /// Whether there is another node to go to.
     pub(super) fn has_several_nodes(&self) -> bool {
-        self.nodes.read().unwrap_or_else(PoisonError::into_inner).len() > 1
+        self.node_count() > 1
     }
 
-    /// Whether any node has said what it is.
-    pub(super) fn knows_nodes(&self) -> bool {
-        !self.nodes.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Nodes that have said what they are.
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Takes in what `endpoint`'s node has said of itself, if that is new. A refusal is returned.

@@ -145,7 +145,7 @@ impl Client {
             let error = match connected {
                 Err(source) => ClientError::Connect { addr: endpoint.addr().to_string(), source },
                 Ok(()) => match inner.cluster.hear(&endpoint) {
-                    None if inner.cluster.knows_nodes() => {
+                    None if inner.cluster.node_count() > 0 => {
                         let request_timeout = inner.config.request_timeout;
                         return Ok(Client { inner: Arc::new(inner), request_timeout });
                     }
