@@ -3,7 +3,7 @@
 
 use core::net::SocketAddr;
 
-use forebay_core::ids::{Ballot, GroupId, Slot};
+use forebay_core::ids::{Ballot, GroupId, Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::*;
 use forebay_core::paxos::{
