@@ -38,6 +38,8 @@ pub enum NotProposed {
 pub struct MemberStatus {
     /// The group.
     pub group: GroupId,
+    /// Its place on the shard.
+    pub ordinal: GroupOrdinal,
     /// The member.
     pub id: MemberId,
     /// What it keeps.
@@ -190,8 +192,11 @@ impl Members {
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
-        self.list.iter().flatten().map(|member| MemberStatus {
+        let members = self.list.iter().enumerate();
+        let members = members.filter_map(|(index, member)| Some((index, member.as_deref()?)));
+        members.map(|(index, member)| MemberStatus {
             group: member.group,
+            ordinal: GroupOrdinal(index as u32),
             id: member.id,
             role: member.role,
             serves: member.serves,
@@ -337,6 +342,25 @@ impl Members {
         let until = member.replica.lease_until(at);
         member.lease = (now, until);
         Ok(until)
+    }
+
+    pub(super) fn hand_over(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        to: Peer,
+        now: Nanos,
+    ) -> Result<(), String> {
+        let Members { liveness, list, effects, .. } = self;
+        let member = list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER);
+        let known = member.replica.configuration();
+        let members = known.iter().flat_map(|known| known.configuration.members());
+        let found = members.clone().find(|other| other.peer == to).map(|other| other.id);
+        let id = found.ok_or_else(|| format!("shard {} holds no member of the group", to.0))?;
+        let at = At { now, liveness, random: 0 };
+        let begun = member.replica.hand_over(id, at, effects);
+        self.carry_out(store, ordinal);
+        begun.map_err(|error| error.to_string())
     }
 
     pub(super) fn hand_over_all(&mut self, store: &mut Store, now: Nanos) -> usize {
