@@ -39,7 +39,7 @@ use crate::target::TargetUrl;
 use crate::workload::{KEY_BYTES_MAX, KEY_BYTES_MIN, OpKind, Shape};
 
 /// To be raised whenever a message changes.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// From the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
