@@ -171,7 +171,8 @@ async fn a_port_without_an_address_is_on_the_node_that_named_it() {
     *port.lock().unwrap() = leader.addr().port();
     // The leader's address is not one that the application gave.
     let table = follower.table(one_connection()).await;
-    (table.put(&key(1)).send().await.unwrap(), table.put(&key(2)).send().await.unwrap());
+    table.put(&key(1)).send().await.unwrap();
+    table.put(&key(2)).send().await.unwrap();
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
