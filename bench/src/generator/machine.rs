@@ -26,7 +26,7 @@ use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
 use super::slots::{Phases, Slots, Taken};
-use super::{Settings, ThreadReport};
+use super::{Fatal, Settings, ThreadReport};
 use crate::ledger::LedgerWriter;
 use crate::sys;
 use crate::target::{Codec, Request, Target};
@@ -120,7 +120,7 @@ pub(crate) struct Generator<T: Target> {
     cpu: CpuWatch,
     /// Open loop: never started, by the interval of the intended start.
     not_started: BTreeMap<u64, u64>,
-    fatal: Option<String>,
+    fatal: Option<Fatal>,
 }
 
 impl<T: Target> Generator<T> {
@@ -212,8 +212,8 @@ impl<T: Target> Generator<T> {
         (self.sockets.get(index as usize)?.conn == Some(conn)).then_some(index)
     }
 
-    fn give_up(&mut self, words: String) {
-        self.fatal.get_or_insert(words);
+    fn give_up(&mut self, why: Fatal) {
+        self.fatal.get_or_insert(why);
         self.shared.stop();
     }
 
@@ -398,8 +398,7 @@ impl<T: Target> Generator<T> {
             return;
         };
         if let Err(error) = writer.append(keys.take_acknowledged()) {
-            let words = error.to_string();
-            self.give_up(words);
+            self.give_up(Fatal::Here(error.to_string()));
         }
     }
 
@@ -479,7 +478,7 @@ impl<T: Target> Generator<T> {
         self.broken.push(conn);
         self.socket_gone(index, now);
         if let Phase::Connecting { .. } = self.phase {
-            self.give_up(words.to_owned());
+            self.give_up(Fatal::Target(words.to_owned()));
         }
     }
 
@@ -604,7 +603,8 @@ impl<T: Target> Machine for Generator<T> {
         if let Phase::Connecting { .. } = self.phase {
             let address = self.target.addresses()[token as usize % self.target.addresses().len()];
             let error = std::io::Error::from_raw_os_error(errno);
-            self.give_up(format!("cannot open a connection to {address}: {error}"));
+            let words = format!("cannot open a connection to {address}: {error}");
+            self.give_up(Fatal::Target(words));
         }
         self.sockets[token as usize].connect_at = Some(now + RECONNECT_NANOS);
     }
@@ -630,6 +630,10 @@ impl<T: Target> Machine for Generator<T> {
         let Some(index) = self.socket_of(conn) else { return };
         let socket = &mut self.sockets[index as usize];
         buf.clear();
+        if socket.out.is_empty() {
+            // The bytes just sent are in the processor's cache; those of the other buffer may not be.
+            std::mem::swap(&mut socket.out, &mut buf);
+        }
         socket.spare = Some(buf);
         socket.sending = false;
         if !socket.out.is_empty() && !socket.dirty {
@@ -642,7 +646,8 @@ impl<T: Target> Machine for Generator<T> {
         if let Some(index) = self.socket_of(conn) {
             self.socket_gone(index, now);
             if let Phase::Connecting { .. } = self.phase {
-                self.give_up("the target closed a connection before the run began".to_owned());
+                let words = "the target closed a connection before the run began";
+                self.give_up(Fatal::Target(words.to_owned()));
             }
         }
     }

@@ -324,7 +324,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "workload",
             format!(
-                "{}: {}; {} records in table {}, {} B keys, {} B values of random bytes, {}, seed {}",
+                "{}: {}; {} records in table {}, {} B keys, {} B values, {}, seed {}",
                 report.workload,
                 report.operations,
                 report.records,
@@ -335,6 +335,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
                 report.seed
             ),
         ),
+        ("values", report.values_made.clone()),
         ("target", format!("{} ({})", report.target, facts(&report.target_facts))),
         ("store process", store),
         ("store disk", device),
@@ -398,6 +399,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         ("began", utc(report.began_unix_s)),
         ("forebay-bench", report.version_line()),
     ];
+    stamps.retain(|(_, words)| !words.is_empty());
     stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
     stamps
 }

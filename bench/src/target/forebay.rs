@@ -416,7 +416,7 @@ impl Asker {
     {
         self.out.clear();
         frame::append(&mut self.out, 1, request);
-        let failed = |source| BenchError::Connection { address: self.address, source };
+        let failed = |source| BenchError::connection(self.address, source);
         self.stream.write_all(&self.out).map_err(failed)?;
         let mut got = SendBuf::new();
         let mut piece = [0; 4096];

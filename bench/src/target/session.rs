@@ -29,7 +29,7 @@ impl<T: Target> Session<T> {
         let mut links = Vec::new();
         for &address in target.addresses() {
             let stream = super::dial(address, timeout)
-                .map_err(|source| BenchError::Connection { address, source })?;
+                .map_err(|source| BenchError::connection(address, source))?;
             links.push(Link { codec: target.codec(), stream, out: SendBuf::new(), outstanding: 0 });
         }
         Ok(Session { links })
@@ -78,7 +78,7 @@ impl<T: Target> Session<T> {
 impl<C> Link<C> {
     fn failed(&self, source: std::io::Error) -> BenchError {
         match self.stream.peer_addr() {
-            Ok(address) => BenchError::Connection { address, source },
+            Ok(address) => BenchError::connection(address, source),
             Err(_) => BenchError::Io { what: "talking to the target", source },
         }
     }
