@@ -62,6 +62,11 @@ Examples:
   forebay-bench engines --items 5000000 --time-limit 25 --report reports/engines
   forebay-bench engines --engines forebay,lmdb --only reads,ranges --cache 4096
 
+How long: on two busy cores with a virtual disk, a million items took forebay, LMDB and fjall together
+less than three minutes; five million took forebay alone three and a half, and redb and LMDB load them in
+two to three. --time-limit 25 bounds the whole. How much room: the files of one engine are gone before
+the next begins; forebay's took 16 GB for five million items, with a cache of 4 GiB.
+
 RocksDB is there in a build with `--features rocksdb` (C++ compiler, libclang).";
 
 /// Load generators and latency reports for Forebay and for what it is compared with

@@ -164,7 +164,8 @@ impl Phase {
     /// Its part of a limited time, among those of the phases that are still to come.
     fn weight(self) -> u32 {
         match self {
-            Phase::Load => 6,
+            // What a bulk load does not use is for the others, and one cut short is worth nothing.
+            Phase::Load => 20,
             Phase::Singles | Phase::Batches | Phase::Size => 1,
             Phase::Reads | Phase::Ranges => 2,
             Phase::Removals => 3,
