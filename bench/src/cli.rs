@@ -112,7 +112,7 @@ pub(crate) enum Command {
 /// What every command says about the data.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
-    /// The store: forebay://HOST:PORT, redis://HOST:PORT, etcd://HOST:PORT[,HOST:PORT…],
+    /// The store: forebay://HOST:PORT[,HOST:PORT…], redis://HOST:PORT, etcd://HOST:PORT[,HOST:PORT…],
     /// dynamodb+http://HOST:PORT, dynamodb+https://HOST:PORT, memcached://HOST:PORT or floor://HOST:PORT
     #[arg(long, value_name = "URL", default_value = "forebay://127.0.0.1:4700")]
     pub(crate) target: TargetUrl,

@@ -11,6 +11,8 @@
 
 mod machine;
 mod record;
+#[cfg(test)]
+mod replica_tests;
 mod schedule;
 mod slots;
 #[cfg(test)]

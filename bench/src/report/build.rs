@@ -150,6 +150,7 @@ pub(crate) fn report(
         achieved_ops_s: counters.in_time as f64 / duration,
         errors: counters.errors_all(),
         errors_by_cause: by_cause(total),
+        unknown_writes: counters.unknown_writes,
         first_error: outcome.threads.iter().find_map(|thread| thread.first_error.clone()),
         reads_that_found_nothing: counters.missing,
         late_starts: counters.late_starts,

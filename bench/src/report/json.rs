@@ -86,6 +86,9 @@ pub(crate) struct Report {
     pub(crate) achieved_ops_s: f64,
     pub(crate) errors: u64,
     pub(crate) errors_by_cause: BTreeMap<String, u64>,
+    /// Errors that may have written all the same.
+    #[serde(default)]
+    pub(crate) unknown_writes: u64,
     pub(crate) first_error: Option<String>,
     pub(crate) reads_that_found_nothing: u64,
     /// Open loop: started more than 1 ms after the intended start.
@@ -269,9 +272,13 @@ impl Report {
                 .map(|(cause, count)| format!("{count} {}", cause.replace('_', " ")))
                 .collect();
             warn(format!(
-                "{} operations failed ({}); latencies are of successes only. First: {}",
+                "{} operations failed ({}){}; latencies are of successes only. First: {}",
                 self.errors,
                 causes.join(", "),
+                match self.unknown_writes {
+                    0 => String::new(),
+                    count => format!(", of them {count} writes whose outcome is unknown"),
+                },
                 self.first_error.as_deref().unwrap_or("unknown")
             ));
         }

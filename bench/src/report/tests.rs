@@ -78,6 +78,7 @@ pub(crate) fn sample() -> Report {
         errors: 3,
         errors_by_cause: errors_by_cause.clone(),
         first_error: Some("no answer".to_owned()),
+        unknown_writes: 2,
         reads_that_found_nothing: 500,
         late_starts: 2,
         late_starts_waiting_for_depth: 1,

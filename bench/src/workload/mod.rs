@@ -93,6 +93,11 @@ impl OpKind {
     /// How many there are.
     pub(crate) const COUNT: usize = OpKind::ALL.len();
 
+    /// Whether it may change a record.
+    pub(crate) fn writes(self) -> bool {
+        !matches!(self, OpKind::Get | OpKind::Scan | OpKind::Query)
+    }
+
     /// Its name in reports.
     pub(crate) fn label(self) -> &'static str {
         match self {
