@@ -28,7 +28,7 @@ use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
 use super::slots::{Phases, Slots, Taken};
-use super::{Settings, ThreadReport};
+use super::{Fatal, Settings, ThreadReport};
 use crate::ledger::LedgerWriter;
 use crate::sys;
 use crate::target::{Codec, Request, Target};
@@ -133,7 +133,7 @@ pub(crate) struct Generator<T: Target> {
     cpu: CpuWatch,
     /// Open loop: never started, by the interval of the intended start.
     not_started: BTreeMap<u64, u64>,
-    fatal: Option<String>,
+    fatal: Option<Fatal>,
 }
 
 impl<T: Target> Generator<T> {
@@ -230,8 +230,8 @@ impl<T: Target> Generator<T> {
         (self.sockets.get(index as usize)?.conn == Some(conn)).then_some(index)
     }
 
-    fn give_up(&mut self, words: String) {
-        self.fatal.get_or_insert(words);
+    fn give_up(&mut self, why: Fatal) {
+        self.fatal.get_or_insert(why);
         self.shared.stop();
     }
 
@@ -265,7 +265,7 @@ impl<T: Target> Generator<T> {
         }
         let waited = now.since(*self.connecting_since.get_or_insert(now));
         if waited > self.settings.timeout_nanos && !self.slots.all_lanes_up() {
-            self.give_up("no node can be reached".to_owned());
+            self.give_up(Fatal::Target("no node can be reached".to_owned()));
         }
         waited > CONNECT_GRACE_NANOS && self.slots.all_lanes_up()
     }
@@ -428,8 +428,7 @@ impl<T: Target> Generator<T> {
             return;
         };
         if let Err(error) = writer.append(keys.take_acknowledged()) {
-            let words = error.to_string();
-            self.give_up(words);
+            self.give_up(Fatal::Here(error.to_string()));
         }
     }
 
@@ -527,7 +526,7 @@ impl<T: Target> Generator<T> {
         if let Phase::Connecting { .. } = self.phase
             && !self.is_replicated
         {
-            self.give_up(words());
+            self.give_up(Fatal::Target(words()));
         }
     }
 
@@ -709,6 +708,10 @@ impl<T: Target> Machine for Generator<T> {
         let Some(index) = self.socket_of(conn) else { return };
         let socket = &mut self.sockets[index as usize];
         buf.clear();
+        if socket.out.is_empty() {
+            // The bytes just sent are in the processor's cache; those of the other buffer may not be.
+            std::mem::swap(&mut socket.out, &mut buf);
+        }
         socket.spare = Some(buf);
         socket.sending = false;
         if !socket.out.is_empty() && !socket.dirty {

@@ -286,10 +286,13 @@ impl Recorder {
         &mut self.of_phase(phase).counters
     }
 
+    #[inline]
     fn of_phase(&mut self, phase: u32) -> &mut Interval {
-        if phase == self.phase {
-            return &mut self.current;
-        }
+        if phase == self.phase { &mut self.current } else { self.of_other_phase(phase) }
+    }
+
+    #[cold]
+    fn of_other_phase(&mut self, phase: u32) -> &mut Interval {
         // At most the phases with operations under way: a handful, after a phase's end.
         let known = self.others.iter().position(|(other, _)| *other == phase);
         let index = known.unwrap_or_else(|| {

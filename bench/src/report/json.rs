@@ -54,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) records: u64,
     pub(crate) key_bytes: u64,
     pub(crate) value_bytes: u64,
+    /// What their bytes are.
+    #[serde(default)]
+    pub(crate) values_made: String,
     pub(crate) key_distribution: String,
     pub(crate) connections: u32,
     pub(crate) depth: u32,

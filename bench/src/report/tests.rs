@@ -59,6 +59,7 @@ pub(crate) fn sample() -> Report {
         records: 1000,
         key_bytes: 24,
         value_bytes: 100,
+        values_made: crate::workload::VALUES_MADE.to_owned(),
         key_distribution: "uniform".to_owned(),
         connections: 64,
         depth: 1,

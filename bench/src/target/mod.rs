@@ -48,31 +48,46 @@ macro_rules! with_target {
         let (url, setup): (&TargetUrl, &Setup<'_>) = ($url, $setup);
         match url.scheme {
             Scheme::Redis => {
-                let $target = Arc::new($crate::target::redis::Redis::setup(url, setup.timeout)?);
+                let $target = Arc::new(
+                    $crate::target::redis::Redis::setup(url, setup.timeout)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Floor => {
-                let $target = Arc::new($crate::target::floor::Floor::setup(url, setup.timeout)?);
+                let $target = Arc::new(
+                    $crate::target::floor::Floor::setup(url, setup.timeout)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Forebay => {
-                let $target = Arc::new($crate::target::forebay::Forebay::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::forebay::Forebay::setup(url, setup).map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Etcd => {
-                let $target = Arc::new($crate::target::etcd::Etcd::setup(url, setup)?);
+                let $target =
+                    Arc::new($crate::target::etcd::Etcd::setup(url, setup).map_err(|e| e.of(url))?);
                 $body
             }
             Scheme::DynamoDb => {
-                let $target = Arc::new($crate::target::dynamodb::DynamoDb::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::dynamodb::DynamoDb::setup(url, setup).map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::DynamoDbTls => {
-                let $target = Arc::new($crate::target::tls::dynamodb(url, setup)?);
+                let $target =
+                    Arc::new($crate::target::tls::dynamodb(url, setup).map_err(|e| e.of(url))?);
                 $body
             }
             Scheme::Memcached => {
-                let $target = Arc::new($crate::target::memcached::Memcached::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::memcached::Memcached::setup(url, setup)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
         }

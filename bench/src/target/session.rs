@@ -34,7 +34,7 @@ impl<T: Target> Session<T> {
                     links.push(Some(Link { codec, stream, out, outstanding: 0 }));
                 }
                 Err(_) if target.replicas() > 1 => links.push(None),
-                Err(source) => return Err(BenchError::Connection { address, source }),
+                Err(source) => return Err(BenchError::connection(address, source)),
             }
         }
         Ok(Session { links })
@@ -51,7 +51,7 @@ impl<T: Target> Session<T> {
         let Some(link) = at.and_then(|at| self.links[at].as_mut()) else {
             let address = target.addresses()[0];
             let source = std::io::Error::from(std::io::ErrorKind::NotConnected);
-            return Err(BenchError::Connection { address, source });
+            return Err(BenchError::connection(address, source));
         };
         link.codec.encode(request, correlation, &mut link.out);
         link.outstanding += 1;
@@ -94,7 +94,7 @@ impl<T: Target> Session<T> {
 impl<C> Link<C> {
     fn failed(&self, source: std::io::Error) -> BenchError {
         match self.stream.peer_addr() {
-            Ok(address) => BenchError::Connection { address, source },
+            Ok(address) => BenchError::connection(address, source),
             Err(_) => BenchError::Io { what: "talking to the target", source },
         }
     }

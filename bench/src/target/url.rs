@@ -53,6 +53,18 @@ impl Scheme {
         }
     }
 
+    /// What is expected there, for messages.
+    pub(crate) fn store(self) -> &'static str {
+        match self {
+            Scheme::Forebay => "forebay node",
+            Scheme::Redis => "redis",
+            Scheme::Etcd => "etcd",
+            Scheme::DynamoDb | Scheme::DynamoDbTls => "endpoint of DynamoDB's API",
+            Scheme::Memcached => "memcached",
+            Scheme::Floor => "floor server",
+        }
+    }
+
     /// How to start one, for messages.
     pub(crate) fn start_hint(self) -> &'static str {
         match self {

@@ -52,11 +52,13 @@ pub(crate) use ledger::{LedgerKeys, LedgerPut};
 pub(crate) use load::{Load, Records};
 pub(crate) use mixed::{Mixed, Shape};
 pub(crate) use names::{Mix, WorkloadName};
-pub(crate) use scenario::{PhaseSpec, Scenario};
+pub(crate) use scenario::{PHASES_MAX, PhaseSpec, Scenario};
 pub(crate) use sizes::Sizes;
 #[cfg(test)]
 pub(crate) use value::write_ledger_value;
-pub(crate) use value::{LEDGER_VALUE_BYTES_MIN, LedgerValueError, Values, read_ledger_value};
+pub(crate) use value::{
+    LEDGER_VALUE_BYTES_MIN, LedgerValueError, VALUES_MADE, Values, read_ledger_value,
+};
 
 /// The operations that latencies are reported for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -199,7 +199,7 @@ impl System {
             Some(asker) => asker,
             none => none.insert(
                 Asker::connect(address, self.timeout)
-                    .map_err(|source| BenchError::Connection { address, source })?,
+                    .map_err(|source| BenchError::connection(address, source))?,
             ),
         };
         asker.ask(request, what, read)
@@ -305,7 +305,7 @@ impl Asker {
     {
         self.out.clear();
         frame::append(&mut self.out, 1, request);
-        let failed = |source| BenchError::Connection { address: self.address, source };
+        let failed = |source| BenchError::connection(self.address, source);
         self.stream.write_all(&self.out).map_err(failed)?;
         let mut got = SendBuf::new();
         let mut piece = [0; 4096];
