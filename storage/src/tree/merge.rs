@@ -17,6 +17,12 @@
 //! the next page of the level even if no change falls there, and both become one (or two halves).
 //! A page whose entries did not change is passed on as it was.
 //!
+//! Neighbours that are all rewritten share what they hold: where the next page of the same parent
+//! has changes, too, pages are cut nearly full ([`Fill::Packed`]) and the rest waits for it. Only
+//! before an untouched page is what is left cut evenly, half a page of it at least. So a batch as
+//! large as the tree packs it, no page is rewritten for the sake of packing alone, and the pages
+//! written are hardly ever more than those replaced and those that the new bytes fill.
+//!
 //! It runs in slices: [`Merge::step`] stops when its budget is used, when a page is missing, when the
 //! cache is full of unwritten pages or the file of allocated ones; every state in which it can stop
 //! is a state from which it goes on.
@@ -353,7 +359,7 @@ impl Merge {
         } else if open.index < open.count {
             Ok(self.walk_interior(input, cache))
         } else {
-            self.close_page(cache, space).map(Some)
+            self.close_page(input, cache, space).map(Some)
         }
     }
 
@@ -459,7 +465,7 @@ impl Merge {
             push_old(&mut self.builders[0], &view, open.index..open.count);
             open.index = open.count;
             open.pushed |= rest > 0;
-            return Ok(self.close_page(cache, space)? + rest);
+            return Ok(self.close_page(input, cache, space)? + rest);
         };
         let (at, same) = match view.search(key) {
             Ok(i) => (i, true),
@@ -537,8 +543,9 @@ impl Merge {
 
     /// Leaves the page at the path's end, all of whose entries were looked at. Cuts one page from
     /// its builder if there is more than may stay there; called again until the page is left.
-    fn close_page(
+    fn close_page<I: MergeInput>(
         &mut self,
+        input: &I,
         cache: &mut PageCache,
         space: &mut SpaceMap,
     ) -> Result<usize, Blocked> {
@@ -577,7 +584,11 @@ impl Merge {
             return Ok(1);
         }
         let builder = &self.builders[level];
-        if !(builder.is_empty() || !at_right_edge && builder.is_underfull()) {
+        if self.next_is_touched(input, cache) {
+            if builder.fills_a_page_and_more() {
+                return self.cut(level, Fill::Packed, cache, space);
+            }
+        } else if !(builder.is_empty() || !at_right_edge && builder.is_underfull()) {
             let fill = if at_right_edge && self.appending { Fill::Stream } else { Fill::Even };
             return self.cut(level, fill, cache, space);
         }
@@ -588,6 +599,17 @@ impl Merge {
         let parent = self.open.last_mut().expect("the root is at the right edge");
         parent.changed = true;
         Ok(1)
+    }
+
+    /// Whether a change falls into the page after the one at the path's end, under the same parent.
+    fn next_is_touched<I: MergeInput>(&self, input: &I, cache: &PageCache) -> bool {
+        let parent = &self.open[self.open.len() - 2];
+        let Some((key, _)) = input.peek() else { return false };
+        if parent.index + 1 < parent.count {
+            let view = PageView::new(cache.pinned(parent.frame));
+            return view.compare(parent.index + 1, key).is_gt();
+        }
+        parent.index < parent.count && parent.upper.as_deref().is_none_or(|upper| key < upper)
     }
 
     /// Cuts a page off a builder and gives it to the next one.

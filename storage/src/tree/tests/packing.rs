@@ -1,0 +1,116 @@
+//! How full pages are, and how many are written for it.
+
+use super::harness::{Batch, Store};
+use crate::sim_disk::SimRandom;
+
+const CACHE: usize = 32 << 20;
+/// Of the README's comparison of engines: 24 B keys under a hash, 150 B values.
+const ITEM_BYTES: usize = 160;
+
+fn key(n: u64) -> Vec<u8> {
+    let mut key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().to_vec();
+    key.extend_from_slice(&[0, 24]);
+    key.extend_from_slice(format!("{n:024}").as_bytes());
+    key
+}
+
+struct Load {
+    store: Store,
+    random: SimRandom,
+    items: u64,
+}
+
+impl Load {
+    /// `items` new items in random order, in `merges` merges.
+    fn new(items: u64, merges: u64) -> Load {
+        let mut load = Load { store: Store::create(CACHE, 1), random: SimRandom::new(7), items: 0 };
+        for _ in 0..merges {
+            load.insert(items / merges, ITEM_BYTES);
+        }
+        load
+    }
+
+    fn insert(&mut self, count: u64, bytes: usize) -> f64 {
+        let first = self.items;
+        self.items += count;
+        self.merge((first..first + count).map(|n| (key(n), Some(vec![n as u8; bytes]))).collect())
+    }
+
+    /// Overwrites `count` of the items with values of these sizes, or fewer where one is drawn twice.
+    fn update(&mut self, count: u64, bytes: std::ops::Range<usize>) -> f64 {
+        let mut batch = Batch::new();
+        for _ in 0..count {
+            let n = self.random.bits() % self.items;
+            let size = bytes.start + self.random.below(bytes.len());
+            batch.insert(key(n), Some(vec![n as u8; size]));
+        }
+        self.merge(batch)
+    }
+
+    /// Pages written for each change.
+    fn merge(&mut self, batch: Batch) -> f64 {
+        self.store.merge(&batch);
+        let written = self.store.merge.stats().pages_written as f64;
+        self.store.checkpoint();
+        written / batch.len() as f64
+    }
+
+    /// The part of its pages that the tree uses.
+    fn fill(&mut self) -> f64 {
+        let tree = self.store.tree;
+        let (report, _) = self.store.verify(&tree);
+        assert_eq!(report.damages, []);
+        report.used_bytes as f64 / report.page_bytes as f64
+    }
+}
+
+fn mean(rounds: usize, mut round: impl FnMut() -> f64) -> f64 {
+    (0..rounds).map(|_| round()).sum::<f64>() / rounds as f64
+}
+
+#[test]
+fn a_random_load_in_a_few_merges_fills_pages_nine_tenths() {
+    for merges in [2, 4, 8] {
+        let fill = Load::new(40_000, merges).fill();
+        println!("{merges} merges: {fill:.3} full");
+        assert!(fill > 0.9);
+    }
+    // Large entries: three or four to a page, of which one more or less is a lot.
+    for (bytes, least) in [(600, 0.85), (900, 0.75), (1_200, 0.72)] {
+        let mut load = Load::new(0, 1);
+        for _ in 0..8 {
+            load.insert(1_000, bytes);
+        }
+        let fill = load.fill();
+        println!("{bytes} bytes: {fill:.3} full");
+        assert!(fill > least);
+    }
+}
+
+/// What these took when each leaf was cut by itself, in even parts: pages for each change.
+#[test]
+fn packing_writes_no_more_pages_for_updates_than_cutting_each_leaf_by_itself_did() {
+    let same = [(100, 1.442), (1_000, 0.888), (4_000, 0.535), (20_000, 0.164)];
+    let other = [(100, 1.511), (1_000, 0.946), (4_000, 0.585), (20_000, 0.204)];
+    for (sizes, before) in [(160..161, same), (60..260, other)] {
+        for (count, before) in before {
+            let mut load = Load::new(40_000, 8);
+            let written = mean(8, || load.update(count, sizes.clone()));
+            let fill = load.fill();
+            println!("{count} of {sizes:?} bytes: {written:.4} pages each, {fill:.3} full");
+            assert!(written < before && fill > 0.89);
+        }
+    }
+}
+
+/// Full pages split at the first new entry, as pages do that fill one by one: it evens out.
+#[test]
+fn inserts_into_packed_pages_cost_what_they_did() {
+    for (count, before) in [(100, 1.505), (500, 1.157), (1_000, 1.103), (4_000, 0.608)] {
+        let mut load = Load::new(20_000, 8);
+        let written = mean(20_000 / count as usize, || load.insert(count, ITEM_BYTES));
+        let fill = load.fill();
+        println!("{count} new: {written:.4} pages each, {fill:.3} full");
+        assert!(written < before * 1.02 && fill > 0.7);
+    }
+}
