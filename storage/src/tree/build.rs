@@ -25,6 +25,8 @@ const STREAM_BYTES: usize = (PAGE_BLOCKS_MAX + 2) * BLOCK_BYTES;
 const PACKED_BYTES: usize = (BLOCK_BYTES - HEADER_BYTES) / 16 * 15;
 /// From this on, a nearly full page can be cut off and half a page stays.
 const PACKED_AND_HALF_BYTES: usize = PACKED_BYTES + (BLOCK_BYTES - HEADER_BYTES) / 2;
+/// A small entry is at most this part of a page.
+const SMALL_PART: usize = 10;
 /// Entries per page so that it is one block; a page that cannot have them grows.
 const FANOUT_MIN: usize = 3;
 
@@ -33,8 +35,9 @@ const FANOUT_MIN: usize = 3;
 pub(crate) enum Fill {
     /// The entries at hand evenly over as few pages as hold them: room to grow in each.
     Even,
-    /// As near to 15/16 of a page as entries allow: what is left goes to the next page, which is
-    /// rewritten anyway. (7/8 was measured, too: more pages for updates and for inserts alike.)
+    /// As near to 15/16 of a page as entries allow, but small ones leave room for one more, so that
+    /// a few inserts after a large load do not split every page. What is left goes to the next page,
+    /// which is rewritten anyway. (7/8 was measured, too: more pages for updates and inserts alike.)
     Packed,
     /// At most 15/16 of a page: more entries follow in order, and none will come between.
     Stream,
@@ -216,9 +219,15 @@ impl Builder {
                     break;
                 }
                 fit += 1;
-                if truncated.abs_diff(target) < distance
-                    && (fill != Fill::Stream || truncated <= target)
-                {
+                let entry_bytes = self.entry_size(entry) - common;
+                let is_candidate = match fill {
+                    Fill::Even => true,
+                    Fill::Packed => {
+                        truncated + entry_bytes <= room || entry_bytes > room / SMALL_PART
+                    }
+                    Fill::Stream => truncated <= target,
+                };
+                if truncated.abs_diff(target) < distance && is_candidate {
                     distance = truncated.abs_diff(target);
                     wanted = fit;
                 }

@@ -98,7 +98,7 @@ fn packing_writes_no_more_pages_for_updates_than_cutting_each_leaf_by_itself_did
             let written = mean(8, || load.update(count, sizes.clone()));
             let fill = load.fill();
             println!("{count} of {sizes:?} bytes: {written:.4} pages each, {fill:.3} full");
-            assert!(written < before && fill > 0.89);
+            assert!(written < before && fill > 0.88);
         }
     }
 }
@@ -112,5 +112,20 @@ fn inserts_into_packed_pages_cost_what_they_did() {
         let fill = load.fill();
         println!("{count} new: {written:.4} pages each, {fill:.3} full");
         assert!(written < before * 1.02 && fill > 0.7);
+    }
+}
+
+#[test]
+fn a_few_inserts_after_a_large_load_do_not_split_every_page() {
+    for bytes in [130, 190, 215, 240, 300] {
+        let mut load = Load::new(0, 1);
+        for _ in 0..3 {
+            load.insert(13_000, bytes);
+        }
+        let before = load.fill();
+        load.insert(1_000, bytes);
+        let fill = load.fill();
+        println!("{bytes} bytes: {before:.3} full, then {fill:.3}");
+        assert!(before > 0.87 && fill > 0.87);
     }
 }
