@@ -16,6 +16,7 @@ mod fallback;
 mod full;
 mod groups;
 mod model;
+mod pacing;
 mod space;
 mod three;
 
