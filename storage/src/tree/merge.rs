@@ -41,6 +41,7 @@
 use super::build::{Builder, Fill};
 use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
 use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
+use crate::block::BLOCK_BYTES;
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
 use forebay_core::digest::Digest;
@@ -52,6 +53,19 @@ pub const READ_AHEAD_MAX: usize = 32;
 const PAGE_OPEN_COST: usize = 3;
 const PAGE_CUT_COST: usize = 15;
 const BLOCK_COPY_COST: usize = 6;
+
+/// Blocks that a merge of so many changes, of which so many bytes go to tree pages, may take at worst
+/// in a tree of `live_blocks`, beside a few for its top.
+///
+/// Each change rewrites its leaf and its share of the path. But no page is rewritten twice, and where
+/// changes are so dense that this counts, neighbours are packed: a page cut from a run of them is
+/// three quarters full even if its entries are as large as they get (15/16, less half an entry of a
+/// third), and what the end of a run wastes, it has from the untouched page or the parent after it.
+#[must_use]
+pub fn blocks_max(changes: u64, bytes: u64, live_blocks: u64) -> u64 {
+    let new = bytes.div_ceil(BLOCK_BYTES as u64);
+    (3 * changes).min(live_blocks + live_blocks / 3) + new + new / 3
+}
 
 /// What happens to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +162,8 @@ pub struct Merge {
     missing: Vec<PageRef>,
     allocated: Vec<(u64, u16)>,
     freed: Vec<(u64, u16)>,
+    /// Of `freed`.
+    replaced_blocks: u64,
     separator: Vec<u8>,
     key: Vec<u8>,
     /// Fences and bounds of pages that were left.
@@ -183,6 +199,7 @@ impl Merge {
             missing: Vec::new(),
             allocated: Vec::new(),
             freed: Vec::new(),
+            replaced_blocks: 0,
             separator: Vec::new(),
             key: Vec::new(),
             spare_keys: Vec::new(),
@@ -206,6 +223,12 @@ impl Merge {
         &self.missing
     }
 
+    /// Blocks of the old tree that the new one will not hold, as far as the merge has come.
+    #[must_use]
+    pub fn replaced_blocks(&self) -> u64 {
+        self.replaced_blocks
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> MergeStats {
@@ -223,6 +246,7 @@ impl Merge {
             cache.forget(id);
         }
         self.freed.clear();
+        self.replaced_blocks = 0;
         self.builders.iter_mut().for_each(Builder::clear);
         self.state = State::Done(self.tree);
     }
@@ -264,6 +288,7 @@ impl Merge {
             self.stats.blocks_freed += u64::from(blocks);
             space.free(id, blocks);
         }
+        self.replaced_blocks = 0;
         debug_assert!(self.open.is_empty() && self.builders.iter().all(Builder::is_empty));
     }
 
@@ -501,7 +526,10 @@ impl Merge {
             Change::Delete => open.changed |= same,
         }
         // Only now, when nothing can stop the change any more.
-        self.freed.extend(replaced);
+        if let Some((id, blocks)) = replaced {
+            self.freed.push((id, blocks));
+            self.replaced_blocks += u64::from(blocks);
+        }
         open.index += usize::from(same);
         input.advance();
         self.stats.changes += 1;
@@ -575,6 +603,7 @@ impl Merge {
             // in those above): the old pages above are gone.
             while let Some(open) = self.open.pop() {
                 self.freed.push((open.child.page.id, open.child.page.blocks));
+                self.replaced_blocks += u64::from(open.child.page.blocks);
                 self.leave(open, cache);
             }
             if nothing_above {
@@ -594,6 +623,7 @@ impl Merge {
         }
         let open = self.open.pop().expect("looked at above");
         self.freed.push((open.child.page.id, open.child.page.blocks));
+        self.replaced_blocks += u64::from(open.child.page.blocks);
         self.leave(open, cache);
         // Its entries are in the builder, or in pages already; nothing else refers to it.
         let parent = self.open.last_mut().expect("the root is at the right edge");

@@ -17,6 +17,7 @@ mod full;
 mod groups;
 mod model;
 mod pacing;
+mod room;
 mod space;
 mod three;
 

@@ -2,6 +2,7 @@
 
 use super::harness::{Batch, Store};
 use crate::sim_disk::SimRandom;
+use crate::tree::merge::blocks_max;
 
 const CACHE: usize = 32 << 20;
 /// Of the README's comparison of engines: 24 B keys under a hash, 150 B values.
@@ -127,5 +128,78 @@ fn a_few_inserts_after_a_large_load_do_not_split_every_page() {
         let fill = load.fill();
         println!("{bytes} bytes: {before:.3} full, then {fill:.3}");
         assert!(before > 0.87 && fill > 0.87);
+    }
+}
+
+/// A merge's blocks as a part of what it may take; leaf entries have 28 bytes beside key and item.
+fn part_of_bound(load: &mut Load, batch: Batch) -> f64 {
+    let live = load.store.space.live_blocks();
+    let bytes = |(key, item): (&Vec<u8>, &Option<Vec<u8>>)| {
+        key.len() + item.as_ref().map_or(0, |item| item.len() + 28)
+    };
+    let bytes: usize = batch.iter().map(bytes).sum();
+    let bound = blocks_max(batch.len() as u64, bytes as u64, live) + 4;
+    load.merge(batch);
+    load.store.merge.stats().blocks_written as f64 / bound as f64
+}
+
+#[test]
+fn no_merge_takes_more_than_it_may() {
+    let mut longest = 0.0_f64;
+    for seed in 0..30 {
+        let mut random = SimRandom::new(seed);
+        let most = [20, 300, 1_200][random.below(3)];
+        let mut load = Load::new(0, 1);
+        let size = |random: &mut SimRandom| 1 + random.below(most);
+        for round in 0..8 {
+            // New ones, or every nth of the old ones: growing by a byte or as it comes, or shrinking.
+            let mut batch = Batch::new();
+            let nth_max = [2, 20, 200][random.below(3)];
+            let nth = 1 + random.below(nth_max) as u64;
+            let count = [200, 3_000][random.below(2)];
+            let kind = if round == 0 { 0 } else { random.below(4) };
+            for n in 0..count as u64 {
+                match kind {
+                    0 => {
+                        batch.insert(key(load.items), Some(vec![1; size(&mut random)]));
+                        load.items += 1;
+                    }
+                    1 => {
+                        let n = n * nth % load.items;
+                        batch.insert(key(n), Some(vec![1; size(&mut random)]));
+                    }
+                    2 => drop(batch.insert(key(n * nth % load.items), None)),
+                    _ => {
+                        // Right behind an old one, and tiny: where pages are full, they split.
+                        let mut key = key(n * nth % load.items);
+                        key.push(round as u8);
+                        batch.insert(key, Some(vec![1]));
+                    }
+                }
+            }
+            let part = part_of_bound(&mut load, batch);
+            assert!(
+                part <= 1.0,
+                "seed {seed}: {part:.3} of what it may take, {kind} {nth} {count}"
+            );
+            longest = longest.max(part);
+        }
+    }
+    println!("{longest:.3} of what a merge may take");
+    // Full leaves, each of which gets one tiny entry, or every second or third one.
+    for bytes in [100, 600, 1_290] {
+        for every in 1..5 {
+            let mut load = Load::new(0, 1);
+            load.insert(6_000, bytes);
+            let per_page = 4_000 / (bytes + 62);
+            let sorted: std::collections::BTreeSet<Vec<u8>> = (0..6_000).map(key).collect();
+            let mut batch = Batch::new();
+            for old in sorted.into_iter().step_by(per_page * every) {
+                batch.insert([old, vec![7]].concat(), Some(vec![1]));
+            }
+            let part = part_of_bound(&mut load, batch);
+            println!("{bytes} bytes, every {every}: {part:.3}");
+            assert!(part <= 1.0);
+        }
     }
 }
