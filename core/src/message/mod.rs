@@ -7,6 +7,8 @@
 //! ```text
 //!   client ── PutRequest ──►  shard port of the partition's leader
 //!          ◄─ WriteReply or ErrorReply ──
+//!                            a shard whose member does not lead the partition's group
+//!          ◄─ NotLeaderReply ── "the leader is …", or that nobody is known to lead
 //! ```
 //!
 //! What shards say to each other is in [`peer`], with kinds of its own.
@@ -19,22 +21,24 @@ pub mod peer;
 mod reply;
 mod request;
 
-pub use error::{ArchivedErrorReply, ErrorCode, ErrorReply};
+pub use error::{
+    ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, ErrorReply, NotLeaderReply,
+};
 pub use reply::{
-    ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedDescribeNodeReply, ArchivedGetReply,
-    ArchivedListTablesReply, ArchivedPageReply, ArchivedShardAddress, ArchivedTableReply,
-    ArchivedWriteReply, BatchGetReply, BatchWriteReply, DescribeNodeReply, GetReply,
-    ListTablesReply, PageReply, ShardAddress, TableReply, WriteReply,
+    AdminReply, ArchivedAdminReply, ArchivedBatchGetReply, ArchivedBatchWriteReply,
+    ArchivedDescribeNodeReply, ArchivedGetReply, ArchivedListTablesReply, ArchivedPageReply,
+    ArchivedShardAddress, ArchivedTableReply, ArchivedWriteReply, BatchGetReply, BatchWriteReply,
+    DescribeNodeReply, GetReply, ListTablesReply, PageReply, ShardAddress, TableReply, WriteReply,
 };
 pub use request::{
-    ArchivedBatchGetRequest, ArchivedBatchOperation, ArchivedBatchWriteRequest,
-    ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
-    ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
-    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedReturnValues,
-    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest,
-    CreateTableRequest, DeleteRequest, DeleteTableRequest, DescribeNodeRequest,
-    DescribeTableRequest, GetRequest, ListTablesRequest, PutRequest, QueryRequest, ReturnValues,
-    ScanRequest, UpdateRequest,
+    AdminRequest, ArchivedAdminRequest, ArchivedBatchGetRequest, ArchivedBatchOperation,
+    ArchivedBatchWriteRequest, ArchivedCreateTableRequest, ArchivedDeleteRequest,
+    ArchivedDeleteTableRequest, ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest,
+    ArchivedGetRequest, ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest,
+    ArchivedReturnValues, ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest,
+    BatchOperation, BatchWriteRequest, CreateTableRequest, DeleteRequest, DeleteTableRequest,
+    DescribeNodeRequest, DescribeTableRequest, GetRequest, ListTablesRequest, PutRequest,
+    QueryRequest, ReturnValues, ScanRequest, UpdateRequest,
 };
 
 /// What a frame carries. The numbers are the wire's; they are never reused.
@@ -67,6 +71,8 @@ pub enum Kind {
     DeleteTable = 12,
     /// [`DescribeNodeRequest`]
     DescribeNode = 13,
+    /// [`AdminRequest`]
+    Admin = 14,
     /// [`WriteReply`]
     WriteReply = 0x8001,
     /// [`GetReply`]
@@ -83,13 +89,17 @@ pub enum Kind {
     ListTablesReply = 0x800b,
     /// [`DescribeNodeReply`]
     DescribeNodeReply = 0x800d,
+    /// [`AdminReply`]
+    AdminReply = 0x800e,
+    /// [`NotLeaderReply`]
+    NotLeaderReply = 0xfffe,
     /// [`ErrorReply`]
     ErrorReply = 0xffff,
 }
 
 impl Kind {
     /// Every kind, for tables of counters and for tests.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Put,
         Kind::Get,
         Kind::Delete,
@@ -103,6 +113,7 @@ impl Kind {
         Kind::ListTables,
         Kind::DeleteTable,
         Kind::DescribeNode,
+        Kind::Admin,
         Kind::WriteReply,
         Kind::GetReply,
         Kind::PageReply,
@@ -111,6 +122,8 @@ impl Kind {
         Kind::TableReply,
         Kind::ListTablesReply,
         Kind::DescribeNodeReply,
+        Kind::AdminReply,
+        Kind::NotLeaderReply,
         Kind::ErrorReply,
     ];
 
@@ -158,6 +171,7 @@ messages! {
     ListTablesRequest<'a> => ListTables v 1;
     DeleteTableRequest<'a> => DeleteTable v 1;
     DescribeNodeRequest => DescribeNode v 1;
+    AdminRequest<'a> => Admin v 1;
     WriteReply<'a> => WriteReply v 1;
     GetReply<'a> => GetReply v 1;
     PageReply<'a> => PageReply v 1;
@@ -166,6 +180,8 @@ messages! {
     TableReply<'a> => TableReply v 1;
     ListTablesReply => ListTablesReply v 1;
     DescribeNodeReply => DescribeNodeReply v 1;
+    AdminReply<'a> => AdminReply v 1;
+    NotLeaderReply => NotLeaderReply v 1;
     ErrorReply<'a> => ErrorReply v 1;
 }
 

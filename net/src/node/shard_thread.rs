@@ -26,8 +26,9 @@ use crate::control::boottime_nanos;
 use crate::lane::{Waker, Wakeup};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::{ShardMetrics, ShardPhase};
+use crate::replication::Topology;
 use crate::ring::{self, Ring, RingConfig};
-use crate::shard::{Mail, Shard, ShardContext};
+use crate::shard::{Clock, ClusterContext, Mail, PEER_LISTENER, Shard, ShardContext};
 
 /// An idle log gets its marker after this long.
 const MARKER_NANOS: u64 = 5 * Nanos::PER_MILLI;
@@ -43,20 +44,30 @@ pub(super) struct ShardPlan {
     pub(super) log_id: u64,
     pub(super) geometry: Geometry,
     pub(super) core: Option<usize>,
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Vec<SocketAddr>,
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) wakers: Vec<Waker>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) hello: mpsc::Sender<Hello>,
-    pub(super) ports_known: mpsc::Receiver<Vec<u16>>,
+    pub(super) ports_known: mpsc::Receiver<Ports>,
+    pub(super) joined: mpsc::Sender<Topology>,
+}
+
+/// Where all shards of the node listen.
+#[derive(Clone, Debug)]
+pub(super) struct Ports {
+    pub(super) native: Vec<u16>,
+    /// None where the node stands alone.
+    pub(super) peer: Vec<SocketAddr>,
 }
 
 /// A shard's first word: where it listens.
 pub(super) struct Hello {
     pub(super) shard: ShardId,
     pub(super) native: SocketAddr,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Ends the process when the thread unwinds.
@@ -90,7 +101,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let pages_again = plan.files.pages.try_clone().map_err(NodeError::Thread)?;
     let mut ring = Ring::new(RingConfig {
         core: plan.core,
-        listen: vec![plan.listen],
+        listen: plan.listen.clone(),
         connections_max: config.connections_max,
         files: vec![(ShardFile::Log, log_again), (ShardFile::Pages, pages_again)],
         durable: match config.durable_mode {
@@ -102,8 +113,10 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         ..RingConfig::default()
     })?;
     let native = ring.local_addr(0)?;
+    let peer = (plan.listen.len() > PEER_LISTENER).then(|| ring.local_addr(PEER_LISTENER));
+    let peer = peer.transpose()?;
     // The starter is gone only if it failed meanwhile; then the ports never come.
-    let _ = plan.hello.send(Hello { shard: plan.shard, native });
+    let _ = plan.hello.send(Hello { shard: plan.shard, native, peer });
     drop(plan.hello);
     let Ok(ports) = plan.ports_known.recv() else { return Ok(()) };
 
@@ -142,10 +155,15 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let context = ShardContext {
         shard: plan.shard,
         node_id: plan.node_id.to_be_bytes(),
-        ports,
+        ports: ports.native,
         random_seed: random_seed(),
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
+        cluster: config.cluster.map(|cluster| ClusterContext {
+            az: cluster.az,
+            peer: ports.peer,
+            clock: Clock(Arc::new(|| Nanos(boottime_nanos()))),
+        }),
     };
     let shard = Shard::new(context, store, Nanos(boottime_nanos()));
     if let Some(source) = shard.unreadable().cloned() {
@@ -162,6 +180,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         counters: ring.counters(),
         metrics: plan.metrics,
         maintenance: Maintenance::new(verifier),
+        joined: plan.joined,
     };
     ring.run(&mut machine)?;
     if let Some(source) = machine.shard.unreadable().cloned() {
@@ -225,6 +244,7 @@ struct Hosted {
     counters: Arc<ring::RingCounters>,
     metrics: Arc<ShardMetrics>,
     maintenance: Maintenance,
+    joined: mpsc::Sender<Topology>,
 }
 
 impl Hosted {
@@ -291,6 +311,10 @@ impl Machine for Hosted {
         }
         self.shard.turn(now, fx);
         self.send_mail(fx);
+        if let Some(topology) = self.shard.take_joined() {
+            // The node is gone only when it is stopping.
+            let _ = self.joined.send(topology);
+        }
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);
             self.maintenance.step(self.shard.store(), &self.metrics);

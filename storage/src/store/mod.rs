@@ -50,14 +50,14 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor};
+pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry, READS_MAX};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
-use members::{Append, Carrier, StagedEntries};
+use members::{Append, Carrier, ReadBack, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +208,9 @@ pub struct Store {
     carrier: Carrier,
     /// Entries of theirs that were staged, ever.
     staged_count: u64,
+    /// Of entries that have left memory.
+    reads: Vec<ReadBack>,
+    past_entries: Vec<PastEntries>,
     persisted: Vec<(GroupOrdinal, PersistId)>,
     applied: Vec<(GroupOrdinal, Slot)>,
     checkpointed: Vec<(GroupOrdinal, Slot)>,
@@ -414,6 +417,8 @@ impl Store {
             self.apply_durable();
         } else if self.cache.owns_read(done.op) {
             self.page_read(done, now);
+        } else if self.owns_read_back(done.op) {
+            self.read_back_done(done);
         } else if Store::is_carry_op(done.op) {
             self.carry_read(done, now);
         } else {

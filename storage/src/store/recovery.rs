@@ -520,6 +520,8 @@ impl Opening {
             history_bytes,
             carrier: Carrier::default(),
             staged_count: 0,
+            reads: Vec::new(),
+            past_entries: Vec::new(),
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),

@@ -89,6 +89,12 @@ impl Store {
         }
     }
 
+    /// Of the shard's log: raised by every recovery.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.log.incarnation()
+    }
+
     /// One group's figures.
     #[must_use]
     pub fn group_figures(&self, group: GroupOrdinal) -> GroupFigures {

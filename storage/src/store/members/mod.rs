@@ -39,6 +39,7 @@
 mod append;
 mod carry;
 mod positions;
+mod read_back;
 mod recovery;
 mod staged;
 mod state;
@@ -58,6 +59,8 @@ use crate::space::Runs;
 
 pub(super) use append::Append;
 pub(super) use carry::Carrier;
+pub(super) use read_back::ReadBack;
+pub use read_back::{PastEntries, PastEntry, READS_MAX};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;
 
@@ -301,6 +304,12 @@ impl Store {
     /// Storage replicas that a checkpoint since the last call contains, and up to which slot.
     pub fn take_checkpointed(&mut self, checkpointed: &mut Vec<(GroupOrdinal, Slot)>) {
         checkpointed.append(&mut self.checkpointed);
+    }
+
+    /// Whether one of the last three has something to tell.
+    #[must_use]
+    pub fn has_reports(&self) -> bool {
+        !(self.persisted.is_empty() && self.applied.is_empty() && self.checkpointed.is_empty())
     }
 
     /// A member as it is on the disk, for its replica: right after [`super::open`], before anything

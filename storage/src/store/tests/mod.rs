@@ -17,6 +17,8 @@ mod full;
 mod groups;
 mod member;
 mod model;
+mod pacing;
+mod room;
 mod space;
 mod three;
 
