@@ -230,6 +230,42 @@ async fn an_acknowledged_write_survives_the_loss_of_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_stopped_comes_back_as_a_follower_and_catches_up() {
+    let Some(dir) = scratch() else { return };
+    let mut three = Three::start(dir.path());
+    three.init();
+    let client = connect(&three.natives).await;
+    let table = create(&client, "ledger", 3).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| tokio::spawn(write(table.clone(), writer, Arc::clone(&stop))))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stopped = three.leader("ledger");
+    three.nodes[stopped].as_ref().expect("it runs").signal("STOP");
+    tokio::time::sleep(Duration::from_millis(4000)).await;
+    three.nodes[stopped].as_ref().expect("it runs").signal("CONT");
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    // What was stopped is needed now: it is one of the two that are left.
+    let next = three.leader("ledger");
+    three.kill(next);
+    let killed = Instant::now();
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    stop.store(true, Relaxed);
+    let (mut ledgers, mut after) = (Vec::new(), 0);
+    for writer in writers {
+        let (ledger, times, _) = writer.await.expect("a writer does not panic");
+        after += times.iter().filter(|at| **at > killed + Duration::from_secs(1)).count();
+        ledgers.push(ledger);
+    }
+    assert!(after > 0, "the two that are left serve nothing: {:?}", three.members());
+    check(&table, &ledgers).await;
+    three.restart(next);
+    three.wait_until_equal();
+    three.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_in_one_process_finds_its_data_again() {
     let Some(dir) = scratch() else { return };
     let data = dir.path().join("data");

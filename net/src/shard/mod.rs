@@ -28,10 +28,12 @@
 //! | `parking` | requests that wait for a page, and writes that wait for room |
 //! | `replicated` | groups of a cluster: proposals, leases, what peers say |
 //! | `admin` | operators' commands in a cluster |
+//! | `changes` | a table's creation or deletion on its way through the shards |
 //! | `system` | tables: create, describe, list, delete (shard 0 leads the system group) |
 //! | `refusal` | named errors |
 
 mod admin;
+mod changes;
 mod connections;
 mod observe;
 mod page;
@@ -115,7 +117,7 @@ enum WaitingReply {
     /// The outcomes, and what else has to be chosen before.
     Batch(Vec<u16>, Vec<Mark>),
     Refused(Box<Refusal>),
-    System(system::Step),
+    System(changes::Step),
     /// No reply yet: the request with this payload runs again.
     Again(SendBuf),
 }

@@ -1,7 +1,7 @@
 //! Why a request is not done, on its way to the error reply.
 
+use core::net::SocketAddr;
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 use forebay_core::expression::ExpressionError;
 use forebay_core::item::ItemError;

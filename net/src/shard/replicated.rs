@@ -8,8 +8,8 @@
 //!
 //! On a shard that stands alone none of this exists: writes wait by tickets of the log.
 
+use core::net::SocketAddr;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId, Slot, TableId};
