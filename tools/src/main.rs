@@ -5,6 +5,7 @@
 //!   probe-disk ─► disk.toml ─► read by dev and node
 //!   status ─────► a running node's operator HTTP
 //!   inspect ────► a data directory's files, read-only
+//!   simulate ───► a simulated cluster, seed after seed (forebay_tools::simulate)
 //! ```
 //!
 //! Standard output carries results only; progress and messages go to standard error. The exit code
@@ -25,6 +26,7 @@
 //! | 17 | data that was there is not there as it was |
 //! | 18 | no node answers (`status`) |
 //! | 19 | a shard failed while serving |
+//! | 20 | a simulated run failed (`simulate`) |
 //! | 130 | stopped at once by a second signal |
 
 mod config;
@@ -38,6 +40,7 @@ mod preflight;
 mod probe_disk;
 mod run;
 mod serve;
+mod simulate_command;
 mod size;
 mod status;
 
@@ -63,6 +66,7 @@ enum Command {
     ProbeDisk(probe_disk::Args),
     Status(status::Args),
     Inspect(inspect::Args),
+    Simulate(simulate_command::Args),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -99,6 +103,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::ProbeDisk(args) => probe_disk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Simulate(args) => simulate_command::run(&args),
     }
 }
 

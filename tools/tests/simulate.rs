@@ -1,0 +1,48 @@
+//! Fixed seeds of the simulator, and proof that its checkers bite.
+
+use forebay_tools::simulate::{FailureKind, NANOS_MIN, Options, Planted, minimise, run};
+
+fn short(seed: u64, nodes: usize) -> Options {
+    Options { nanos: NANOS_MIN, ..Options::new(seed, nodes) }
+}
+
+#[test]
+fn fixed_seeds_are_clean() {
+    for seed in 0..12 {
+        let outcome = run(&short(seed, 1));
+        println!("seed {seed}: {:?}", outcome.stats);
+        assert_eq!(outcome.failure, None, "seed {seed}");
+        assert!(outcome.stats.faults >= 1 && outcome.stats.checkpoints >= 1);
+        let operations = outcome.stats.operations;
+        assert!(operations.wanted >= 100 * (NANOS_MIN / 1_000_000_000 - 3), "{operations:?}");
+        assert!(operations.answered > operations.wanted / 4, "{operations:?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_its_history() {
+    let options = Options { trace: true, ..short(77, 1) };
+    let (first, second) = (run(&options), run(&options));
+    assert_eq!(first.stats, second.stats);
+    assert_eq!(first.trace, second.trace);
+}
+
+#[test]
+fn a_disk_that_lies_about_durability_is_caught_and_the_trace_is_small() {
+    let mut caught = 0;
+    for seed in 0..10 {
+        let options = Options { planted: Some(Planted::LyingDisk), ..short(seed, 1) };
+        let Some(failure) = run(&options).failure else { continue };
+        caught += 1;
+        if caught == 1 {
+            let small = minimise(&options, failure.kind, &mut || true);
+            println!("seed {seed}: {failure:?}, kept {:?}", small.kept);
+            assert!(small.kept.len() <= 2, "a power cut is enough: {:?}", small.kept);
+            let again = small.outcome.failure.expect("it fails");
+            assert_eq!(again.kind, failure.kind);
+            assert!(!small.outcome.trace.is_empty());
+        }
+        assert_ne!(failure.kind, FailureKind::Panic, "{}", failure.message);
+    }
+    assert!(caught >= 3, "{caught} of 10 seeds caught the lie");
+}
