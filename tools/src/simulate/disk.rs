@@ -40,6 +40,7 @@ pub(super) struct Disk {
     bad: Vec<Bad>,
     /// Reads in flight that will fail.
     failing: Vec<OpId>,
+    erred: bool,
 }
 
 impl Disk {
@@ -52,6 +53,7 @@ impl Disk {
             lies,
             bad: Vec::new(),
             failing: Vec::new(),
+            erred: false,
         }
     }
 
@@ -115,6 +117,7 @@ impl Disk {
             self.failing.swap_remove(at);
             done.result = Err(DiskError { errno: EIO });
         }
+        self.erred |= done.result.is_err();
         Ok(done)
     }
 
@@ -158,9 +161,9 @@ impl Disk {
         self.bad.retain(|bad| bad.fault != fault);
     }
 
-    /// Whether there are blocks that cannot be read.
-    pub(super) fn is_spoilt(&self) -> bool {
-        !self.bad.is_empty()
+    /// Whether an operation failed since this was last asked.
+    pub(super) fn take_erred(&mut self) -> bool {
+        std::mem::take(&mut self.erred)
     }
 
     /// Flips a bit; returns where.

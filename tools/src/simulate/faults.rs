@@ -33,6 +33,7 @@ impl World {
                 } else {
                     self.nodes[node].down = Some(Down::Power);
                     self.nodes[node].incarnation += 1;
+                    self.nodes[node].disk.cut_power();
                 }
             }
             Fault::Kill { node } if self.nodes[node].shard.is_some() => {

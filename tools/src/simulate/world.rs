@@ -261,6 +261,7 @@ impl World {
     pub(super) fn start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         node.paused_until = 0;
+        node.disk.take_erred();
         match node.start(self.now) {
             Ok(warning) => {
                 self.trace.say(self.now, || match warning {
@@ -273,7 +274,8 @@ impl World {
                 }
                 self.turn_by(number, self.now + TURN_NANOS);
             }
-            Err(error) if node.disk.is_spoilt() => {
+            // A disk that fails while a node recovers is a fault like any other: once more.
+            Err(error) if node.disk.take_erred() => {
                 self.trace.say(self.now, || format!("node {number} cannot start yet: {error}"));
                 let at = self.now + between(&mut self.random, 50 * MILLI, 200 * MILLI);
                 let incarnation = self.nodes[number].incarnation;
