@@ -15,16 +15,20 @@
 //!                    order, until p has; configurations that cannot are dropped; none left: wrong
 //! ```
 //!
-//! An operation of unknown outcome stays open for ever: it may take effect at any later time. Three
-//! observations keep that cheap, and lose nothing:
+//! An operation of unknown outcome stays open for ever: it may take effect at any later time. Values
+//! are used once, and that keeps the search small without losing anything:
 //! * a value that nobody ever found, and whose write was never acknowledged, explains nothing: such
 //!   a write is left out;
-//! * an open operation that has taken effect in every configuration is not open any more;
-//! * deletes of unknown outcome are alike: they take effect in the order in which they were asked.
+//! * what only looks (a read, a swap that was refused) takes effect as soon as its answer fits: that
+//!   changes nothing for others;
+//! * a value is never written again, so nobody overwrites it while somebody is still to find it;
+//! * an acknowledged write of a value that nobody found does so just before the next overwriting;
+//! * deletes are alike: the one that is answered first goes first;
+//! * an open operation that has taken effect in every configuration is not open any more.
 //!
 //! A register is checked by itself: linearizability is local (Herlihy and Wing, theorem 1).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::history::{Call, Op, Outcome};
 
@@ -45,11 +49,29 @@ pub(super) enum Verdict {
     Undecided(usize),
 }
 
-/// The register's value, and which of the open operations have taken effect.
-type Configuration = (Option<u64>, u128);
+/// What is in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Absent,
+    Value(u64),
+    /// Some value that nobody finds.
+    Dead,
+}
 
-#[derive(Debug, Default)]
-struct Search {
+/// The register's state, and which of the open operations have taken effect.
+type Configuration = (State, u128);
+
+#[derive(Debug)]
+struct Search<'a> {
+    ops: &'a [Op],
+    /// Operations that find each value that somebody finds.
+    finders: HashMap<u64, Vec<usize>>,
+    /// Values that somebody finds, or that a swap of unknown outcome may have found.
+    live: HashSet<u64>,
+    /// Of each operation: its place among the open ones.
+    place: Vec<Option<u8>>,
+    /// Of each operation: it is over, or open no more.
+    over: Vec<bool>,
     /// Operation of each place; None: free.
     open: Vec<Option<usize>>,
     now: HashSet<Configuration>,
@@ -57,67 +79,110 @@ struct Search {
     seen: HashSet<Configuration>,
 }
 
-/// The value after `op` takes effect on `state`; None if its answer says that it does not so.
-fn effect(op: &Op, state: Option<u64>) -> Option<Option<u64>> {
+/// The value that the operation's answer shows to have been there.
+fn finds(op: &Op) -> Option<Option<u64>> {
     match (op.call, op.outcome) {
-        (_, Outcome::NoEffect) => None,
-        (Call::Read, Outcome::Found(found)) => (state == found).then_some(state),
-        (Call::Read, _) => None,
-        (Call::Write(to), _) => Some(Some(to)),
-        (Call::Exchange(to), Outcome::Found(found)) => (state == found).then_some(Some(to)),
-        (Call::Exchange(to), _) => Some(Some(to)),
-        (Call::Delete, _) => Some(None),
-        (Call::Swap { from, .. }, Outcome::Found(found)) => {
-            (state == found && found != from).then_some(state)
-        }
-        (Call::Swap { from, to }, _) => (state == from).then_some(Some(to)),
+        (Call::Swap { from, .. }, Outcome::Done) => Some(from),
+        (_, Outcome::Found(found)) => Some(found),
+        _ => None,
     }
 }
 
-/// Whether the operation can be left out because nothing depends on it.
-fn explains_nothing(op: &Op, found: &HashSet<u64>) -> bool {
-    match (op.call, op.outcome) {
+/// The values that matter: a swap of unknown outcome makes its old value matter if its new one does.
+fn live_values(ops: &[Op], finders: &HashMap<u64, Vec<usize>>) -> HashSet<u64> {
+    let mut live: HashSet<u64> = finders.keys().copied().collect();
+    loop {
+        let before = live.len();
+        for op in ops {
+            if let (Call::Swap { from: Some(from), to }, Outcome::Unknown) = (op.call, op.outcome)
+                && live.contains(&to)
+            {
+                live.insert(from);
+            }
+        }
+        if live.len() == before {
+            return live;
+        }
+    }
+}
+
+/// Whether it changes nothing.
+fn only_looks(op: &Op) -> bool {
+    matches!((op.call, op.outcome), (Call::Read, _) | (Call::Swap { .. }, Outcome::Found(_)))
+}
+
+/// Whether it leaves what it leaves whatever was there.
+fn is_blind(op: &Op) -> bool {
+    matches!(op.call, Call::Write(_) | Call::Delete)
+}
+
+/// Checks the history of one key, absent at first. `ops` is in the order of beginnings. A violation
+/// names the first answer that has no explanation, whatever came later.
+pub(super) fn check(ops: &[Op]) -> Verdict {
+    let verdict = search(ops);
+    if !matches!(verdict, Verdict::Violation(_)) {
+        return verdict;
+    }
+    let mut ends: Vec<(u64, usize)> = ops.iter().enumerate().map(|(i, op)| (op.end, i)).collect();
+    ends.retain(|(end, _)| *end != u64::MAX);
+    ends.sort_unstable();
+    let first = ends
+        .partition_point(|(end, _)| !matches!(search(&until(ops, *end)), Verdict::Violation(_)));
+    ends.get(first).map_or(verdict, |(_, index)| Verdict::Violation(*index))
+}
+
+/// The history as it was known then.
+fn until(ops: &[Op], tick: u64) -> Vec<Op> {
+    let begun = ops.iter().filter(|op| op.begin <= tick);
+    let known = begun.map(|op| match op.end {
+        end if end > tick => Op { outcome: Outcome::Unknown, end: u64::MAX, ..*op },
+        _ => *op,
+    });
+    known.collect()
+}
+
+fn search(ops: &[Op]) -> Verdict {
+    let mut finders: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (index, op) in ops.iter().enumerate() {
+        if let Some(Some(value)) = finds(op) {
+            finders.entry(value).or_default().push(index);
+        }
+    }
+    let live = live_values(ops, &finders);
+    let explains_nothing = |op: &Op| match (op.call, op.outcome) {
         (_, Outcome::NoEffect) | (Call::Read, Outcome::Unknown) => true,
         (Call::Delete, _) => false,
         (call, Outcome::Unknown) => {
-            call.leaves().flatten().is_none_or(|value| !found.contains(&value))
+            call.leaves().flatten().is_none_or(|value| !live.contains(&value))
         }
         _ => false,
-    }
-}
-
-/// Every value that some answer shows to have been there.
-fn found_values(ops: &[Op]) -> HashSet<u64> {
-    let shown = |op: &Op| match (op.call, op.outcome) {
-        (Call::Swap { from, .. }, Outcome::Done) => from,
-        (_, Outcome::Found(found)) => found,
-        _ => None,
     };
-    ops.iter().filter_map(shown).collect()
-}
-
-/// Checks the history of one key, absent at first. `ops` is in the order of beginnings.
-pub(super) fn check(ops: &[Op]) -> Verdict {
-    let found = found_values(ops);
     let mut events: Vec<(u64, usize)> = Vec::with_capacity(2 * ops.len());
-    for (index, op) in ops.iter().enumerate() {
-        if !explains_nothing(op, &found) {
-            events.push((op.begin, index));
-            if op.end != u64::MAX {
-                events.push((op.end, index));
-            }
+    for (index, op) in ops.iter().enumerate().filter(|(_, op)| !explains_nothing(op)) {
+        events.push((op.begin, index));
+        if op.end != u64::MAX {
+            events.push((op.end, index));
         }
     }
     events.sort_unstable();
-    let mut search = Search::default();
-    search.now.insert((None, 0));
+    let mut search = Search {
+        ops,
+        finders,
+        live,
+        place: vec![None; ops.len()],
+        over: vec![false; ops.len()],
+        open: Vec::new(),
+        now: HashSet::from([(State::Absent, 0)]),
+        stack: Vec::new(),
+        seen: HashSet::new(),
+    };
     for (tick, index) in events {
         if tick == ops[index].begin {
             if !search.begins(index) {
                 return Verdict::Undecided(index);
             }
         } else {
-            match search.ends(ops, index) {
+            match search.ends(index) {
                 Verdict::Linearizable => {}
                 other => return other,
             }
@@ -126,7 +191,7 @@ pub(super) fn check(ops: &[Op]) -> Verdict {
     Verdict::Linearizable
 }
 
-impl Search {
+impl Search<'_> {
     fn begins(&mut self, index: usize) -> bool {
         let place = self.open.iter().position(Option::is_none).unwrap_or(self.open.len());
         if place == OPEN_MAX {
@@ -136,20 +201,95 @@ impl Search {
             self.open.push(None);
         }
         self.open[place] = Some(index);
+        self.place[index] = Some(place as u8);
         true
     }
 
-    fn ends(&mut self, ops: &[Op], index: usize) -> Verdict {
-        let place = self.open.iter().position(|open| *open == Some(index)).expect("it is open");
+    /// The state after the operation takes effect; None if its answer says that it does not here.
+    fn effect(&self, op: &Op, state: State) -> Option<State> {
+        let is = |value: Option<u64>| match value {
+            None => state == State::Absent,
+            Some(value) => state == State::Value(value),
+        };
+        let leaves = |value: u64| {
+            if self.live.contains(&value) { State::Value(value) } else { State::Dead }
+        };
+        match (op.call, op.outcome) {
+            (_, Outcome::NoEffect) | (Call::Read, Outcome::Unknown | Outcome::Done) => None,
+            (Call::Read, Outcome::Found(found)) => is(found).then_some(state),
+            (Call::Write(to), _) => Some(leaves(to)),
+            (Call::Exchange(to), Outcome::Found(found)) => is(found).then(|| leaves(to)),
+            (Call::Exchange(to), _) => Some(leaves(to)),
+            (Call::Delete, _) => Some(State::Absent),
+            (Call::Swap { from, .. }, Outcome::Found(found)) => {
+                (is(found) && found != from).then_some(state)
+            }
+            (Call::Swap { from, to }, _) => is(from).then(|| leaves(to)),
+        }
+    }
+
+    /// Whether somebody other than `index` is still to find the value that is there.
+    fn is_awaited(&self, (state, done): Configuration, index: usize) -> bool {
+        let State::Value(value) = state else { return false };
+        let Some(finders) = self.finders.get(&value) else { return false };
+        finders.iter().any(|finder| {
+            let has = |place: u8| done & (1 << place) != 0;
+            *finder != index && !self.over[*finder] && !self.place[*finder].is_some_and(has)
+        })
+    }
+
+    /// Everything that only looks and fits has looked.
+    fn looked(&self, (state, mut done): Configuration) -> Configuration {
+        for (place, index) in self.open.iter().enumerate() {
+            if let Some(op) = index.map(|index| &self.ops[index])
+                && done & (1 << place) == 0
+                && only_looks(op)
+                && self.effect(op, state).is_some()
+            {
+                done |= 1 << place;
+            }
+        }
+        (state, done)
+    }
+
+    /// The open writes whose values nobody finds.
+    fn dead_writes(&self) -> u128 {
+        let mut places = 0;
+        for (place, index) in self.open.iter().enumerate() {
+            if let Some(index) = index
+                && let Call::Write(value) = self.ops[*index].call
+                && !self.live.contains(&value)
+            {
+                places |= 1 << place;
+            }
+        }
+        places
+    }
+
+    /// The open delete that goes first.
+    fn first_delete(&self, done: u128) -> Option<usize> {
+        let open = self.open.iter().enumerate();
+        let deletes = open.filter_map(|(place, index)| {
+            let index = (*index)?;
+            let waits = self.ops[index].call == Call::Delete && done & (1 << place) == 0;
+            waits.then_some((self.ops[index].end, place))
+        });
+        deletes.min().map(|(_, place)| place)
+    }
+
+    fn ends(&mut self, index: usize) -> Verdict {
+        let place = self.place[index].expect("it is open");
         let bit = 1u128 << place;
+        let dead = self.dead_writes();
         self.seen.clear();
-        self.stack.extend(self.now.drain());
-        while let Some(configuration) = self.stack.pop() {
+        let mut stack = std::mem::take(&mut self.stack);
+        stack.extend(self.now.drain());
+        while let Some(configuration) = stack.pop() {
+            let configuration = self.looked(configuration);
             if !self.seen.insert(configuration) {
                 continue;
             }
             if self.seen.len() > CONFIGURATIONS_MAX {
-                self.stack.clear();
                 return Verdict::Undecided(index);
             }
             let (state, done) = configuration;
@@ -157,40 +297,47 @@ impl Search {
                 self.now.insert((state, done & !bit));
                 continue;
             }
-            let mut delete_tried = false;
+            let first_delete = self.first_delete(done);
             for (other, name) in self.open.iter().enumerate() {
                 let Some(name) = *name else { continue };
-                if done & (1 << other) != 0 {
+                let op = &self.ops[name];
+                let waits = done & (1 << other) == 0;
+                let is_late = op.call == Call::Delete && first_delete != Some(other);
+                if !waits || is_late || only_looks(op) || self.is_awaited(configuration, name) {
                     continue;
                 }
-                let op = &ops[name];
-                if op.call == Call::Delete && op.outcome == Outcome::Unknown {
-                    // One is like another, and none matters where there is nothing.
-                    if std::mem::replace(&mut delete_tried, true) || state.is_none() {
-                        continue;
-                    }
-                }
-                if let Some(after) = effect(op, state) {
-                    self.stack.push((after, done | 1 << other));
+                if let Some(after) = self.effect(op, state) {
+                    let along = if is_blind(op) { dead } else { 0 };
+                    stack.push((after, done | along | 1 << other));
                 }
             }
         }
-        self.open[place] = None;
+        self.stack = stack;
+        self.close(index);
         if self.now.is_empty() {
             return Verdict::Violation(index);
         }
-        self.forget_what_all_have_done(ops);
+        self.close_what_all_have_done();
         Verdict::Linearizable
     }
 
+    fn close(&mut self, index: usize) {
+        let place = self.place[index].take().expect("it is open");
+        self.open[usize::from(place)] = None;
+        self.over[index] = true;
+    }
+
     /// An operation without an end that has taken effect whatever happened is not open any more.
-    fn forget_what_all_have_done(&mut self, ops: &[Op]) {
+    fn close_what_all_have_done(&mut self) {
         let all = self.now.iter().fold(u128::MAX, |all, (_, done)| all & done);
         let mut over = 0;
-        for (place, open) in self.open.iter_mut().enumerate() {
-            if all & (1 << place) != 0 && open.is_some_and(|index| ops[index].end == u64::MAX) {
+        for place in 0..self.open.len() {
+            if all & (1 << place) != 0
+                && let Some(index) =
+                    self.open[place].filter(|index| self.ops[*index].end == u64::MAX)
+            {
                 over |= 1 << place;
-                *open = None;
+                self.close(index);
             }
         }
         if over != 0 {
@@ -297,5 +444,72 @@ mod tests {
         assert_eq!(check(&right), Verdict::Linearizable);
         let lost = [exchange(1, None, 1, 2), exchange(2, None, 3, 4)];
         assert_eq!(check(&lost), Verdict::Violation(1));
+    }
+
+    /// Every order of the operations that respects time, without any of the observations above.
+    fn is_explained(ops: &[Op]) -> bool {
+        fn go(ops: &[Op], done: u64, state: Option<u64>) -> bool {
+            let waits = |index: usize| done & (1 << index) == 0;
+            if (0..ops.len()).all(|i| !waits(i) || ops[i].end == u64::MAX) {
+                return true;
+            }
+            let first_end = (0..ops.len()).filter(|i| waits(*i)).map(|i| ops[i].end).min();
+            (0..ops.len()).filter(|i| waits(*i) && Some(ops[*i].begin) < first_end).any(|i| {
+                let after = match (ops[i].call, ops[i].outcome) {
+                    (Call::Read, Outcome::Unknown) => Some(state),
+                    (Call::Read, Outcome::Found(found)) => (found == state).then_some(state),
+                    (Call::Write(to), _) => Some(Some(to)),
+                    (Call::Exchange(to), Outcome::Found(found)) => {
+                        (found == state).then_some(Some(to))
+                    }
+                    (Call::Exchange(to), _) => Some(Some(to)),
+                    (Call::Delete, _) => Some(None),
+                    (Call::Swap { from, .. }, Outcome::Found(found)) => {
+                        (found == state && found != from).then_some(state)
+                    }
+                    (Call::Swap { from, to }, _) => (from == state).then_some(Some(to)),
+                    (_, Outcome::NoEffect | Outcome::Done) => unreachable!("not drawn"),
+                };
+                after.is_some_and(|after| go(ops, done | 1 << i, after))
+            })
+        }
+        go(ops, 0, None)
+    }
+
+    #[test]
+    fn the_search_says_what_trying_every_order_says() {
+        let mut random = forebay_storage::sim_disk::SimRandom::new(3);
+        let mut right = 0;
+        for _ in 0..6_000 {
+            let count = 3 + random.below(5);
+            let mut ticks: Vec<u64> = (1..=2 * count as u64).collect();
+            let mut ops = Vec::new();
+            for index in 0..count {
+                let mut draw = |ticks: &mut Vec<u64>| ticks.swap_remove(random.below(ticks.len()));
+                let (a, b) = (draw(&mut ticks), draw(&mut ticks));
+                let some = |random: &mut forebay_storage::sim_disk::SimRandom| {
+                    let value = random.below(count + 2) as u64;
+                    (value < count as u64).then_some(value)
+                };
+                let own = index as u64;
+                let (from, found) = (some(&mut random), some(&mut random));
+                let unknown = random.chance(1, 4);
+                let (call, outcome) = match random.below(6) {
+                    0 | 1 => (Call::Read, Outcome::Found(found)),
+                    2 => (Call::Write(own), Outcome::Done),
+                    3 => (Call::Exchange(own), Outcome::Found(found)),
+                    4 => (Call::Delete, Outcome::Done),
+                    _ if random.chance(1, 2) => (Call::Swap { from, to: own }, Outcome::Done),
+                    _ => (Call::Swap { from, to: own }, Outcome::Found(found)),
+                };
+                let outcome = if unknown { Outcome::Unknown } else { outcome };
+                ops.push(op(call, outcome, a.min(b), a.max(b)));
+            }
+            ops.sort_by_key(|op| op.begin);
+            let verdict = check(&ops) == Verdict::Linearizable;
+            assert_eq!(verdict, is_explained(&ops), "{ops:#?}");
+            right += usize::from(verdict);
+        }
+        assert!((600..5_400).contains(&right), "{right} of 6000 were right");
     }
 }

@@ -7,7 +7,7 @@ use super::history::Op;
 /// Lines kept.
 const LINES_MAX: usize = 20_000;
 /// Operations shown on each side of the one that cannot be explained.
-const AROUND: usize = 12;
+const AROUND: usize = 16;
 
 /// A list of lines, if anybody wants them.
 #[derive(Debug)]

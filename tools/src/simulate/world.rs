@@ -668,7 +668,12 @@ impl World {
         for (key, ops) in self.work.history.keys().enumerate() {
             match linearizability::check(ops) {
                 Verdict::Linearizable => {}
-                Verdict::Undecided(_) => self.stats.undecided_keys += 1,
+                Verdict::Undecided(index) => {
+                    self.stats.undecided_keys += 1;
+                    let shown = || super::trace::around(ops, index);
+                    self.trace
+                        .say(self.now, || format!("register-{key} is undecided:\n{}", shown()));
+                }
                 Verdict::Violation(index) => {
                     let at = ops[index].ended_at;
                     if found.as_ref().is_none_or(|(first, _, _)| at < *first) {
