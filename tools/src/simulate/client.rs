@@ -1,13 +1,15 @@
-//! A client: one connection at a time, requests in real frames, and the truth about what it knows.
+//! A client: a connection to each node, requests in real frames, and the truth about what it knows.
 //!
 //! ```text
 //!   idle ─ dial ─► open ─ request, request … ─ reply, reply … ─► open
 //!    ▲               │ broken, closed, too slow: what was under way has an unknown outcome
-//!    └── pause ──────┘ and the next node is tried
+//!    └── pause ──────┘
 //! ```
 //!
-//! It wants operations at a pace of its own, whatever the answers: what cannot be sent is counted
-//! and forgotten. A state machine as well: the world tells it what arrived and when it is due.
+//! It sends a key's requests to the node that it believes to lead the key's partition; "the leader
+//! is …" and silence teach it better. It wants operations at a pace of its own, whatever the answers:
+//! what cannot be sent is counted and forgotten. A state machine as well: the world tells it what
+//! arrived and when it is due.
 
 use std::collections::VecDeque;
 
@@ -44,29 +46,21 @@ const UNDER_WAY_MAX: usize = 24;
 const AUDITING_MAX: usize = 12;
 /// Between two operations of one client, at random.
 const PACE_NANOS: (u64, u64) = (30 * MILLI, 120 * MILLI);
+/// Between two questions about the table.
+const SETUP_NANOS: u64 = 100 * MILLI;
+/// Between two looks at what is left to be read.
+const AUDIT_NANOS: u64 = 30 * MILLI;
 /// Before the next dial.
 const PAUSE_NANOS: (u64, u64) = (5 * MILLI, 60 * MILLI);
 /// Smallest batches are two; these are the largest.
 const BATCH_MAX: usize = 5;
-
-/// What a client wants of the world.
-#[derive(Debug, Default)]
-pub(super) struct Wishes {
-    /// Connect to this node.
-    pub(super) dial: Option<usize>,
-    /// Send what it has written.
-    pub(super) send: SendBuf,
-    /// Close the connection.
-    pub(super) close: Option<WireId>,
-}
 
 #[derive(Debug)]
 enum Request {
     Table,
     One(Part),
     Get(Part, Target),
-    Write(Vec<Part>),
-    GetMany(Vec<(Part, Target)>),
+    Many(Vec<Part>),
 }
 
 #[derive(Debug)]
@@ -86,15 +80,40 @@ enum Line {
     Open(WireId),
 }
 
+/// A client's side of its connection to one node.
+#[derive(Debug)]
+pub(super) struct Link {
+    line: Line,
+    inbox: Inbox,
+    asked: VecDeque<Asked>,
+    /// What is to be sent.
+    pub(super) out: SendBuf,
+}
+
+impl Link {
+    /// The connection in use.
+    pub(super) fn wire(&self) -> Option<WireId> {
+        match self.line {
+            Line::Open(wire) => Some(wire),
+            Line::Idle(_) | Line::Dialing => None,
+        }
+    }
+}
+
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
-    nodes: usize,
-    node: usize,
-    line: Line,
-    inbox: Inbox,
-    asked: VecDeque<Asked>,
+    /// By node.
+    pub(super) links: Vec<Link>,
+    /// Who leads each partition, as far as it knows.
+    leaders: Vec<usize>,
+    /// Whom it asks about tables.
+    guide: usize,
+    /// Connections that it gave up.
+    pub(super) closes: Vec<WireId>,
+    /// Nodes to dial.
+    pub(super) dials: Vec<usize>,
     next_correlation: u64,
     next_at: u64,
     random: SimRandom,
@@ -106,13 +125,19 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(number: usize, nodes: usize, seed: u64, now: u64) -> Client {
         let mut random = SimRandom::new(seed);
-        Client {
-            number,
-            nodes,
-            node: random.below(nodes),
+        let link = |_| Link {
             line: Line::Idle(now),
             inbox: Inbox::default(),
             asked: VecDeque::new(),
+            out: SendBuf::new(),
+        };
+        Client {
+            number,
+            links: (0..nodes).map(link).collect(),
+            leaders: (0..PARTITIONS).map(|_| random.below(nodes)).collect(),
+            guide: 0,
+            closes: Vec::new(),
+            dials: Vec::new(),
             next_correlation: 1,
             next_at: now + between(&mut random, 0, PACE_NANOS.1),
             random,
@@ -121,125 +146,98 @@ impl Client {
         }
     }
 
-    /// Whether this connection is the one in use.
-    pub(super) fn uses(&self, wire: WireId) -> bool {
-        self.line == Line::Open(wire)
-    }
-
-    /// The connection in use.
-    pub(super) fn wire(&self) -> Option<WireId> {
-        match self.line {
-            Line::Open(wire) => Some(wire),
-            Line::Idle(_) | Line::Dialing => None,
-        }
-    }
-
-    fn is_dialing(&self) -> bool {
-        self.line == Line::Dialing
+    /// Whether this connection is the one in use to that node.
+    pub(super) fn uses(&self, node: usize, wire: WireId) -> bool {
+        self.links[node].wire() == Some(wire)
     }
 
     /// When it has something to do; None: only when something arrives.
     pub(super) fn due_at(&self, stage: Stage) -> Option<u64> {
-        let deadline = self.asked.front().map(|asked| asked.began + DEADLINE_NANOS);
-        let next = match (stage, self.line) {
-            (Stage::Over, _) => return None,
-            (_, Line::Idle(at)) => Some(at),
-            (Stage::Work | Stage::Setup | Stage::Audit, _) => Some(self.next_at),
-            (Stage::Drain, _) => None,
-        };
-        let paced = (stage == Stage::Work).then_some(self.next_at);
-        [deadline, next, paced].into_iter().flatten().min()
+        if stage == Stage::Over {
+            return None;
+        }
+        let paced = (stage != Stage::Drain).then_some(self.next_at);
+        let links = self.links.iter().filter_map(|link| match link.line {
+            Line::Idle(at) => Some(at),
+            Line::Dialing => None,
+            Line::Open(_) => link.asked.front().map(|asked| asked.began + DEADLINE_NANOS),
+        });
+        paced.into_iter().chain(links).min()
     }
 
     /// The connection that was asked for is open.
-    pub(super) fn opened(&mut self, wire: WireId) {
-        debug_assert!(self.is_dialing());
-        self.line = Line::Open(wire);
-        self.inbox = Inbox::default();
+    pub(super) fn opened(&mut self, node: usize, wire: WireId) {
+        let link = &mut self.links[node];
+        debug_assert_eq!(link.line, Line::Dialing);
+        link.line = Line::Open(wire);
+        link.inbox = Inbox::default();
     }
 
-    /// It could not be made.
-    pub(super) fn failed(&mut self, now: u64) {
-        debug_assert!(self.is_dialing());
-        self.go_on(now);
-    }
-
-    /// The next node, after a pause.
-    fn go_on(&mut self, now: u64) {
-        self.node = (self.node + 1) % self.nodes;
+    /// It could not be made, or is gone: another node may lead, and it is tried again after a pause.
+    pub(super) fn pause(&mut self, node: usize, now: u64) {
         let pause = between(&mut self.random, PAUSE_NANOS.0, PAUSE_NANOS.1);
-        self.line = Line::Idle(now + pause);
+        self.links[node].line = Line::Idle(now + pause);
+        self.doubt(node);
+    }
+
+    /// This node does not answer, or does not lead.
+    fn doubt(&mut self, node: usize) {
+        let next = (node + 1) % self.links.len();
+        self.leaders.iter_mut().filter(|leader| **leader == node).for_each(|leader| *leader = next);
+        if self.guide == node {
+            self.guide = next;
+        }
     }
 
     /// The connection is gone, and what was under way on it has an unknown outcome.
-    pub(super) fn lost(&mut self, now: u64, work: &mut Workload) {
-        while let Some(asked) = self.asked.pop_front() {
-            self.over(asked, Outcome::Unknown, work, now);
+    pub(super) fn lost(&mut self, node: usize, now: u64, work: &mut Workload) {
+        self.links[node].out.clear();
+        while let Some(asked) = self.links[node].asked.pop_front() {
+            over(asked, Outcome::Unknown, work, now);
         }
-        self.go_on(now);
+        self.pause(node, now);
     }
 
-    /// All parts of a request end alike.
-    fn over(&mut self, asked: Asked, outcome: Outcome, work: &mut Workload, now: u64) {
-        let Asked { began, request, audits, .. } = asked;
-        match request {
-            Request::Table => {}
-            Request::One(part) => work.ended(part, outcome, began, now),
-            Request::Get(part, target) => {
-                work.ended(part, outcome, began, now);
-                self.read_again(audits, target, work);
-            }
-            Request::Write(parts) => {
-                parts.into_iter().for_each(|part| work.ended(part, outcome, began, now));
-            }
-            Request::GetMany(parts) => {
-                for (part, target) in parts {
-                    work.ended(part, outcome, began, now);
-                    self.read_again(audits, target, work);
-                }
-            }
-        }
-    }
-
-    fn read_again(&mut self, audits: bool, target: Target, work: &mut Workload) {
-        if audits {
-            work.auditing -= 1;
-            work.targets.push(target);
-        }
+    fn give_up(&mut self, node: usize, now: u64, work: &mut Workload) {
+        self.closes.extend(self.links[node].wire());
+        self.lost(node, now, work);
     }
 
     /// Its time has come, or something has arrived.
-    pub(super) fn act(&mut self, now: u64, work: &mut Workload, wishes: &mut Wishes) {
-        if self.asked.front().is_some_and(|asked| asked.began + DEADLINE_NANOS <= now) {
-            if let Line::Open(wire) = self.line {
-                wishes.close = Some(wire);
+    pub(super) fn act(&mut self, now: u64, work: &mut Workload) {
+        for node in 0..self.links.len() {
+            let link = &mut self.links[node];
+            match link.line {
+                Line::Idle(at) if at <= now => {
+                    link.line = Line::Dialing;
+                    self.dials.push(node);
+                }
+                Line::Open(_)
+                    if link
+                        .asked
+                        .front()
+                        .is_some_and(|first| first.began + DEADLINE_NANOS <= now) =>
+                {
+                    self.give_up(node, now, work);
+                }
+                Line::Idle(_) | Line::Dialing | Line::Open(_) => {}
             }
-            self.lost(now, work);
-        }
-        if let Line::Idle(at) = self.line
-            && at <= now
-        {
-            wishes.dial = Some(self.node);
-            self.line = Line::Dialing;
         }
         match work.stage {
-            Stage::Setup => self.set_up(now, work, wishes),
-            Stage::Work => self.work(now, work, wishes),
-            Stage::Audit => self.audit(now, work, wishes),
+            Stage::Setup => self.set_up(now, work),
+            Stage::Work => self.work(now, work),
+            Stage::Audit => self.audit(now, work),
             Stage::Drain | Stage::Over => {}
         }
     }
 
-    fn is_open(&self) -> bool {
-        matches!(self.line, Line::Open(_))
-    }
-
-    fn set_up(&mut self, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn set_up(&mut self, now: u64, work: &mut Workload) {
         if self.next_at > now {
             return;
         }
-        self.next_at = now + 100 * MILLI;
-        if self.number > 0 || !self.is_open() || !self.asked.is_empty() {
+        self.next_at = now + SETUP_NANOS;
+        let link = &self.links[self.guide];
+        if self.number > 0 || link.wire().is_none() || !link.asked.is_empty() {
             return;
         }
         if work.table.is_some() {
@@ -253,103 +251,115 @@ impl Client {
                 sort_key_type: 0,
                 partitions: PARTITIONS,
             };
-            self.ask(&create, Request::Table, now, wishes);
+            self.ask(self.guide, &create, Request::Table, now);
         } else {
-            self.ask(&DescribeTableRequest { name: TABLE }, Request::Table, now, wishes);
+            self.ask(self.guide, &DescribeTableRequest { name: TABLE }, Request::Table, now);
         }
     }
 
-    fn ask<M>(&mut self, message: &M, request: Request, now: u64, wishes: &mut Wishes)
+    fn ask<M>(&mut self, node: usize, message: &M, request: Request, now: u64)
     where
         M: Message + for<'a> Serialize<FrameSerializer<'a>>,
     {
         let correlation = self.next_correlation;
         self.next_correlation += 1;
-        frame::append(&mut wishes.send, correlation, message);
-        self.asked.push_back(Asked { correlation, began: now, request, audits: false });
+        let link = &mut self.links[node];
+        frame::append(&mut link.out, correlation, message);
+        link.asked.push_back(Asked { correlation, began: now, request, audits: false });
     }
 
-    fn work(&mut self, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn work(&mut self, now: u64, work: &mut Workload) {
         while self.next_at <= now {
             self.next_at += between(&mut self.random, PACE_NANOS.0, PACE_NANOS.1);
             work.operations.wanted += 1;
             // Drawn first: what a client wants does not depend on its luck.
-            let what = self.random.below(100);
-            if self.is_open() && self.asked.len() < UNDER_WAY_MAX {
-                self.operate(what, now, work, wishes);
+            let (what, key) = (self.random.below(100), self.random.below(REGISTERS));
+            let target = match what {
+                70..85 => Target::Entry(work.ledger.len()),
+                85..92 if work.ledger.len() > 0 => {
+                    Target::Entry(self.random.below(work.ledger.len()))
+                }
+                _ => Target::Register(key),
+            };
+            let node = self.leaders[work.partition(target)];
+            let link = &self.links[node];
+            if link.wire().is_some() && link.asked.len() < UNDER_WAY_MAX {
+                self.operate(node, what, key, target, now, work);
             } else {
                 work.operations.not_sent += 1;
+                self.doubt(node);
             }
         }
     }
 
-    fn operate(&mut self, what: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
-        let key = self.random.below(REGISTERS);
+    fn operate(
+        &mut self,
+        node: usize,
+        what: usize,
+        key: usize,
+        target: Target,
+        now: u64,
+        work: &mut Workload,
+    ) {
         match what {
-            0..18 => self.put(key, now, work, wishes),
-            18..40 => self.swap(key, now, work, wishes),
-            40..50 => self.exchange(key, now, work, wishes),
-            50..57 => self.delete(key, now, work, wishes),
-            57..70 => self.get(Target::Register(key), false, now, work, wishes),
-            70..85 => self.put_entry(now, work, wishes),
-            85..92 if work.ledger.len() > 0 => {
-                let entry = self.random.below(work.ledger.len());
-                self.get(Target::Entry(entry), false, now, work, wishes);
-            }
-            96.. => self.write_batch(key, now, work, wishes),
-            _ => self.get_batch(key, now, work, wishes),
+            0..18 => self.put(node, key, now, work),
+            18..40 => self.swap(node, key, now, work),
+            40..50 => self.exchange(node, key, now, work),
+            50..57 => self.delete(node, key, now, work),
+            70..85 => self.put_entry(node, now, work),
+            57..70 | 85..92 => self.get(node, target, false, now, work),
+            92..96 => self.write_batch(node, key, now, work),
+            _ => self.get_batch(node, key, now, work),
         }
     }
 
-    fn put(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn put(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let value = work.value();
         let name = work.history.begin(self.number, key, Call::Write(value), now);
-        self.send_put(&register_name(key), value, None, Part::Register(name), now, work, wishes);
+        self.send_put(node, (&register_name(key), value), None, Part::Register(name), now, work);
     }
 
-    fn swap(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn swap(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let (from, to) = (work.guess(key, &mut self.random), work.value());
         let name = work.history.begin(self.number, key, Call::Swap { from, to }, now);
         let part = Part::Register(name);
-        self.send_put(&register_name(key), to, Some(from), part, now, work, wishes);
+        self.send_put(node, (&register_name(key), to), Some(from), part, now, work);
     }
 
-    fn put_entry(&mut self, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn put_entry(&mut self, node: usize, now: u64, work: &mut Workload) {
         let entry = work.ledger.ask();
         let part = Part::EntryWrite(entry);
-        self.send_put(&entry_name(entry), entry as u64, None, part, now, work, wishes);
+        self.send_put(node, (&entry_name(entry), entry as u64), None, part, now, work);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one place for every kind of Put")]
     fn send_put(
         &mut self,
-        name: &str,
-        value: u64,
+        node: usize,
+        (name, value): (&str, u64),
         only_if: Option<Option<u64>>,
         part: Part,
         now: u64,
         work: &Workload,
-        wishes: &mut Wishes,
     ) {
         let mut bytes = std::mem::take(&mut self.item);
         let put = PutRequest {
-            table: work.table.expect("made"),
+            table: work.table_id(),
             epoch: 0,
             item: items::item(&mut bytes, name, value),
             condition: only_if.map(items::is),
             return_values: ReturnValues::None,
             return_old_on_failure: only_if.is_some(),
         };
-        self.ask(&put, Request::One(part), now, wishes);
+        self.ask(node, &put, Request::One(part), now);
         self.item = bytes;
     }
 
-    fn exchange(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn exchange(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let value = work.value();
         let name = work.history.begin(self.number, key, Call::Exchange(value), now);
         let mut bytes = std::mem::take(&mut self.item);
         let update = UpdateRequest {
-            table: work.table.expect("made"),
+            table: work.table_id(),
             epoch: 0,
             key: items::key_item(&mut bytes, &register_name(key)),
             update: items::exchange(value),
@@ -357,22 +367,22 @@ impl Client {
             return_values: ReturnValues::AllOld,
             return_old_on_failure: false,
         };
-        self.ask(&update, Request::One(Part::Register(name)), now, wishes);
+        self.ask(node, &update, Request::One(Part::Register(name)), now);
         self.item = bytes;
     }
 
-    fn delete(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn delete(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let name = work.history.begin(self.number, key, Call::Delete, now);
         let mut bytes = std::mem::take(&mut self.item);
         let delete = DeleteRequest {
-            table: work.table.expect("made"),
+            table: work.table_id(),
             epoch: 0,
             key: items::key_item(&mut bytes, &register_name(key)),
             condition: None,
             return_values: ReturnValues::None,
             return_old_on_failure: false,
         };
-        self.ask(&delete, Request::One(Part::Register(name)), now, wishes);
+        self.ask(node, &delete, Request::One(Part::Register(name)), now);
         self.item = bytes;
     }
 
@@ -386,29 +396,22 @@ impl Client {
         }
     }
 
-    fn get(
-        &mut self,
-        target: Target,
-        audits: bool,
-        now: u64,
-        work: &mut Workload,
-        wishes: &mut Wishes,
-    ) {
+    fn get(&mut self, node: usize, target: Target, audits: bool, now: u64, work: &mut Workload) {
         let (part, name) = self.part_of(target, now, work);
         let mut bytes = std::mem::take(&mut self.item);
         let get = GetRequest {
-            table: work.table.expect("made"),
+            table: work.table_id(),
             epoch: 0,
             key: items::key_item(&mut bytes, &name),
             projection: None,
             consistent: true,
         };
-        self.ask(&get, Request::Get(part, target), now, wishes);
-        self.asked.back_mut().expect("just asked").audits = audits;
+        self.ask(node, &get, Request::Get(part, target), now);
+        self.links[node].asked.back_mut().expect("just asked").audits = audits;
         self.item = bytes;
     }
 
-    fn write_batch(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn write_batch(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let count = 2 + self.random.below(BATCH_MAX - 1);
         let (mut parts, mut bytes) = (Vec::new(), Vec::new());
         for index in 0..count {
@@ -433,11 +436,11 @@ impl Client {
         }
         let operations =
             bytes.iter().map(|(delete, bytes)| BatchOperation { delete: *delete, bytes }).collect();
-        let batch = BatchWriteRequest { table: work.table.expect("made"), epoch: 0, operations };
-        self.ask(&batch, Request::Write(parts), now, wishes);
+        let batch = BatchWriteRequest { table: work.table_id(), epoch: 0, operations };
+        self.ask(node, &batch, Request::Many(parts), now);
     }
 
-    fn get_batch(&mut self, key: usize, now: u64, work: &mut Workload, wishes: &mut Wishes) {
+    fn get_batch(&mut self, node: usize, key: usize, now: u64, work: &mut Workload) {
         let mut targets = vec![Target::Register(key), Target::Register((key + 1) % REGISTERS)];
         if work.ledger.len() > 0 {
             targets.push(Target::Entry(self.random.below(work.ledger.len())));
@@ -448,64 +451,67 @@ impl Client {
             let mut bytes = Vec::new();
             items::key_item(&mut bytes, &name);
             keys.push(bytes);
-            parts.push((part, target));
+            parts.push(part);
         }
         let keys = keys.iter().map(Vec::as_slice).collect();
-        let batch =
-            BatchGetRequest { table: work.table.expect("made"), epoch: 0, keys, projection: None };
-        self.ask(&batch, Request::GetMany(parts), now, wishes);
+        let batch = BatchGetRequest { table: work.table_id(), epoch: 0, keys, projection: None };
+        self.ask(node, &batch, Request::Many(parts), now);
     }
 
-    fn audit(&mut self, now: u64, work: &mut Workload, wishes: &mut Wishes) {
-        self.next_at = self.next_at.max(now + 50 * MILLI);
-        while self.is_open() && self.asked.len() < AUDITING_MAX {
-            let Some(target) = work.targets.pop() else { return };
+    fn audit(&mut self, now: u64, work: &mut Workload) {
+        self.next_at = self.next_at.max(now + AUDIT_NANOS);
+        for _ in 0..work.targets.len() {
+            let under_way: usize = self.links.iter().map(|link| link.asked.len()).sum();
+            if under_way >= AUDITING_MAX {
+                return;
+            }
+            let target = work.targets.pop().expect("counted");
+            let node = self.leaders[work.partition(target)];
+            if self.links[node].wire().is_none() {
+                work.targets.push(target);
+                return self.doubt(node);
+            }
             work.auditing += 1;
-            self.get(target, true, now, work, wishes);
+            self.get(node, target, true, now, work);
         }
     }
 
-    /// Bytes from the node.
-    pub(super) fn received(
-        &mut self,
-        bytes: &[u8],
-        now: u64,
-        work: &mut Workload,
-        wishes: &mut Wishes,
-    ) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        let result = inbox.receive(bytes, |frame| self.reply(frame, now, work, wishes));
-        self.inbox = inbox;
+    /// Bytes from a node.
+    pub(super) fn received(&mut self, node: usize, bytes: &[u8], now: u64, work: &mut Workload) {
+        let mut inbox = std::mem::take(&mut self.links[node].inbox);
+        let result = inbox.receive(bytes, |frame| self.reply(node, frame, now, work));
+        self.links[node].inbox = inbox;
         if let Err(error) = result {
-            work.broken(Err(format!("a node sent a broken frame: {error}")));
+            work.broken(Err(format!("node {node} sent a broken frame: {error}")));
         }
     }
 
-    fn reply(&mut self, frame: Frame<'_>, now: u64, work: &mut Workload, wishes: &mut Wishes) {
-        if !self.is_open() {
+    fn reply(&mut self, node: usize, frame: Frame<'_>, now: u64, work: &mut Workload) {
+        let link = &mut self.links[node];
+        if link.wire().is_none() {
             return; // Given up while these bytes were looked at.
         }
-        let place = self.asked.iter().position(|asked| asked.correlation == frame.correlation);
-        let Some(asked) = place.and_then(|place| self.asked.remove(place)) else {
+        let place = link.asked.iter().position(|asked| asked.correlation == frame.correlation);
+        let Some(asked) = place.and_then(|place| link.asked.remove(place)) else {
             let error = format!("a reply to request {}, which is not open", frame.correlation);
             return work.broken(Err(error));
         };
         let Some(kind) = Kind::from_wire(frame.kind) else {
             return work.broken(Err(format!("a reply of the unknown kind {}", frame.kind)));
         };
-        if let Err(error) = self.understand(kind, frame, asked, now, work, wishes) {
+        if let Err(error) = self.understand(node, kind, frame, asked, now, work) {
             work.broken(Err(error));
         }
     }
 
     fn understand(
         &mut self,
+        node: usize,
         kind: Kind,
         frame: Frame<'_>,
         asked: Asked,
         now: u64,
         work: &mut Workload,
-        wishes: &mut Wishes,
     ) -> Result<(), String> {
         let broken = || format!("a {kind:?} that is none");
         let began = asked.began;
@@ -525,15 +531,15 @@ impl Client {
                     _ => Outcome::Unknown,
                 };
                 let asked = Asked { request, ..asked };
-                self.over(asked, outcome, work, now);
-                self.refused(code, now, work, wishes);
+                over(asked, outcome, work, now);
+                self.refused(node, code, now, work);
             }
             (Kind::TableReply, Request::Table) => {
                 let reply = frame.message::<ArchivedTableReply<'_>>().ok_or_else(broken)?;
                 let item = ItemRef::validate(reply.description.get()).map_err(|e| e.to_string())?;
                 let table = TableDescription::from_item(item).map_err(|e| e.to_string())?;
                 if table.status == TableStatus::Active {
-                    work.table = Some(table.id.0);
+                    work.table = Some(table);
                 }
             }
             (Kind::WriteReply, Request::One(part)) => {
@@ -558,7 +564,7 @@ impl Client {
                 work.ended(part, Outcome::Found(found), began, now);
                 work.auditing -= usize::from(asked.audits);
             }
-            (Kind::BatchWriteReply, Request::Write(parts)) => {
+            (Kind::BatchWriteReply, Request::Many(parts)) => {
                 let reply = frame.message::<ArchivedBatchWriteReply>().ok_or_else(broken)?;
                 if reply.outcomes.len() != parts.len() {
                     return Err("a BatchWriteReply for another number of writes".into());
@@ -574,10 +580,10 @@ impl Client {
                     work.ended(part, outcome, began, now);
                 }
             }
-            (Kind::BatchGetReply, Request::GetMany(parts)) => {
+            (Kind::BatchGetReply, Request::Many(parts)) => {
                 let reply = frame.message::<ArchivedBatchGetReply<'_>>().ok_or_else(broken)?;
                 let mut rest: &[u8] = reply.items.get();
-                for (part, _) in parts {
+                for part in parts {
                     let (length, after) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
                     let length = u32::from_le_bytes(*length);
                     let bytes = if length == u32::MAX { 0 } else { length as usize };
@@ -597,21 +603,33 @@ impl Client {
     }
 
     /// After some refusals another node is the better one to ask.
-    fn refused(
-        &mut self,
-        code: Option<ErrorCode>,
-        now: u64,
-        work: &mut Workload,
-        wishes: &mut Wishes,
-    ) {
+    fn refused(&mut self, node: usize, code: Option<ErrorCode>, now: u64, work: &mut Workload) {
         let elsewhere = match code {
             Some(ErrorCode::TableExists | ErrorCode::TableNotActive) => false,
             Some(ErrorCode::Overloaded | ErrorCode::DiskFull) => self.random.chance(1, 8),
             _ => true,
         };
-        if elsewhere && let Line::Open(wire) = self.line {
-            wishes.close = Some(wire);
-            self.lost(now, work);
+        if elsewhere {
+            self.give_up(node, now, work);
+        }
+    }
+}
+
+/// All parts of a request end alike.
+fn over(asked: Asked, outcome: Outcome, work: &mut Workload, now: u64) {
+    let Asked { began, request, audits, .. } = asked;
+    match request {
+        Request::Table => {}
+        Request::One(part) => work.ended(part, outcome, began, now),
+        Request::Get(part, target) => {
+            work.ended(part, outcome, began, now);
+            if audits {
+                work.auditing -= 1;
+                work.targets.push(target);
+            }
+        }
+        Request::Many(parts) => {
+            parts.into_iter().for_each(|part| work.ended(part, outcome, began, now));
         }
     }
 }

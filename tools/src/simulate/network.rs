@@ -50,8 +50,8 @@ pub(super) enum Owner {
     Opening { node: usize, listener: usize, token: Option<u64> },
     /// A node.
     Node { node: usize, conn: ConnId },
-    /// A client.
-    Client(usize),
+    /// A client; to which node.
+    Client { client: usize, node: usize },
     /// It is closed on this side.
     Nobody,
 }
@@ -61,7 +61,7 @@ impl Owner {
     pub(super) fn node(self) -> Option<usize> {
         match self {
             Owner::Opening { node, .. } | Owner::Node { node, .. } => Some(node),
-            Owner::Client(_) | Owner::Nobody => None,
+            Owner::Client { .. } | Owner::Nobody => None,
         }
     }
 }
@@ -263,7 +263,7 @@ impl Network {
             Dialer::Node { node, token, .. } => {
                 Owner::Opening { node, listener: 0, token: Some(token) }
             }
-            Dialer::Client(client) => Owner::Client(client),
+            Dialer::Client(client) => Owner::Client { client, node: to },
         };
         let acceptor = Owner::Opening { node: to, listener: dial.listener, token: None };
         let wire = self.insert([from, to], [dialer, acceptor]);

@@ -1,8 +1,11 @@
 //! What all clients of a run share: the table, what they know of it, and what they were told.
 
+use forebay_core::key::partition_hash;
+use forebay_core::table::TableDescription;
 use forebay_storage::sim_disk::SimRandom;
 
 use super::history::{Call, History, OpName, Outcome};
+use super::items::{entry_name, register_name};
 use super::ledger::{Ledger, Reading};
 
 /// Keys that are written again and again. Few, so that clients meet.
@@ -57,7 +60,7 @@ pub struct Operations {
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) stage: Stage,
-    pub(super) table: Option<u64>,
+    pub(super) table: Option<TableDescription>,
     pub(super) history: History,
     pub(super) ledger: Ledger,
     pub(super) operations: Operations,
@@ -90,6 +93,26 @@ impl Workload {
             last_write: 0,
             last_read: 0,
         }
+    }
+
+    fn made(&self) -> &TableDescription {
+        self.table.as_ref().expect("the work begins when the table is there")
+    }
+
+    pub(super) fn table_id(&self) -> u64 {
+        self.made().id.0
+    }
+
+    /// Which partition of the table holds a key, by its place in the description.
+    pub(super) fn partition(&self, target: Target) -> usize {
+        let name = match target {
+            Target::Register(key) => register_name(key),
+            Target::Entry(entry) => entry_name(entry),
+        };
+        let table = self.made();
+        let hash = partition_hash(&table.hash_seed, name.as_bytes());
+        let mut partitions = table.partitions.iter();
+        partitions.position(|partition| partition.contains(hash)).expect("every hash is held")
     }
 
     /// A value that was never used.

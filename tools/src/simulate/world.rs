@@ -15,7 +15,7 @@ use forebay_net::machine::{CloseReason, Machine};
 use forebay_storage::sim_disk::SimRandom;
 
 use super::agreement::Agreement;
-use super::client::{Client, Wishes};
+use super::client::Client;
 use super::clock::Clock;
 use super::linearizability::{self, Verdict};
 use super::network::{Dialed, Dialer, Item, Listening, Network, Owner, WireId};
@@ -71,7 +71,6 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) stats: Stats,
     pub(super) failure: Option<Failure>,
-    wishes: Wishes,
     healed_at: u64,
     is_live: bool,
     audit_until: u64,
@@ -112,7 +111,6 @@ impl World {
             trace: Trace::new(options.trace),
             stats: Stats::default(),
             failure: None,
-            wishes: Wishes::default(),
             healed_at: options.nanos - super::plan::HEALED_BEFORE_END_NANOS,
             is_live: false,
             audit_until: u64::MAX,
@@ -434,7 +432,7 @@ impl World {
                     self.turn_by(node, self.now + TURN_NANOS);
                 }
                 Dialer::Client(client) => {
-                    self.clients[client].failed(self.now);
+                    self.clients[client].pause(dial.to, self.now);
                     self.wake_client(client);
                 }
             },
@@ -452,8 +450,8 @@ impl World {
                 shard.connected(id, listener, token, local);
                 self.turn_by(number, self.now + TURN_NANOS);
             }
-            Some(Owner::Client(client)) => {
-                self.clients[client].opened(wire);
+            Some(Owner::Client { client, node }) => {
+                self.clients[client].opened(node, wire);
                 self.act(client);
             }
             Some(Owner::Node { .. } | Owner::Nobody) | None => {}
@@ -474,11 +472,10 @@ impl World {
                     }
                     self.network.recycle(bytes);
                 }
-                (Some(Owner::Client(client)), Item::Bytes(bytes)) => {
+                (Some(Owner::Client { client, node }), Item::Bytes(bytes)) => {
                     let found = &mut self.clients[client];
-                    if found.uses(wire) {
-                        found.received(&bytes, self.now, &mut self.work, &mut self.wishes);
-                        self.grant(client);
+                    if found.uses(node, wire) {
+                        found.received(node, &bytes, self.now, &mut self.work);
                         self.act(client);
                     }
                     self.network.recycle(bytes);
@@ -520,9 +517,9 @@ impl World {
                 }
                 self.turn_by(number, self.now + TURN_NANOS);
             }
-            Some(Owner::Client(client)) => {
-                if self.clients[client].uses(wire) {
-                    self.clients[client].lost(self.now, &mut self.work);
+            Some(Owner::Client { client, node }) => {
+                if self.clients[client].uses(node, wire) {
+                    self.clients[client].lost(node, self.now, &mut self.work);
                     self.wake_client(client);
                 }
             }
@@ -551,29 +548,27 @@ impl World {
         }
     }
 
+    /// A client acts, and what it wants is done.
     fn act(&mut self, number: usize) {
-        self.clients[number].act(self.now, &mut self.work, &mut self.wishes);
-        self.grant(number);
-        self.wake_client(number);
-    }
-
-    /// Does what a client wants.
-    fn grant(&mut self, number: usize) {
         let places = self.nodes.len();
-        if let Some(wire) = self.wishes.close.take() {
-            self.wishes.send.clear();
+        let client = &mut self.clients[number];
+        client.act(self.now, &mut self.work);
+        for wire in client.closes.drain(..) {
             let reason = CloseReason::Peer;
             self.network.close(wire, 0, reason, false, self.now, &mut self.queue);
         }
-        if !self.wishes.send.is_empty() {
-            let wire = self.clients[number].wire().expect("only an open connection is written to");
-            self.network.send(wire, 0, &self.wishes.send, self.now, &mut self.queue);
-            self.wishes.send.clear();
+        for link in &mut client.links {
+            if !link.out.is_empty() {
+                let wire = link.wire().expect("only an open connection is written to");
+                self.network.send(wire, 0, &link.out, self.now, &mut self.queue);
+                link.out.clear();
+            }
         }
-        if let Some(node) = self.wishes.dial.take() {
+        for node in client.dials.drain(..) {
             let dial = Network::dial_of(places, node, 0, Dialer::Client(number));
             self.network.dial(dial, self.now, &mut self.queue);
         }
+        self.wake_client(number);
     }
 
     // Checks.
