@@ -24,6 +24,8 @@ use crate::item::{
 };
 use crate::key::{KeyBuf, KeyError, KeyPart, KeyRef};
 use crate::limits::{KEY_ATTRIBUTE_NAME_BYTES_MAX, TABLE_NAME_BYTES_MAX, TABLE_NAME_BYTES_MIN};
+use crate::liveness::Peer;
+use crate::paxos::{Az, MemberId};
 
 /// Type of a key attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -286,13 +288,29 @@ impl TableStatus {
     }
 }
 
+/// Members that a partition's group can begin with.
+pub const FOUNDERS_MAX: usize = 3;
+
+/// A member that a partition's group begins with. Who they are later, the group itself says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Founder {
+    /// The member's identity.
+    pub id: MemberId,
+    /// Its shard.
+    pub peer: Peer,
+    /// Where that shard's node stands.
+    pub az: Az,
+}
+
 /// One partition: a range of hashes, and the group that keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PartitionDescription {
     /// The group.
     pub group: GroupId,
-    /// The shard that leads it.
+    /// The shard that holds it, by its number on each node that does.
     pub shard: ShardId,
+    /// The members that the group begins with; none in a group of one.
+    pub founders: [Option<Founder>; FOUNDERS_MAX],
     /// Lowest hash.
     pub hash_first: u64,
     /// Highest hash, inclusive.
@@ -306,6 +324,11 @@ impl PartitionDescription {
     #[must_use]
     pub fn contains(&self, hash: u64) -> bool {
         (self.hash_first..=self.hash_last).contains(&hash)
+    }
+
+    /// The members that the group begins with; none in a group of one.
+    pub fn founders(&self) -> impl Iterator<Item = &Founder> {
+        self.founders.iter().flatten()
     }
 }
 
@@ -328,8 +351,10 @@ pub struct TableDescription {
     pub created_unix_millis: u64,
 }
 
+const AZ: &str = "az";
 const CREATED: &str = "created_unix_millis";
 const EPOCH: &str = "epoch";
+const FOUNDERS: &str = "founders";
 const GROUP: &str = "group";
 const HASH_FIRST: &str = "hash_first";
 const HASH_LAST: &str = "hash_last";
@@ -338,6 +363,7 @@ const ID: &str = "id";
 const NAME: &str = "name";
 const PARTITION_KEY: &str = "partition_key";
 const PARTITIONS: &str = "partitions";
+const PEER: &str = "peer";
 const SHARD: &str = "shard";
 const SORT_KEY: &str = "sort_key";
 const STATUS: &str = "status";
@@ -381,16 +407,20 @@ impl TableDescription {
         let key_attribute = |attribute: &KeyAttribute| {
             Item::new().with(NAME, attribute.name.as_str()).with(TYPE, attribute.key_type.name()).0
         };
+        let founder = |founder: &Founder| {
+            let item = Item::new().with(ID, founder.id.0).with(PEER, u64::from(founder.peer.0));
+            Value::M(item.with(AZ, u64::from(founder.az.0)).0)
+        };
         let partition = |partition: &PartitionDescription| {
-            Value::M(
-                Item::new()
-                    .with(GROUP, partition.group.0)
-                    .with(SHARD, u64::from(partition.shard.0))
-                    .with(HASH_FIRST, partition.hash_first)
-                    .with(HASH_LAST, partition.hash_last)
-                    .with(EPOCH, partition.epoch)
-                    .0,
-            )
+            let item = Item::new()
+                .with(GROUP, partition.group.0)
+                .with(SHARD, u64::from(partition.shard.0))
+                .with(HASH_FIRST, partition.hash_first)
+                .with(HASH_LAST, partition.hash_last)
+                .with(EPOCH, partition.epoch);
+            let founders: Vec<Value> = partition.founders().map(founder).collect();
+            let item = if founders.is_empty() { item } else { item.with(FOUNDERS, founders) };
+            Value::M(item.0)
         };
         let item = Item::new()
             .with(ID, self.id.0)
@@ -445,6 +475,7 @@ fn read_partition(value: ValueRef<'_>) -> Result<PartitionDescription, TableErro
     };
     Ok(PartitionDescription {
         group: GroupId(read_u64(map, GROUP)?),
+        founders: read_founders(map)?,
         shard: u16::try_from(read_u64(map, SHARD)?)
             .map(ShardId)
             .map_err(|_| TableError::Malformed { attribute: SHARD })?,
@@ -452,6 +483,27 @@ fn read_partition(value: ValueRef<'_>) -> Result<PartitionDescription, TableErro
         hash_last: read_u64(map, HASH_LAST)?,
         epoch: read_u64(map, EPOCH)?,
     })
+}
+
+fn read_founders(map: MapRef<'_>) -> Result<[Option<Founder>; FOUNDERS_MAX], TableError> {
+    let malformed = TableError::Malformed { attribute: FOUNDERS };
+    let mut founders = [None; FOUNDERS_MAX];
+    let list = match map.get(FOUNDERS) {
+        None => return Ok(founders),
+        Some(ValueRef::L(list)) => list,
+        Some(_) => return Err(malformed),
+    };
+    for (index, value) in list.iter().enumerate() {
+        let ValueRef::M(map) = value else { return Err(malformed) };
+        let place = founders.get_mut(index).ok_or(malformed.clone())?;
+        let number = |name| read_u64(map, name);
+        *place = Some(Founder {
+            id: MemberId(number(ID)?),
+            peer: Peer(u32::try_from(number(PEER)?).map_err(|_| malformed.clone())?),
+            az: Az(u16::try_from(number(AZ)?).map_err(|_| malformed.clone())?),
+        });
+    }
+    Ok(founders)
 }
 
 fn read_key_attribute(

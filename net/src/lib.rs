@@ -12,5 +12,6 @@ pub mod link;
 pub mod machine;
 pub mod metrics;
 pub mod node;
+pub mod replication;
 pub mod ring;
 pub mod shard;

@@ -210,6 +210,10 @@ shard_metrics! {
     Gauge connections_open;
     /// Connections whose receiving is paused, because they do not take their replies.
     Gauge connections_paused;
+    /// Members of replicated groups on this shard.
+    Gauge members;
+    /// Replicated groups that this shard leads and serves.
+    Gauge groups_led;
     /// Replies waiting for durability or for a page.
     Gauge pending_replies;
     /// Page reads on their way.

@@ -117,6 +117,7 @@ impl Bench {
             random_seed: 1,
             unix_millis_at_zero: 0,
             metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
+            cluster: None,
         };
         let mut shard = Shard::new(context, opened.expect("opens").store, now);
         for slot in 0..CONNECTIONS {

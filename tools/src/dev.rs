@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use forebay_net::node::config::NodeConfig;
 
 use crate::config::{HttpAt, apply_profile};
+use crate::dev_cluster::NODES_MAX;
 use crate::disk_profile::DiskProfile;
 use crate::exit::{Exit, Failure};
 use crate::size::ByteSize;
@@ -17,6 +18,7 @@ or SIGTERM stops it; the data stays and is there again the next time.
 Examples:
   forebay dev                                        data in ./forebay-data, port 4700
   forebay dev --data /mnt/nvme/fb --memory 4GiB      a real disk, more memory
+  forebay dev --nodes 3 --data ./three               a cluster: three copies, any node may fail
   forebay dev --native 127.0.0.1:0 --http off        any free port, no operator HTTP";
 
 /// Run a node for development: one machine, one process, nothing to configure
@@ -26,9 +28,10 @@ pub(crate) struct Args {
     /// Where the data is; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "./forebay-data")]
     data: PathBuf,
-    /// Nodes to run; this version runs one
+    /// Nodes to run in this process, each in a directory and a zone of its own; three keep every
+    /// item three times
     #[arg(long, value_name = "N", default_value_t = 1)]
-    nodes: u32,
+    pub(crate) nodes: u32,
     /// Event loops [default: what the directory has, 1 for a new one]
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
@@ -68,12 +71,8 @@ enum Switch {
 impl Args {
     /// The configuration that these arguments mean.
     pub(crate) fn resolve(self) -> Result<NodeConfig, Failure> {
-        if self.nodes != 1 {
-            let nodes = self.nodes;
-            let message = format!(
-                "--nodes {nodes}: this version runs one node; clusters are not in it; leave the \
-                 option away"
-            );
+        if !(1..=NODES_MAX).contains(&self.nodes) {
+            let message = format!("--nodes {}: 1 to {NODES_MAX}", self.nodes);
             return Err(Failure::new(Exit::Usage, message));
         }
         let profile = DiskProfile::read(&self.data)?;

@@ -31,6 +31,7 @@
 
 mod config;
 mod dev;
+mod dev_cluster;
 mod disk_profile;
 mod exit;
 mod huge_pages;
@@ -95,7 +96,17 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Dev(args) => run::run_node(args.resolve()?, serve::start),
+        Command::Dev(args) => {
+            let nodes = args.nodes;
+            let config = args.resolve()?;
+            match nodes {
+                1 => run::run_node(config, serve::start),
+                _ => {
+                    let configs = dev_cluster::configs(&config, nodes);
+                    run::run_nodes(configs, |opened| dev_cluster::start(&config.data_dir, opened))
+                }
+            }
+        }
         Command::Node(args) => match args.resolve()? {
             Some(config) => run::run_node(config, serve::start),
             None => Ok(()),

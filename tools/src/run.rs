@@ -24,12 +24,16 @@ use crate::preflight;
 
 /// What `run_node` needs of a started node.
 pub(crate) trait Running {
-    /// Where the shards listen, in order.
+    /// Where the first shard of each node listens.
     fn native_addrs(&self) -> Vec<SocketAddr>;
-    /// Where the operator's HTTP listens.
-    fn http_addr(&self) -> Option<SocketAddr>;
-    /// The shards' metrics, in order.
+    /// Where the nodes' operator HTTP listens.
+    fn http_addrs(&self) -> Vec<SocketAddr>;
+    /// The metrics of all shards, in order.
     fn metrics(&self) -> Vec<Arc<ShardMetrics>>;
+    /// Whether all of it serves.
+    fn is_ready(&mut self) -> bool {
+        self.metrics().iter().all(|shard| shard.phase() == ShardPhase::Serving)
+    }
     /// The reason, once a shard has ended by itself.
     fn failure(&mut self) -> Option<Failure>;
     /// Stops every shard in order and waits for them.
@@ -42,11 +46,23 @@ pub(crate) type Start = fn(NodeConfig, DataDirectory) -> Result<Box<dyn Running>
 /// Runs a node until a signal or a failure.
 pub(crate) fn run_node(config: NodeConfig, start: Start) -> Result<(), Failure> {
     let signals = listen_for_signals()?;
-    let running = open_and_start(config, start)?;
+    let (config, directory) = open(config)?;
+    let running = start(config, directory)?;
     serve(running, &signals, &mut std::io::stdout())
 }
 
-fn open_and_start(config: NodeConfig, start: Start) -> Result<Box<dyn Running>, Failure> {
+/// Runs what `start` makes of several nodes' directories, until a signal or a failure.
+pub(crate) fn run_nodes(
+    configs: Vec<NodeConfig>,
+    start: impl FnOnce(Vec<(NodeConfig, DataDirectory)>) -> Result<Box<dyn Running>, Failure>,
+) -> Result<(), Failure> {
+    let signals = listen_for_signals()?;
+    let opened = configs.into_iter().map(open).collect::<Result<_, _>>()?;
+    serve(start(opened)?, &signals, &mut std::io::stdout())
+}
+
+/// Checks the machine, and opens the node's directory, or makes it.
+fn open(config: NodeConfig) -> Result<(NodeConfig, DataDirectory), Failure> {
     config.validate()?;
     let asked = config.shards.unwrap_or(NodeConfig::NEW_DIRECTORY.shards);
     preflight::check(&config, asked)?;
@@ -71,7 +87,7 @@ fn open_and_start(config: NodeConfig, start: Start) -> Result<Box<dyn Running>, 
     } else {
         eprintln!("forebay: opening {path} with {shards} shard(s)");
     }
-    start(config, directory)
+    Ok((config, directory))
 }
 
 /// Waits until the node serves, says so on `out`, waits for the end.
@@ -94,7 +110,7 @@ fn serve(
         if !is_ready {
             let metrics = running.metrics();
             show_recovery(&bar, &metrics);
-            is_ready = metrics.iter().all(|shard| shard.phase() == ShardPhase::Serving);
+            is_ready = running.is_ready();
             if is_ready {
                 bar.finish_and_clear();
                 say_recovered(&metrics);
@@ -118,16 +134,18 @@ fn serve(
     }
 }
 
-/// `ready native=ADDR http=ADDR shards=N`: the first shard's address, from which clients learn the
-/// others.
+/// `ready native=ADDR http=ADDR shards=N`: the address of each node's first shard, with commas
+/// between them, from which clients learn the others.
 fn ready_line(running: &dyn Running) -> String {
-    let native = running.native_addrs();
-    let first = native.first().expect("a node has at least one shard");
-    let mut line = format!("ready native={first}");
-    if let Some(http) = running.http_addr() {
-        line.push_str(&format!(" http={http}"));
+    let text = |addresses: Vec<SocketAddr>| {
+        addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+    };
+    let mut line = format!("ready native={}", text(running.native_addrs()));
+    let http = running.http_addrs();
+    if !http.is_empty() {
+        line.push_str(&format!(" http={}", text(http)));
     }
-    line.push_str(&format!(" shards={}", native.len()));
+    line.push_str(&format!(" shards={}", running.metrics().len()));
     line
 }
 
@@ -214,10 +232,10 @@ mod tests {
 
     impl Running for Fake {
         fn native_addrs(&self) -> Vec<SocketAddr> {
-            vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]
+            vec!["127.0.0.1:1".parse().unwrap()]
         }
-        fn http_addr(&self) -> Option<SocketAddr> {
-            Some("127.0.0.1:3".parse().unwrap())
+        fn http_addrs(&self) -> Vec<SocketAddr> {
+            vec!["127.0.0.1:3".parse().unwrap()]
         }
         fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
             vec![Arc::clone(&self.metrics)]
@@ -254,7 +272,7 @@ mod tests {
         serve(node, &signals, &mut out).unwrap();
         helper.join().unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "ready native=127.0.0.1:1 http=127.0.0.1:3 shards=2\n");
+        assert_eq!(text, "ready native=127.0.0.1:1 http=127.0.0.1:3 shards=1\n");
         assert!(stopped.load(Relaxed));
     }
 

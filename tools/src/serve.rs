@@ -27,11 +27,11 @@ pub(crate) fn start(
 
 impl Running for Node {
     fn native_addrs(&self) -> Vec<SocketAddr> {
-        Node::native_addrs(self)
+        Node::native_addrs(self).into_iter().take(1).collect()
     }
 
-    fn http_addr(&self) -> Option<SocketAddr> {
-        Node::http_addr(self)
+    fn http_addrs(&self) -> Vec<SocketAddr> {
+        Node::http_addr(self).into_iter().collect()
     }
 
     fn metrics(&self) -> Vec<Arc<ShardMetrics>> {

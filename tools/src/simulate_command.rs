@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Nodes of the cluster
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_nodes)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_nodes)]
     nodes: usize,
     /// Simulated seconds for which clients work
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_seconds)]
@@ -65,7 +65,8 @@ fn parse_keep(text: &str) -> Result<Keep, String> {
 fn parse_nodes(text: &str) -> Result<usize, String> {
     match text {
         "1" => Ok(1),
-        _ => Err("a simulated cluster has 1 node".into()),
+        "3" => Ok(3),
+        _ => Err("a simulated cluster has 1 node or 3".into()),
     }
 }
 

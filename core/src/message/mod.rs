@@ -7,6 +7,8 @@
 //! ```text
 //!   client ── PutRequest ──►  shard port of the partition's leader
 //!          ◄─ WriteReply or ErrorReply ──
+//!                            a shard whose member does not lead the partition's group
+//!          ◄─ NotLeaderReply ── "the leader is …", or that nobody is known to lead
 //! ```
 //!
 //! What shards say to each other is in [`peer`], with kinds of its own.
@@ -19,7 +21,9 @@ pub mod peer;
 mod reply;
 mod request;
 
-pub use error::{ArchivedErrorReply, ErrorCode, ErrorReply};
+pub use error::{
+    ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, ErrorReply, NotLeaderReply,
+};
 pub use reply::{
     ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedDescribeNodeReply, ArchivedGetReply,
     ArchivedListTablesReply, ArchivedPageReply, ArchivedShardAddress, ArchivedTableReply,
@@ -83,13 +87,15 @@ pub enum Kind {
     ListTablesReply = 0x800b,
     /// [`DescribeNodeReply`]
     DescribeNodeReply = 0x800d,
+    /// [`NotLeaderReply`]
+    NotLeaderReply = 0xfffe,
     /// [`ErrorReply`]
     ErrorReply = 0xffff,
 }
 
 impl Kind {
     /// Every kind, for tables of counters and for tests.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Put,
         Kind::Get,
         Kind::Delete,
@@ -111,6 +117,7 @@ impl Kind {
         Kind::TableReply,
         Kind::ListTablesReply,
         Kind::DescribeNodeReply,
+        Kind::NotLeaderReply,
         Kind::ErrorReply,
     ];
 
@@ -166,6 +173,7 @@ messages! {
     TableReply<'a> => TableReply v 1;
     ListTablesReply => ListTablesReply v 1;
     DescribeNodeReply => DescribeNodeReply v 1;
+    NotLeaderReply => NotLeaderReply v 1;
     ErrorReply<'a> => ErrorReply v 1;
 }
 

@@ -5,6 +5,7 @@
 //!          ◄─ Welcome, or HelloRefused ──              then, in both directions:
 //!          ── Heartbeat Ack Ask Answer ──►             core::liveness, one message each
 //!          ── GroupBatch ────────────────►             a turn's messages of all groups
+//!          ── TableStep ─────────────────►             members are to be made or dropped; they were
 //!          ── KeepAlive ─────────────────►             when there was nothing else to say
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! | Hello, Welcome, HelloRefused | fixed size, [`HANDSHAKE_FRAME_BYTES_MAX`] |
 //! | Heartbeat, Answer | [`CLAIMS_MAX`] claims |
 //! | GroupBatch | [`BATCH_MESSAGES_MAX`] messages; each entry [`ENTRY_BYTES_MAX`]; slots below 2^62, rounds below 2^43 |
+//! | TableStep | a description of [`DESCRIPTION_BYTES_MAX`] |
 //! | Promise in it | [`RUNS_MAX`] runs, [`CONFIGURATIONS_MAX`] configurations |
 //!
 //! Left out: snapshots, which are bulk and have a connection of their own.
@@ -31,6 +33,7 @@ mod error;
 mod group;
 mod hello;
 mod pair;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +52,8 @@ pub use pair::{
     Ack, Answer, ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive,
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
 };
+
+pub use table::{ArchivedTableStep, DESCRIPTION_BYTES_MAX, StepKind, TableStep};
 
 /// Oldest version of this protocol that this program speaks.
 pub const PEER_PROTOCOL_OLDEST: u16 = 1;
@@ -81,11 +86,13 @@ pub enum PeerKind {
     Answer = 0x4014,
     /// Made by [`BatchBuilder`], read by [`BatchReader`].
     GroupBatch = 0x4021,
+    /// [`TableStep`]
+    TableStep = 0x4031,
 }
 
 impl PeerKind {
     /// Every kind.
-    pub const ALL: [PeerKind; 9] = [
+    pub const ALL: [PeerKind; 10] = [
         PeerKind::Hello,
         PeerKind::Welcome,
         PeerKind::HelloRefused,
@@ -95,6 +102,7 @@ impl PeerKind {
         PeerKind::Ask,
         PeerKind::Answer,
         PeerKind::GroupBatch,
+        PeerKind::TableStep,
     ];
 
     /// The kind with this number, if there is one.
@@ -125,4 +133,5 @@ macro_rules! peer_messages {
     };
 }
 
-peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>, }
+peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>,
+TableStep<'a>, }

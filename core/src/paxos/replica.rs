@@ -361,6 +361,12 @@ impl Replica {
         relevant.flat_map(|at| at.configuration.members()).map(|member| member.peer)
     }
 
+    /// The shard of a member, by any configuration that may be in force.
+    #[must_use]
+    pub fn peer_of(&self, id: MemberId) -> Option<Peer> {
+        self.find_member(id).map(|member| member.peer)
+    }
+
     /// The entry at `slot`, while it is in memory: accepted and not applied.
     #[must_use]
     pub fn held(&self, slot: Slot) -> Option<&Held> {

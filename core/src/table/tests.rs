@@ -12,6 +12,7 @@ fn table(parts: u64) -> TableDescription {
         .zip(1..)
         .map(|((hash_first, hash_last), group)| PartitionDescription {
             group: GroupId(group),
+            founders: [None; 3],
             shard: ShardId(group as u16 % 3),
             hash_first,
             hash_last,

@@ -1,13 +1,16 @@
-//! Batches of any size: cut by shard and limit, sent side by side, answered in the caller's order.
+//! Batches of any size: cut by group and limit, sent side by side, answered in the caller's order.
 //!
 //! ```text
-//!   keys 0 1 2 3 4 5 ──► shard 0: 0 2 5 ──► requests of at most 100 keys or 25 writes
-//!                        shard 1: 1 3 4 ──►
+//!   keys 0 1 2 3 4 5 ──► group 7: 0 2 5 ──► requests of at most 100 keys or 25 writes
+//!                        group 8: 1 3 4 ──►
 //! ```
 //!
+//! A request has the keys of one group, because each group has a leader of its own and may get another
+//! one at any moment: so "the leader is …" is an answer for all of it.
+//!
 //! What a node leaves undone is sent again: keys that did not fit its reply, writes that it was too
-//! busy for, and, once, everything that went by an old description. Each key and write ends with
-//! its own result.
+//! busy for or does not lead, and, once, everything that went by an old description. Each key and write
+//! ends with its own result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use forebay_core::message::{
 use tokio::task::JoinSet;
 
 use super::IntoProjection;
-use super::endpoint::back_off;
+use super::deadline::back_off;
 use super::error::{ClientError, ProtocolError, UnknownCause};
 use super::table::{Route, Table, Target};
 use super::wire::{Lengths, Received, item, not_understood};
@@ -39,14 +42,14 @@ const OVERHEAD_BYTES: usize = 64 * 1024;
 /// A length that says: not read, ask again.
 const NOT_READ: u32 = u32::MAX;
 
-/// A part of a batch: indices into it, for one shard.
+/// A part of a batch: indices into it, for one group.
 struct Part {
     target: Target,
     table: u64,
     indices: Vec<usize>,
 }
 
-/// Cuts `pending` by shard, and each shard's share by count and bytes.
+/// Cuts `pending` by group, and each group's share by count and bytes.
 fn cut(
     route: &Route,
     pending: &[usize],
@@ -209,7 +212,7 @@ async fn get_part(
         };
         // Every reply carries at least one item, so each round gets its own time.
         let deadline = table.deadline();
-        let received = table.client().call_shard(part.target.shard, &request, deadline).await;
+        let received = table.client().call(part.target.place, &request, deadline).await;
         let items = received.and_then(|received| {
             read_items(&received, pending.len()).map_err(ClientError::Protocol)
         });
@@ -339,7 +342,7 @@ async fn write_part(
             epoch: part.target.epoch,
             operations: operations.collect(),
         };
-        let received = table.client().call_shard(part.target.shard, &request, deadline).await;
+        let received = table.client().call(part.target.place, &request, deadline).await;
         let outcomes = received.and_then(|received| {
             read_outcomes(&received, pending.len()).map_err(|error| not_understood(error, true))
         });
@@ -350,11 +353,17 @@ async fn write_part(
                 return results;
             }
         };
-        let mut busy = Vec::new();
+        let (mut busy, mut left_by) = (Vec::new(), ErrorCode::Overloaded);
         for (index, outcome) in pending.iter().zip(outcomes) {
             match outcome {
                 Outcome::Written => results.push((*index, Ok(()))),
-                Outcome::Refused(ErrorCode::Overloaded) => busy.push(*index),
+                Outcome::Refused(code @ (ErrorCode::Overloaded | ErrorCode::NotLeader)) => {
+                    if code == ErrorCode::NotLeader {
+                        table.client().inner.cluster.forget_leader(part.target.place.group);
+                    }
+                    left_by = code;
+                    busy.push(*index);
+                }
                 Outcome::Refused(code) => results.push((*index, Err(Arc::new(refused(code))))),
                 Outcome::Unknown(code) => {
                     let error = not_understood(ProtocolError::ErrorCode { code }, true);
@@ -369,7 +378,7 @@ async fn write_part(
             return results;
         }
         if !may_retry || !deadline.pause(back_off(refusals)).await {
-            results.extend(all(&pending, refused(ErrorCode::Overloaded)));
+            results.extend(all(&pending, refused(left_by)));
             return results;
         }
     }
@@ -379,8 +388,8 @@ fn refused(code: ErrorCode) -> ClientError {
     if code.had_no_effect() {
         return ClientError::refused(code, "the node refused this write of the batch");
     }
-    let message = String::from("the shard failed during the batch");
-    ClientError::Unknown { cause: UnknownCause::ShardFailed { message } }
+    let message = String::from("it happened during the batch");
+    ClientError::Unknown { cause: UnknownCause::of(code, message) }
 }
 
 enum Outcome {

@@ -9,21 +9,29 @@
 //! before they queue, so neither the queue nor the waiting replies grow beyond a bound. A caller
 //! that leaves (timeout or a dropped future) takes its queued request back, and lets a sent one's
 //! reply fall.
+//!
+//! A connection begins with a question, what node this is, and carries requests only once that is
+//! answered. The kernel of a node whose process is stopped still accepts connections: what was sent on
+//! one of those would be lost without need. Later, a peer that says nothing at all while requests wait
+//! is asked again at half of `silence_max`, and given up after all of it; one that is only slow answers
+//! that question and is waited for.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use forebay_core::message::{ArchivedDescribeNodeReply, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::config::ClientConfig;
 use super::error::Lost;
-use super::exchange::{Exchange, GivenUp, NoReply};
+use super::exchange::{self, Exchange, GivenUp, NoReply};
 use super::wire::{Call, Received};
 use crate::frame::Inbox;
 use crate::machine::SendBuf;
@@ -51,8 +59,45 @@ struct Shared {
     exchange: Mutex<Exchange>,
     room: Semaphore,
     writable: Notify,
+    /// A request was queued where there was none.
+    busy: Notify,
     closing: Notify,
     silence_max: Duration,
+}
+
+/// How a node answered on a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hello {
+    /// As itself.
+    Node {
+        /// Its identity.
+        id: [u8; 16],
+        /// Number and port of every shard.
+        shards: Vec<(u16, u16)>,
+    },
+    /// With a refusal: it stops, is overloaded or has failed. It may still refuse others by name.
+    Refused {
+        /// An [`forebay_core::message::ErrorCode`]'s number.
+        code: u16,
+        /// The node's words.
+        message: String,
+    },
+}
+
+impl Hello {
+    fn read(received: &Received) -> io::Result<Hello> {
+        if let Some((code, message)) = received.last_words() {
+            return Ok(Hello::Refused { code, message });
+        }
+        let reply = received
+            .message::<ArchivedDescribeNodeReply>(Kind::DescribeNodeReply)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let shards = reply.shards.iter();
+        Ok(Hello::Node {
+            id: reply.node_id,
+            shards: shards.map(|at| (at.shard.to_native(), at.port.to_native())).collect(),
+        })
+    }
 }
 
 impl Shared {
@@ -90,34 +135,52 @@ impl Drop for TaskGuard {
 }
 
 impl Connection {
+    /// Connects, and waits for the first answer.
     pub(super) async fn open(
         addr: SocketAddr,
         config: &ClientConfig,
-        deadline: Instant,
-    ) -> std::io::Result<Connection> {
-        let until = deadline.min(Instant::now() + config.connect_timeout);
-        let stream = timeout_at(until, TcpStream::connect(addr)).await??;
-        // Requests are whole when they are written; waiting for more would only delay them.
-        stream.set_nodelay(true)?;
+    ) -> io::Result<(Connection, Hello)> {
+        let opened = timeout(config.connect_timeout, async {
+            let mut stream = TcpStream::connect(addr).await?;
+            // Requests are whole when they are written; waiting for more would only delay them.
+            stream.set_nodelay(true)?;
+            let mut inbox = Inbox::default();
+            let hello = greet(&mut stream, &mut inbox).await?;
+            io::Result::Ok((stream, inbox, hello))
+        });
+        let (stream, inbox, hello) = opened.await??;
         let shared = Arc::new(Shared {
             exchange: Mutex::new(Exchange::new()),
             room: Semaphore::new(config.in_flight_max),
             writable: Notify::new(),
+            busy: Notify::new(),
             closing: Notify::new(),
-            silence_max: config.silence_max(),
+            silence_max: config.silence_max,
         });
-        tokio::spawn(run(stream, TaskGuard(shared.clone())));
-        Ok(Connection { shared })
+        tokio::spawn(run(stream, inbox, TaskGuard(shared.clone())));
+        Ok((Connection { shared }, hello))
     }
 
-    /// Whether it takes requests.
+    /// Whether it has not ended.
     pub(super) fn is_open(&self) -> bool {
         self.shared.exchange().lost().is_none()
     }
 
-    /// Whether the peer ever said anything.
-    pub(super) fn has_received(&self) -> bool {
-        self.shared.exchange().has_received()
+    /// Whether a request should be sent on it: not where others have waited in silence for long.
+    pub(super) fn is_usable(&self) -> bool {
+        let exchange = self.shared.exchange();
+        let suspect = self.shared.silence_max / 4 * 3;
+        exchange.lost().is_none() && exchange.silence(Instant::now()) < suspect
+    }
+
+    /// Whether it ended because nothing arrived.
+    pub(super) fn fell_silent(&self) -> bool {
+        matches!(self.shared.exchange().lost(), Some(Lost::Silent { .. }))
+    }
+
+    /// Whether any request was ever answered on it.
+    pub(super) fn has_answered(&self) -> bool {
+        self.shared.exchange().has_answered()
     }
 
     /// Requests that wait or are under way.
@@ -144,6 +207,7 @@ impl Connection {
         let in_flight = InFlight { shared, slot, released: false, _permit: permit };
         if wake {
             shared.writable.notify_one();
+            shared.busy.notify_one();
         }
         let reply = poll_fn(|context| shared.exchange().poll(slot, context));
         match timeout_at(deadline, reply).await {
@@ -163,10 +227,10 @@ struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// The time is up: the connection is given up as well if nothing at all came.
+    /// The time is up.
     fn late(mut self) -> Result<Received, CallError> {
         let mut exchange = self.shared.exchange();
-        let given_up = exchange.give_up(self.slot, Instant::now());
+        let given_up = exchange.give_up(self.slot);
         // One step for the exchange: a reply in between would meet a slot that expects none.
         exchange.release(self.slot);
         self.released = true;
@@ -174,12 +238,7 @@ impl InFlight<'_> {
         match given_up {
             GivenUp::Answered(received) => Ok(received),
             GivenUp::Unsent => Err(CallError::Deadline { sent: false }),
-            GivenUp::Sent { silence } => {
-                if silence >= self.shared.silence_max {
-                    self.shared.close(Lost::Silent { silence });
-                }
-                Err(CallError::Deadline { sent: true })
-            }
+            GivenUp::Sent => Err(CallError::Deadline { sent: true }),
         }
     }
 }
@@ -192,20 +251,64 @@ impl Drop for InFlight<'_> {
     }
 }
 
-async fn run(mut stream: TcpStream, guard: TaskGuard) {
+/// Asks what node this is, and reads the answer.
+async fn greet(stream: &mut TcpStream, inbox: &mut Inbox) -> io::Result<Hello> {
+    let mut out = SendBuf::new();
+    exchange::append_probe(&mut out);
+    stream.write_all(&out).await?;
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let mut piece = vec![0; 4096];
+    loop {
+        let bytes = stream.read(&mut piece).await?;
+        if bytes == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let mut hello = None;
+        inbox
+            .receive(&piece[..bytes], |frame| hello = Some(Received::new(&frame)))
+            .map_err(invalid)?;
+        if let Some(received) = hello {
+            return Hello::read(&received);
+        }
+    }
+}
+
+async fn run(mut stream: TcpStream, inbox: Inbox, guard: TaskGuard) {
     let shared = &*guard.0;
     let (reader, writer) = stream.split();
     let lost = tokio::select! {
-        lost = read_loop(shared, reader) => lost,
-        lost = write_loop(shared, writer) => lost,
+        // What has arrived counts before any silence.
+        biased;
         // Whoever closed it said why.
         () = shared.closing.notified() => return,
+        lost = read_loop(shared, inbox, reader) => lost,
+        lost = write_loop(shared, writer) => lost,
+        lost = listen_for_silence(shared) => lost,
     };
     shared.close(lost);
 }
 
-async fn read_loop(shared: &Shared, mut reader: ReadHalf<'_>) -> Lost {
-    let mut inbox = Inbox::default();
+/// Wakes only while requests are under way.
+async fn listen_for_silence(shared: &Shared) -> Lost {
+    let silence_max = shared.silence_max;
+    loop {
+        let idle = shared.exchange().in_flight() == 0;
+        if idle {
+            shared.busy.notified().await;
+        }
+        sleep(silence_max / 8).await;
+        let mut exchange = shared.exchange();
+        let silence = exchange.silence(Instant::now());
+        if silence >= silence_max {
+            return Lost::Silent { silence };
+        }
+        if silence >= silence_max / 2 && exchange.ask_for_life() {
+            shared.writable.notify_one();
+        }
+    }
+}
+
+async fn read_loop(shared: &Shared, mut inbox: Inbox, mut reader: ReadHalf<'_>) -> Lost {
     // Aligned, so that whole frames are used where they arrive.
     let mut chunk = SendBuf::with_capacity(READ_BYTES);
     chunk.resize(READ_BYTES, 0);

@@ -1,116 +1,87 @@
-//! One shard's address: its connections, and what to do when a request comes back without an
-//! answer.
+//! One shard's address: its connections, and whether it is worth asking.
 //!
-//! | what happened | a write | a read |
-//! |---|---|---|
-//! | not sent, connection broke | another connection, until the deadline | the same |
-//! | not sent, time is up | `Timeout` | `Timeout` |
-//! | sent, connection broke | `Unknown` | sent again once, then `Lost` |
-//! | sent, time is up | `Unknown` | sent again once at half time, then `Timeout` |
-//! | the node is busy | sent again after its pause, `retries_max` times | the same |
-//! | the node refused otherwise | the named error | the same |
+//! ```text
+//!   New ──connecting──► Open ──its connections end──► New        it had answered: try at once
+//!    └───── fails ─────┐  └── in silence, or without an answer ──┐
+//!                      ▼                                         ▼
+//!                    Resting ──pause over──► Due ──one attempt in the background──► Open or Resting
+//! ```
 //!
-//! A connection that cannot be made, or that breaks before it has carried an answer, is made again
-//! after 10 ms, then twice as long each time up to a second; half of each pause is random, so that
-//! clients of a restarted node do not come all at once.
+//! Only a new address is waited for. One that has failed is tried again in the background, after
+//! 10 ms, then twice as long each time up to a second, half of it random; meanwhile requests go to
+//! other nodes, so that a dead node costs each of them nothing. Attempts are tasks of their own: a
+//! caller that leaves does not end one that others wait for.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forebay_core::message::ErrorCode;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::config::ClientConfig;
-use super::connection::{CallError, Connection};
-use super::error::{ClientError, Lost, ProtocolError, UnknownCause};
-use super::exchange::NoReply;
-use super::wire::{Call, Received, not_understood};
+use super::connection::{Connection, Hello};
+use super::deadline::{Deadline, back_off};
 
-/// First and longest pause between attempts, at connecting and at a busy node.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// When an operation began and when it must be over.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
-    began: Instant,
-    pub(super) at: Instant,
+/// What may be expected of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It has a connection.
+    Open,
+    /// Nothing speaks against it; whoever asks waits for the connection.
+    New,
+    /// It failed and is being tried again, or will be at this time.
+    Resting(Instant),
+    /// It failed, and may be tried again.
+    Due,
 }
 
-impl Deadline {
-    pub(super) fn after(timeout: Duration) -> Deadline {
-        let began = Instant::now();
-        Deadline { began, at: began + timeout }
-    }
-
-    pub(super) fn waited(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    fn timeout(&self) -> ClientError {
-        ClientError::Timeout { waited: self.waited() }
-    }
-
-    /// Half of what is left.
-    fn half(&self) -> Instant {
-        let now = Instant::now();
-        now + self.at.saturating_duration_since(now) / 2
-    }
-
-    /// Waits, unless that would take all the time there is: false then, at once.
-    pub(super) async fn pause(&self, length: Duration) -> bool {
-        let enough = Instant::now() + length < self.at;
-        if enough {
-            sleep(length).await;
-        }
-        enough
-    }
-}
-
-/// The pause after `failures` failures in a row, half of it random.
-pub(super) fn back_off(failures: u32) -> Duration {
-    let longest = PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(PAUSE_MAX);
-    // The standard library's only source of randomness; good enough to spread clients.
-    let random = RandomState::new().build_hasher().finish();
-    longest / 2 + (longest / 2).mul_f64(random as f64 / u64::MAX as f64)
-}
-
-/// A place for one connection, and the history of making it.
+/// A place for one connection.
 #[derive(Debug, Default)]
 struct Place {
     /// Read on every request; never held while waiting.
     current: Mutex<Option<Arc<Connection>>>,
-    /// Held while connecting, so that callers share one attempt.
-    history: tokio::sync::Mutex<History>,
-}
-
-#[derive(Debug, Default)]
-struct History {
-    failures: u32,
-    not_before: Option<Instant>,
-    error: Option<(io::ErrorKind, String)>,
-}
-
-impl History {
-    fn failed(&mut self) {
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(Instant::now() + back_off(self.failures));
-    }
+    making: AtomicBool,
 }
 
 impl Place {
-    fn open(&self) -> Option<Arc<Connection>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|connection| connection.is_open()).cloned()
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, connection: Option<Arc<Connection>>) -> Option<Arc<Connection>> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, connection)
+    fn open(&self) -> Option<Arc<Connection>> {
+        self.current().as_ref().filter(|connection| connection.is_usable()).cloned()
+    }
+}
+
+/// Takes out the place's connection, if it is such.
+fn take_if(place: &Place, such: impl Fn(&Connection) -> bool) -> Option<Arc<Connection>> {
+    let mut current = place.current();
+    if current.as_ref().is_some_and(|connection| such(connection)) { current.take() } else { None }
+}
+
+/// What connecting has come to so far.
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    not_before: Option<Instant>,
+    error: Option<(io::ErrorKind, String)>,
+    /// Attempts under way.
+    making: usize,
+    /// Of the newest connection, until somebody takes it.
+    news: Option<Hello>,
+}
+
+impl Health {
+    fn failed(&mut self, kind: io::ErrorKind, words: String) {
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(Instant::now() + back_off(self.failures));
+        self.error = Some((kind, words));
+    }
+
+    fn rests(&self, now: Instant) -> Option<Instant> {
+        self.not_before.filter(|at| now < *at)
     }
 }
 
@@ -121,164 +92,180 @@ pub(super) struct Endpoint {
     config: Arc<ClientConfig>,
     places: Vec<Place>,
     next: AtomicUsize,
+    health: Mutex<Health>,
+    has_news: AtomicBool,
+    /// An attempt ended.
+    changed: Notify,
 }
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr, config: Arc<ClientConfig>) -> Endpoint {
         let places = (0..config.connections_per_shard).map(|_| Place::default()).collect();
-        Endpoint { addr, config, places, next: AtomicUsize::new(0) }
+        Endpoint {
+            addr,
+            config,
+            places,
+            next: AtomicUsize::new(0),
+            health: Mutex::default(),
+            has_news: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Makes the first connection, in one attempt.
-    pub(super) async fn connect(&self, deadline: Deadline) -> Result<(), ClientError> {
-        self.connect_place(&self.places[0], deadline)
-            .await
-            .map(drop)
-            .map_err(|error| ClientError::Connect { addr: self.addr.to_string(), source: error })
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to use: the next in turn that is open, or one made now.
-    async fn connection(&self, deadline: Deadline) -> Result<Arc<Connection>, ClientError> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let first = &self.places[turn % self.places.len()];
-        if let Some(connection) = first.open() {
-            if connection.in_flight() < self.config.in_flight_max {
-                return Ok(connection);
-            }
-            // Full: another one may have room. If none has, wait for this one's.
-            let roomy = (1..self.places.len())
-                .filter_map(|other| self.places[(turn + other) % self.places.len()].open())
-                .find(|other| other.in_flight() < self.config.in_flight_max);
-            return Ok(roomy.unwrap_or(connection));
+    /// What may be expected of it at this moment.
+    pub(super) fn state(&self) -> State {
+        self.bury();
+        if self.places.iter().any(|place| place.open().is_some()) {
+            return State::Open;
         }
-        loop {
-            let error = match self.connect_place(first, deadline).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => error,
-            };
-            // While this place is being mended, another one may serve.
-            let others = (1..self.places.len()).map(|other| (turn + other) % self.places.len());
-            if let Some(open) = others.filter_map(|other| self.places[other].open()).next() {
-                return Ok(open);
-            }
-            let not_before = first.history.lock().await.not_before;
-            let wait = not_before.map_or(PAUSE_MIN, |at| {
-                at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-            });
-            if !deadline.pause(wait).await {
-                return Err(ClientError::Connect { addr: self.addr.to_string(), source: error });
-            }
+        let (health, now) = (self.health(), Instant::now());
+        match (health.failures, health.rests(now)) {
+            (0, _) => State::New,
+            (_, Some(until)) => State::Resting(until),
+            (_, None) if health.making > 0 => State::Resting(now + self.config.connect_timeout),
+            (_, None) => State::Due,
         }
     }
 
-    /// The place's connection, made if it is time to.
-    async fn connect_place(
-        &self,
-        place: &Place,
+    /// What the node said of itself on the newest connection, once.
+    pub(super) fn take_news(&self) -> Option<Hello> {
+        if !self.has_news.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        self.health().news.take()
+    }
+
+    /// Why it cannot be reached.
+    pub(super) fn error(&self) -> io::Error {
+        match &self.health().error {
+            Some((kind, words)) => io::Error::new(*kind, words.clone()),
+            None => io::ErrorKind::TimedOut.into(),
+        }
+    }
+
+    /// Tries to connect in the background, if it is time to and nobody does.
+    pub(super) fn wake(self: &Arc<Self>) {
+        if self.places.iter().all(|place| place.open().is_none()) {
+            self.make(0);
+        }
+    }
+
+    /// A connection to use: the next in turn with room, or one made now. An error is that of one
+    /// attempt at most.
+    pub(super) async fn connection(
+        self: &Arc<Self>,
         deadline: Deadline,
     ) -> io::Result<Arc<Connection>> {
-        let Ok(mut history) = timeout_at(deadline.at, place.history.lock()).await else {
-            return Err(io::ErrorKind::TimedOut.into());
-        };
-        if let Some(connection) = place.open() {
-            return Ok(connection);
-        }
-        if let Some(broken) = place.replace(None) {
-            if broken.has_received() {
-                history.failures = 0;
-                history.not_before = None;
-            } else {
-                history.failed();
-                history.error = Some((io::ErrorKind::ConnectionAborted, "it broke at once".into()));
-            }
-        }
-        if history.not_before.is_some_and(|at| Instant::now() < at) {
-            let (kind, words) =
-                history.error.clone().unwrap_or((io::ErrorKind::NotConnected, String::new()));
-            return Err(io::Error::new(kind, words));
-        }
-        match Connection::open(self.addr, &self.config, deadline.at).await {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                place.replace(Some(connection.clone()));
-                Ok(connection)
-            }
-            Err(error) => {
-                history.failed();
-                history.error = Some((error.kind(), error.to_string()));
-                Err(error)
-            }
-        }
-    }
-
-    /// Sends a request until it is answered or nothing more can be done; see the module's docs.
-    pub(super) async fn call(
-        &self,
-        call: Call<'_>,
-        deadline: Deadline,
-    ) -> Result<Received, ClientError> {
-        // A read that was sent once without an answer, and one that has had its half of the time.
-        let (mut sent_before, mut halved) = (false, false);
-        let mut refusals = 0;
         loop {
-            let connection = self.connection(deadline).await?;
-            let whole = call.write || sent_before || halved;
-            let until = if whole { deadline.at } else { deadline.half() };
-            let received = match connection.call(&call, until).await {
-                Ok(received) => received,
-                Err(CallError::NoReply(NoReply { sent: false, .. })) => continue,
-                Err(CallError::NoReply(NoReply { sent: true, lost })) => {
-                    if call.write {
-                        return Err(ClientError::Unknown { cause: UnknownCause::Lost(lost) });
-                    }
-                    if sent_before {
-                        return Err(match lost {
-                            Lost::Protocol(error) => ClientError::Protocol(error),
-                            lost => ClientError::Lost(lost),
-                        });
-                    }
-                    sent_before = true;
-                    continue;
-                }
-                Err(CallError::Deadline { sent: true }) if call.write => {
-                    let waited = deadline.waited();
-                    return Err(ClientError::Unknown { cause: UnknownCause::Timeout { waited } });
-                }
-                Err(CallError::Deadline { sent }) => {
-                    if whole {
-                        return Err(deadline.timeout());
-                    }
-                    (sent_before, halved) = (sent, true);
-                    continue;
-                }
-            };
-            if !received.is_error() {
-                return Ok(received);
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            self.bury();
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            if let Some(connection) = self.pick(turn) {
+                return Ok(connection);
             }
-            let refusal = received.refusal().map_err(|error| not_understood(error, call.write))?;
-            let pause = match (refusal.code, refusal.retry_after) {
-                (code, Some(pause)) if code.had_no_effect() => Some(pause),
-                (ErrorCode::Overloaded, None) => Some(back_off(refusals + 1)),
-                _ => None,
+            self.make(turn % self.places.len());
+            let (making, rests) = {
+                let health = self.health();
+                (health.making > 0, health.rests(Instant::now()).is_some())
             };
-            match pause {
-                Some(pause) if refusals < self.config.retries_max => {
-                    refusals += 1;
-                    if !deadline.pause(pause).await {
-                        return Err(refusal.into_error(call.write));
-                    }
-                }
-                _ => return Err(refusal.into_error(call.write)),
+            if !making || rests {
+                return Err(self.error());
+            }
+            if timeout_at(deadline.at, changed).await.is_err() {
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }
-}
 
-/// The shard that a description names and the node does not have.
-pub(super) fn no_shard(shard: u16) -> ClientError {
-    ClientError::Protocol(ProtocolError::NoShard { shard })
+    /// The first open connection from `turn` on that has room; if none has, one to wait at. A place
+    /// that is empty is filled in the background.
+    fn pick(self: &Arc<Self>, turn: usize) -> Option<Arc<Connection>> {
+        let (mut full, mut empty, mut found) = (None, None, None);
+        for index in (0..self.places.len()).map(|other| (turn + other) % self.places.len()) {
+            match self.places[index].open() {
+                None => empty = empty.or(Some(index)),
+                Some(open) if open.in_flight() < self.config.in_flight_max => {
+                    found = Some(open);
+                    break;
+                }
+                Some(open) => full = full.or(Some(open)),
+            }
+        }
+        let found = found.or(full)?;
+        if let Some(empty) = empty {
+            self.make(empty);
+        }
+        Some(found)
+    }
+
+    /// Takes note of connections that have ended.
+    fn bury(&self) {
+        let mut fell_silent = false;
+        for place in &self.places {
+            let ended = take_if(place, |connection| !connection.is_open());
+            let Some(ended) = ended else { continue };
+            let mut health = self.health();
+            if ended.fell_silent() {
+                fell_silent = true;
+                health.failed(io::ErrorKind::TimedOut, String::from("it fell silent"));
+            } else if !ended.has_answered() {
+                let words = String::from("the connection broke without an answer");
+                health.failed(io::ErrorKind::ConnectionAborted, words);
+            } else if !fell_silent {
+                health.failures = 0;
+                health.not_before = None;
+            }
+        }
+        if fell_silent {
+            // Those that nobody waits on had no chance to show it.
+            for place in &self.places {
+                drop(take_if(place, |connection| connection.in_flight() == 0));
+            }
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Begins to fill a place, if it is time to and nobody does.
+    fn make(self: &Arc<Self>, index: usize) {
+        let mut health = self.health();
+        let place = &self.places[index];
+        if health.rests(Instant::now()).is_some() || place.making.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        health.making += 1;
+        drop(health);
+        let endpoint = self.clone();
+        tokio::spawn(async move {
+            let opened = Connection::open(endpoint.addr, &endpoint.config).await;
+            endpoint.made(index, opened);
+        });
+    }
+
+    fn made(&self, index: usize, opened: io::Result<(Connection, Hello)>) {
+        let place = &self.places[index];
+        let mut health = self.health();
+        health.making -= 1;
+        match opened {
+            Ok((connection, hello)) => {
+                *place.current() = Some(Arc::new(connection));
+                health.news = Some(hello);
+                self.has_news.store(true, Ordering::Release);
+            }
+            Err(error) => health.failed(error.kind(), error.to_string()),
+        }
+        place.making.store(false, Ordering::Release);
+        drop(health);
+        self.changed.notify_waiters();
+    }
 }

@@ -19,7 +19,8 @@ use crate::frame::FrameError;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The node refused, for the reason that the code names. See the code for what to do; a busy
-    /// node was asked again already, as often as the configuration says.
+    /// node was asked again already, as often as the configuration says, and a leader was looked for
+    /// all the time that there was.
     #[error("refused ({}): {message}", code.name())]
     Refused {
         /// The named reason.
@@ -48,7 +49,8 @@ pub enum ClientError {
     /// A read was sent twice and both connections broke. Try again when the node is reachable.
     #[error("the connection was lost: {0}")]
     Lost(Lost),
-    /// No connection could be made within the time. Check the address and whether the node runs.
+    /// No connection to any node could be made within the time. Check the addresses and whether the
+    /// nodes run.
     /// Nothing was sent.
     #[error("cannot connect to {addr}: {source}")]
     Connect {
@@ -156,9 +158,25 @@ pub enum UnknownCause {
         /// The node's words.
         message: String,
     },
+    /// The member stopped leading before the write was chosen; the next leader may choose it.
+    #[error("the leader changed: {message}")]
+    LeadershipLost {
+        /// The node's words.
+        message: String,
+    },
     /// The answer came but cannot be understood.
     #[error("the node's answer is not understood: {0}")]
     Protocol(ProtocolError),
+}
+
+impl UnknownCause {
+    /// For a code that leaves a write open.
+    pub(super) fn of(code: ErrorCode, message: String) -> UnknownCause {
+        match code {
+            ErrorCode::LeadershipLost => UnknownCause::LeadershipLost { message },
+            _ => UnknownCause::ShardFailed { message },
+        }
+    }
 }
 
 /// Why a connection ended. Requests that were not sent yet go to another one.

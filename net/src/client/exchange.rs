@@ -10,6 +10,10 @@
 //! and its generation, so finding the request of a reply is an index, and a reply that comes after
 //! its caller left is told from one that nobody asked for.
 //!
+//! **Silence.** While requests are under way, the time since anything arrived is a sign of the peer's
+//! death. A slow request is none: so before a silence is believed, the peer is asked for a sign of
+//! life, under a correlation of its own ([`PROBE`]), which a live shard gives at once.
+//!
 //! Invariants: there are never more slots than `in_flight_max`, because a caller holds a permit
 //! while it holds a slot; the queue names each queued slot once; no generation is 0, so
 //! correlation 0 belongs to no request (a node uses it for its last words).
@@ -18,12 +22,23 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use forebay_core::message::DescribeNodeRequest;
+
 use tokio::time::Instant;
 
 use super::error::{Lost, ProtocolError};
 use super::wire::{Call, Received};
-use crate::frame::Frame;
+use crate::frame::{self, Frame, PROTOCOL_VERSION};
 use crate::machine::SendBuf;
+
+/// Correlation of what the connection asks for itself: no slot has this number.
+pub(super) const PROBE: u64 = u32::MAX as u64;
+
+/// Appends the question that a live shard always answers at once: what its node is.
+pub(super) fn append_probe(out: &mut SendBuf) {
+    let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
+    frame::append(out, PROBE, &request);
+}
 
 /// Requests leave together until they make so many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -44,11 +59,8 @@ pub(super) struct NoReply {
 pub(super) enum GivenUp {
     /// The reply came at the last moment.
     Answered(Received),
-    /// It was sent; since then nothing at all has arrived for so long.
-    Sent {
-        /// How long.
-        silence: Duration,
-    },
+    /// It was sent.
+    Sent,
     /// It was not sent.
     Unsent,
 }
@@ -57,7 +69,7 @@ pub(super) enum GivenUp {
 enum State {
     Free,
     Queued(SendBuf),
-    Sent { at: Instant },
+    Sent,
     Answered(Received),
 }
 
@@ -76,7 +88,20 @@ pub(super) struct Exchange {
     queue: VecDeque<u32>,
     spares: Vec<SendBuf>,
     lost: Option<Lost>,
-    last_received: Option<Instant>,
+    /// Slots in the state Sent.
+    sent: usize,
+    /// Since when something is under way and nothing has arrived.
+    silent_since: Option<Instant>,
+    probe: Probe,
+    answers: bool,
+}
+
+/// The question for a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    Idle,
+    Wanted,
+    Asked,
 }
 
 impl Exchange {
@@ -87,7 +112,10 @@ impl Exchange {
             queue: VecDeque::new(),
             spares: Vec::new(),
             lost: None,
-            last_received: None,
+            sent: 0,
+            silent_since: None,
+            probe: Probe::Idle,
+            answers: false,
         }
     }
 
@@ -96,9 +124,23 @@ impl Exchange {
         self.lost.as_ref()
     }
 
-    /// Whether the peer ever said anything.
-    pub(super) fn has_received(&self) -> bool {
-        self.last_received.is_some()
+    /// Whether the peer ever answered a request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answers
+    }
+
+    /// How long requests have been under way without anything arriving.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        self.silent_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// The peer shall give a sign of life. Returns whether the writer must be woken for it.
+    pub(super) fn ask_for_life(&mut self) -> bool {
+        let asks = self.probe == Probe::Idle;
+        if asks {
+            self.probe = Probe::Wanted;
+        }
+        asks
     }
 
     /// Requests that wait or are under way.
@@ -126,12 +168,20 @@ impl Exchange {
     /// Moves queued requests into `out`, which then leaves in one write. From here on they count as
     /// sent.
     pub(super) fn take_batch(&mut self, out: &mut SendBuf, now: Instant) {
+        if self.probe == Probe::Wanted {
+            self.probe = Probe::Asked;
+            append_probe(out);
+        }
+        if !self.queue.is_empty() && self.sent == 0 {
+            self.silent_since = Some(now);
+        }
         while out.len() < BATCH_BYTES {
             let Some(slot) = self.queue.pop_front() else { return };
             let state = &mut self.slots[slot as usize].state;
-            let State::Queued(frame) = std::mem::replace(state, State::Sent { at: now }) else {
+            let State::Queued(frame) = std::mem::replace(state, State::Sent) else {
                 unreachable!("the queue names queued slots only");
             };
+            self.sent += 1;
             out.extend_from_slice(&frame);
             self.keep(frame);
         }
@@ -146,7 +196,18 @@ impl Exchange {
 
     /// Bytes arrived.
     pub(super) fn received(&mut self, now: Instant) {
-        self.last_received = Some(now);
+        self.silent_since = (self.sent > 0).then_some(now);
+        if self.probe == Probe::Asked {
+            self.probe = Probe::Idle;
+        }
+    }
+
+    /// One request less is under way.
+    fn ended(&mut self) {
+        self.sent -= 1;
+        if self.sent == 0 {
+            self.silent_since = None;
+        }
     }
 
     /// A whole frame arrived. An error ends the connection.
@@ -157,17 +218,22 @@ impl Exchange {
         {
             return Err(Lost::Refused { code, message });
         }
+        if correlation == PROBE {
+            return Ok(());
+        }
         let unknown = Lost::Protocol(ProtocolError::Correlation { correlation });
         let generation = (correlation >> 32) as u32;
         let Some(slot) = self.slots.get_mut(correlation as u32 as usize) else {
             return Err(unknown);
         };
         match slot.state {
-            State::Sent { .. } if slot.generation == generation => {
+            State::Sent if slot.generation == generation => {
                 slot.state = State::Answered(Received::new(frame));
                 if let Some(waker) = slot.waker.take() {
                     waker.wake();
                 }
+                self.answers = true;
+                self.ended();
                 Ok(())
             }
             // Its caller left, or is about to.
@@ -201,13 +267,13 @@ impl Exchange {
     }
 
     /// The time of the request in `slot` is up. If it was not sent, it never will be.
-    pub(super) fn give_up(&mut self, slot: u32, now: Instant) -> GivenUp {
+    pub(super) fn give_up(&mut self, slot: u32) -> GivenUp {
         let state = &mut self.slots[slot as usize].state;
         match std::mem::replace(state, State::Free) {
             State::Answered(received) => GivenUp::Answered(received),
-            State::Sent { at } => {
-                let since = self.last_received.map_or(at, |received| received.max(at));
-                GivenUp::Sent { silence: now.saturating_duration_since(since) }
+            State::Sent => {
+                self.ended();
+                GivenUp::Sent
             }
             State::Queued(frame) => {
                 self.queue.retain(|queued| *queued != slot);
@@ -224,9 +290,13 @@ impl Exchange {
         released.waker = None;
         // Generations wrap to 1. A reply that is four billion requests late is not expected.
         released.generation = released.generation.checked_add(1).unwrap_or(1);
-        if let State::Queued(frame) = std::mem::replace(&mut released.state, State::Free) {
-            self.queue.retain(|queued| *queued != slot);
-            self.keep(frame);
+        match std::mem::replace(&mut released.state, State::Free) {
+            State::Queued(frame) => {
+                self.queue.retain(|queued| *queued != slot);
+                self.keep(frame);
+            }
+            State::Sent => self.ended(),
+            State::Answered(_) | State::Free => {}
         }
         self.free.push(slot);
     }
@@ -295,7 +365,7 @@ mod tests {
         let mut exchange = Exchange::new();
         let (first, second, third) =
             (begin(&mut exchange), begin(&mut exchange), begin(&mut exchange));
-        assert!(matches!(exchange.give_up(first, Instant::now()), GivenUp::Unsent));
+        assert!(matches!(exchange.give_up(first), GivenUp::Unsent));
         exchange.release(first);
         exchange.release(second);
         assert_eq!(leaving(&mut exchange), [1 << 32 | u64::from(third)]);
@@ -320,7 +390,7 @@ mod tests {
         let mut exchange = Exchange::new();
         let slot = begin(&mut exchange);
         let correlation = leaving(&mut exchange)[0];
-        assert!(matches!(exchange.give_up(slot, Instant::now()), GivenUp::Sent { .. }));
+        assert!(matches!(exchange.give_up(slot), GivenUp::Sent));
         exchange.release(slot);
         answer(&mut exchange, correlation).unwrap();
         // Its slot has another request now, which is not sent yet.
@@ -339,7 +409,39 @@ mod tests {
         let correlation = leaving(&mut exchange)[0];
         answer(&mut exchange, correlation).unwrap();
         exchange.close(Lost::Closed);
-        assert!(matches!(exchange.give_up(slot, Instant::now()), GivenUp::Answered(_)));
+        assert!(matches!(exchange.give_up(slot), GivenUp::Answered(_)));
+    }
+
+    #[test]
+    fn only_requests_under_way_make_a_silence_and_anything_that_arrives_ends_it() {
+        let (mut exchange, began) = (Exchange::new(), Instant::now());
+        let after = |millis| began + Duration::from_millis(millis);
+        let mut out = SendBuf::new();
+        let silence = |exchange: &Exchange, at| exchange.silence(after(at)).as_millis();
+        let (first, second) = (begin(&mut exchange), begin(&mut exchange));
+        assert_eq!(silence(&exchange, 100), 0, "nothing was sent");
+        exchange.take_batch(&mut out, after(100));
+        assert_eq!(silence(&exchange, 150), 50);
+        let third = begin(&mut exchange);
+        exchange.take_batch(&mut out, after(160));
+        assert_eq!(silence(&exchange, 170), 70, "the first counts");
+        assert!(exchange.ask_for_life() && !exchange.ask_for_life());
+        out.clear();
+        exchange.take_batch(&mut out, after(171));
+        let probe = frame::split(&out).unwrap().unwrap();
+        assert_eq!((probe.kind, probe.correlation), (Kind::DescribeNode as u16, PROBE));
+        exchange.received(after(180));
+        answer(&mut exchange, PROBE).unwrap();
+        assert_eq!(silence(&exchange, 190), 10);
+        assert!(exchange.ask_for_life(), "a new silence, a new question");
+        exchange.release(first);
+        assert!(matches!(exchange.give_up(second), GivenUp::Sent));
+        exchange.release(second);
+        assert!(!exchange.has_answered());
+        exchange.received(after(200));
+        answer(&mut exchange, 1 << 32 | u64::from(third)).unwrap();
+        assert!(exchange.has_answered());
+        assert_eq!(silence(&exchange, 500), 0, "nothing is under way");
     }
 
     #[test]

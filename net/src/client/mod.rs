@@ -6,7 +6,8 @@
 //! use forebay_net::client::{Client, ClientConfig, ClientError};
 //!
 //! # async fn example() -> Result<(), ClientError> {
-//! let client = Client::connect("127.0.0.1:4700", ClientConfig::default()).await?;
+//! let nodes = ["10.0.0.1:4700", "10.0.0.2:4700", "10.0.0.3:4700"];
+//! let client = Client::connect(nodes, ClientConfig::default()).await?;
 //! let schema = KeySchema::partition_only("user", KeyType::S);
 //! let users = client.create_table("users", schema).send().await?;
 //!
@@ -18,31 +19,39 @@
 //! ```
 //!
 //! ```text
-//!   Table ── hash of the key ──► partition ──► shard, epoch
+//!   Table ── hash of the key ──► partition ──► group, shard, epoch
 //!                                                │
-//!   Client ── Endpoint (a shard's port) ◄────────┘
-//!                 ├─ Connection ── Exchange ── socket      pipelined by correlation id
-//!                 └─ Connection ── Exchange ── socket
+//!   Attempts ── Cluster: who leads the group? ◄──┘   again: not sent, not begun, or a read
+//!                  │
+//!               Endpoint (a shard's port on a node)
+//!                  ├─ Connection ── Exchange ── socket      pipelined by correlation id
+//!                  └─ Connection ── Exchange ── socket
 //! ```
 //!
-//! A request goes straight to the shard that leads its partition. The client learns the shards'
-//! ports from the node and the partitions from the table's description; when a shard answers that
-//! the description is old, it is read again, once, and the request sent to the right place.
+//! A request goes straight to the shard that leads its partition's group. The client learns the shards'
+//! ports from the nodes, the partitions from the table's description, and the leaders from answers:
+//! a shard that does not lead says who does, as far as it knows, and the client remembers that for the
+//! group until it hears otherwise or loses the connection (module `cluster`). When a shard answers that the
+//! description is old, it is read again, once, and the request sent to the right place.
 //!
-//! What an error means for a write is stated in [`ClientError`]: only `Unknown` leaves it open.
-//! Reads are sent a second time when a connection breaks under them.
+//! What is sent a second time, and what never is, is told in the module `attempts`. What an error means for a
+//! write is stated in [`ClientError`]: only `Unknown` leaves it open.
 //!
-//! Everything is bounded: requests in flight per connection, connections per shard, cached
-//! descriptions, concurrent parts of a batch. Dropping a future of this module withdraws its
-//! request if it was not sent yet; dropping the last [`Client`] and [`Table`] closes the
-//! connections.
+//! Everything is bounded: the time of an operation over all its attempts, redirections, requests in
+//! flight per connection, connections per shard, cached descriptions and leaders, concurrent parts of
+//! a batch. Dropping a future of this module withdraws its request if it was not sent yet; dropping
+//! the last [`Client`] and [`Table`] closes the connections.
 //!
-//! Left out: TLS, which comes with the nodes' certificates, and spreading over several nodes, which
-//! is the routers' work.
+//! Left out: TLS, which comes with the nodes' certificates; and which replicas a group has: a read that
+//! any of them may answer goes to the nodes in turn, and one that has none says who leads.
 
+mod addresses;
+mod attempts;
 mod batch;
+mod cluster;
 mod config;
 mod connection;
+mod deadline;
 mod endpoint;
 mod error;
 mod exchange;
@@ -54,20 +63,19 @@ mod wire;
 mod write;
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use forebay_core::ids::ShardId;
 use forebay_core::item::ItemRef;
 use forebay_core::message::{
-    ArchivedDescribeNodeReply, ArchivedListTablesReply, ArchivedTableReply, CreateTableRequest,
-    DeleteTableRequest, DescribeNodeRequest, DescribeTableRequest, Kind, ListTablesRequest,
+    ArchivedListTablesReply, ArchivedTableReply, CreateTableRequest, DeleteTableRequest,
+    DescribeTableRequest, ErrorCode, Kind, ListTablesRequest,
 };
 use forebay_core::table::{KeySchema, TableDescription, validate_table_name};
-use tokio::net::{ToSocketAddrs, lookup_host};
-use tokio::time::timeout_at;
+use tokio::task::JoinSet;
 
+pub use addresses::IntoAddresses;
 pub use batch::{BatchGet, BatchResult, BatchWrite};
 pub use config::ClientConfig;
 pub use error::{ClientError, Lost, ProtocolError, UnknownCause};
@@ -77,8 +85,10 @@ pub use read::Get;
 pub use table::Table;
 pub use write::{Delete, Put, Update, UpdateReturn};
 
-use crate::frame::PROTOCOL_VERSION;
-use endpoint::{Deadline, Endpoint};
+use crate::machine::SendBuf;
+use attempts::Attempts;
+use cluster::{Cluster, Place};
+use deadline::Deadline;
 use table::Known;
 use wire::{Call, Received, Request, append, check_size, not_understood};
 
@@ -87,59 +97,71 @@ const TABLES_CACHED_MAX: usize = 1024;
 /// Names asked for at a time when all tables are listed.
 const TABLES_PER_PAGE: u32 = 100;
 
-/// A node, reached over its shards' ports. Clones share connections.
+/// A cluster, reached over its nodes' shards' ports. Clones share connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
+    request_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct Inner {
     config: Arc<ClientConfig>,
-    /// The shard that was reached first; it is asked for the others.
-    first: Arc<Endpoint>,
-    /// By shard number.
-    shards: RwLock<Vec<Option<Arc<Endpoint>>>>,
+    cluster: Cluster,
     tables: Mutex<HashMap<String, Arc<Known>>>,
+    /// Reads that any replica may answer go to the nodes in turn.
+    turn: AtomicUsize,
 }
 
 impl Client {
-    /// Connects to a node, by the address (`host:port`) of any of its shards.
+    /// Connects to a cluster, by the addresses (`host:port`) of any shards of some of its nodes; see
+    /// [`IntoAddresses`]. One that answers is enough: it is used at once, and the others as soon as
+    /// they answer.
     ///
     /// # Errors
     /// If no address answers as a node within the configured times.
     pub async fn connect(
-        addrs: impl ToSocketAddrs,
+        addrs: impl IntoAddresses,
         config: ClientConfig,
     ) -> Result<Client, ClientError> {
         let config = Arc::new(config.bounded());
         let deadline = Deadline::after(config.request_timeout);
-        let nowhere =
-            |source| ClientError::Connect { addr: String::from("the given name"), source };
-        let addrs: Vec<SocketAddr> = match timeout_at(deadline.at, lookup_host(addrs)).await {
-            Ok(found) => found.map_err(nowhere)?.collect(),
-            Err(_) => return Err(nowhere(io::ErrorKind::TimedOut.into())),
+        let addrs = addresses::resolve(addrs, deadline).await?;
+        let inner = Inner {
+            cluster: Cluster::new(&addrs, config.clone()),
+            config,
+            tables: Mutex::default(),
+            turn: AtomicUsize::new(0),
         };
-        let mut failed = nowhere(io::Error::new(io::ErrorKind::NotFound, "no address"));
-        for addr in addrs {
-            let first = Arc::new(Endpoint::new(addr, config.clone()));
-            if let Err(error) = first.connect(deadline).await {
-                failed = error;
-                continue;
-            }
-            let inner = Inner {
-                config: config.clone(),
-                first,
-                shards: RwLock::default(),
-                tables: Mutex::default(),
-            };
-            let client = Client { inner: Arc::new(inner) };
-            match client.describe_node(deadline).await {
-                Ok(()) => return Ok(client),
-                Err(error) => failed = error,
-            }
+        let mut connecting = JoinSet::new();
+        for endpoint in inner.cluster.given().iter().cloned() {
+            connecting.spawn(async move {
+                let connected = endpoint.connection(deadline).await.map(drop);
+                (endpoint, connected)
+            });
         }
-        Err(failed)
+        let mut failed = None;
+        while let Some(Ok((endpoint, connected))) = connecting.join_next().await {
+            let error = match connected {
+                Err(source) => ClientError::Connect { addr: endpoint.addr().to_string(), source },
+                Ok(()) => match inner.cluster.hear(&endpoint) {
+                    None if inner.cluster.node_count() > 0 => {
+                        let request_timeout = inner.config.request_timeout;
+                        return Ok(Client { inner: Arc::new(inner), request_timeout });
+                    }
+                    None => attempts::no_shard(0),
+                    Some((code, words)) => refused_hello(code, words),
+                },
+            };
+            failed = Some(error);
+        }
+        Err(failed.expect("there is at least one address"))
+    }
+
+    /// The same client, whose operations may each take so long where nothing else is said.
+    #[must_use]
+    pub fn with_request_timeout(&self, timeout: Duration) -> Client {
+        Client { inner: self.inner.clone(), request_timeout: timeout }
     }
 
     /// Describes a new table; [`CreateTable::send`] creates it.
@@ -201,7 +223,7 @@ impl Client {
     }
 
     fn deadline(&self) -> Deadline {
-        Deadline::after(self.inner.config.request_timeout)
+        Deadline::after(self.request_timeout)
     }
 
     fn tables(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
@@ -235,74 +257,63 @@ impl Client {
         read_description(&received).map_err(ClientError::Protocol)
     }
 
-    /// Learns the node's shards. Endpoints that are still right keep their connections.
-    async fn describe_node(&self, deadline: Deadline) -> Result<(), ClientError> {
-        let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
-        let received = call(&self.inner.first, &request, deadline).await?;
-        let reply = received
-            .message::<ArchivedDescribeNodeReply>(Kind::DescribeNodeReply)
-            .map_err(ClientError::Protocol)?;
-        if reply.shards.is_empty() {
-            return Err(endpoint::no_shard(0));
-        }
-        let mut shards = self.inner.shards.write().unwrap_or_else(PoisonError::into_inner);
-        let known: Vec<Arc<Endpoint>> =
-            shards.drain(..).flatten().chain([self.inner.first.clone()]).collect();
-        for shard in reply.shards.iter() {
-            let index = usize::from(shard.shard.to_native());
-            let addr = SocketAddr::new(self.inner.first.addr().ip(), shard.port.to_native());
-            let endpoint = known.iter().find(|endpoint| endpoint.addr() == addr).cloned();
-            let endpoint = endpoint
-                .unwrap_or_else(|| Arc::new(Endpoint::new(addr, self.inner.config.clone())));
-            if shards.len() <= index {
-                shards.resize(index + 1, None);
-            }
-            shards[index] = Some(endpoint);
-        }
-        Ok(())
-    }
-
-    fn endpoint(&self, shard: ShardId) -> Option<Arc<Endpoint>> {
-        let shards = self.inner.shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.get(usize::from(shard.0)).cloned().flatten()
-    }
-
-    /// Sends a request to a shard. A shard that is not known yet may have been added since.
-    async fn call_shard(
+    /// Sends a request to the leader of a group.
+    async fn call(
         &self,
-        shard: ShardId,
+        place: Place,
         request: &impl Request,
         deadline: Deadline,
     ) -> Result<Received, ClientError> {
-        let endpoint = match self.endpoint(shard) {
-            Some(endpoint) => endpoint,
-            None => {
-                self.describe_node(deadline).await?;
-                self.endpoint(shard).ok_or_else(|| endpoint::no_shard(shard.0))?
-            }
-        };
-        call(&endpoint, request, deadline).await
+        self.attempt(place, request, true, deadline).await
     }
 
-    /// Sends a request to shard 0, which leads the system group.
+    /// Sends a read to the leader of a group, or, if it need not be consistent, to any replica.
+    async fn read(
+        &self,
+        place: Place,
+        request: &impl Request,
+        consistent: bool,
+        deadline: Deadline,
+    ) -> Result<Received, ClientError> {
+        self.attempt(place, request, consistent, deadline).await
+    }
+
+    /// Sends a request to the leader of the system group.
     async fn call_system(
         &self,
         request: &impl Request,
         deadline: Deadline,
     ) -> Result<Received, ClientError> {
-        self.call_shard(ShardId(0), request, deadline).await
+        self.call(Place::SYSTEM, request, deadline).await
+    }
+
+    async fn attempt<M: Request>(
+        &self,
+        place: Place,
+        request: &M,
+        leads: bool,
+        deadline: Deadline,
+    ) -> Result<Received, ClientError> {
+        check_size(request)?;
+        let encode = |out: &mut SendBuf, correlation: u64| append(out, correlation, request);
+        let call = Call::new(&encode, M::KIND);
+        let call = if leads { call } else { call.of_any() };
+        let Inner { cluster, config, turn, .. } = &*self.inner;
+        let attempts = Attempts::new(cluster, config, call, place, deadline);
+        let attempts = match leads {
+            true => attempts,
+            false => attempts.begin_at(turn.fetch_add(1, Ordering::Relaxed)),
+        };
+        attempts.run().await
     }
 }
 
-async fn call<M: Request>(
-    endpoint: &Endpoint,
-    request: &M,
-    deadline: Deadline,
-) -> Result<Received, ClientError> {
-    check_size(request)?;
-    let encode =
-        |out: &mut crate::machine::SendBuf, correlation: u64| append(out, correlation, request);
-    endpoint.call(Call::new(&encode, M::KIND), deadline).await
+/// The error for a node whose first words were a refusal.
+fn refused_hello(code: u16, words: String) -> ClientError {
+    match ErrorCode::from_wire(code) {
+        Some(code) => ClientError::refused(code, words),
+        None => ClientError::Protocol(ProtocolError::ErrorCode { code }),
+    }
 }
 
 fn read_description(received: &Received) -> Result<TableDescription, ProtocolError> {

@@ -3,6 +3,8 @@
 //! The node ends a page at the limit, at 1 MB of items read, or at a partition's end, so a page may
 //! be short or empty although more follows; only a page without a resume key is the last.
 
+use std::time::Duration;
+
 use forebay_core::expression::{Condition, ExpressionError, Projection};
 use forebay_core::item::{Item, Value};
 use forebay_core::key::{KEY_HASH_BYTES, KeyBuf, KeyPart, KeyRef};
@@ -102,11 +104,12 @@ struct Options {
     filter: Result<Option<Condition>, ExpressionError>,
     projection: Result<Option<Projection>, ExpressionError>,
     resume: Option<Resume>,
+    timeout: Option<Duration>,
 }
 
 impl Options {
     fn new() -> Options {
-        Options { limit: 0, filter: Ok(None), projection: Ok(None), resume: None }
+        Options { limit: 0, filter: Ok(None), projection: Ok(None), resume: None, timeout: None }
     }
 }
 
@@ -133,6 +136,12 @@ macro_rules! option_methods {
         /// Begins where an earlier page ended.
         pub fn resume(mut self, resume: Resume) -> Self {
             self.options.resume = Some(resume);
+            self
+        }
+
+        /// How long each page may take in all, instead of the client's `request_timeout`.
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.options.timeout = Some(timeout);
             self
         }
     };
@@ -198,7 +207,8 @@ impl<'a> Query<'a> {
     }
 
     async fn page(&self, resume: Option<&Resume>) -> Result<Page, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.options.timeout);
         let resume = match resume.map(Resume::place) {
             None => None,
             Some(Place::After(key)) => Some(key.as_bytes()),
@@ -226,7 +236,7 @@ impl<'a> Query<'a> {
                 resume,
                 consistent: self.consistent,
             };
-            match table.client().call_shard(target.shard, &request, deadline).await {
+            match table.client().read(target.place, &request, self.consistent, deadline).await {
                 Ok(received) => return Page::read(&received).map_err(ClientError::Protocol),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),
@@ -274,7 +284,8 @@ impl<'a> Scan<'a> {
     }
 
     async fn page(&self, resume: Option<&Resume>) -> Result<Page, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.options.timeout);
         let (mut hash_first, hash_last) = segment_hashes(self.segment)?;
         let (start, resume) = match resume.map(Resume::place) {
             None => (hash_first, None),
@@ -300,7 +311,7 @@ impl<'a> Scan<'a> {
         loop {
             let target = route.of_hash(start);
             (request.table, request.epoch) = (route.id(), target.epoch);
-            match table.client().call_shard(target.shard, &request, deadline).await {
+            match table.client().call(target.place, &request, deadline).await {
                 Ok(received) => return Page::read(&received).map_err(ClientError::Protocol),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),

@@ -1,5 +1,7 @@
 //! Get.
 
+use std::time::Duration;
+
 use forebay_core::expression::{ExpressionError, Projection};
 use forebay_core::item::Item;
 use forebay_core::key::KeyBuf;
@@ -19,11 +21,12 @@ pub struct Get<'a> {
     key: Encoded<'a>,
     projection: Result<Option<Projection>, ExpressionError>,
     consistent: bool,
+    timeout: Option<Duration>,
 }
 
 impl<'a> Get<'a> {
     pub(super) fn new(table: &'a Table, key: Encoded<'a>) -> Get<'a> {
-        Get { table, key, projection: Ok(None), consistent: true }
+        Get { table, key, projection: Ok(None), consistent: true, timeout: None }
     }
 
     /// Returns only these attributes.
@@ -39,9 +42,16 @@ impl<'a> Get<'a> {
         self
     }
 
+    /// How long the operation may take in all, instead of the client's `request_timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// Reads the item; None if there is none.
     pub async fn send(self) -> Result<Option<Item>, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.timeout);
         let key_item = self.key?;
         let mut key = KeyBuf::new();
         let mut request = GetRequest {
@@ -54,7 +64,11 @@ impl<'a> Get<'a> {
         loop {
             let target = route.of_key(&key_item, &mut key)?;
             (request.table, request.epoch) = (route.id(), target.epoch);
-            let received = match table.client().call_shard(target.shard, &request, deadline).await {
+            let received = match table
+                .client()
+                .read(target.place, &request, self.consistent, deadline)
+                .await
+            {
                 Ok(received) => received,
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => continue,
                 Err(error) => return Err(error),

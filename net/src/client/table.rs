@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use forebay_core::ids::ShardId;
 use forebay_core::item::{Item, ItemRef, Value};
 use forebay_core::key::{KeyBuf, KeyError};
 use forebay_core::table::TableDescription;
@@ -12,7 +12,8 @@ use tokio::time::timeout_at;
 use super::Client;
 use super::IntoUpdate;
 use super::batch::{self, BatchGet, BatchResult, BatchWrite};
-use super::endpoint::Deadline;
+use super::cluster::Place;
+use super::deadline::Deadline;
 use super::error::ClientError;
 use super::page::{Query, Scan};
 use super::read::Get;
@@ -52,7 +53,7 @@ impl Known {
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Target {
-    pub(super) shard: ShardId,
+    pub(super) place: Place,
     pub(super) epoch: u64,
 }
 
@@ -71,7 +72,10 @@ impl Route {
 
     pub(super) fn of_hash(&self, hash: u64) -> Target {
         let partition = self.description.partition_of(hash);
-        Target { shard: partition.shard, epoch: partition.epoch }
+        Target {
+            place: Place { group: partition.group, shard: partition.shard },
+            epoch: partition.epoch,
+        }
     }
 
     /// Leaves the encoded key of an item to store in `key`.
@@ -113,6 +117,12 @@ impl Table {
     #[must_use]
     pub fn description(&self) -> Arc<TableDescription> {
         self.known.current()
+    }
+
+    /// The same table, whose operations may each take so long where nothing else is said.
+    #[must_use]
+    pub fn with_request_timeout(&self, timeout: Duration) -> Table {
+        Table { client: self.client.with_request_timeout(timeout), known: self.known.clone() }
     }
 
     /// The client that it belongs to.
@@ -184,6 +194,11 @@ impl Table {
 
     pub(super) fn deadline(&self) -> Deadline {
         self.client.deadline()
+    }
+
+    /// The deadline of an operation that begins now and has a time of its own, or not.
+    pub(super) fn deadline_of(&self, timeout: Option<Duration>) -> Deadline {
+        timeout.map_or_else(|| self.deadline(), Deadline::after)
     }
 
     /// After `error`: true if it means that the description was old, and `route` has a new one now

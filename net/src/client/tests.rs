@@ -1,6 +1,8 @@
 //! The client against scripted nodes: every way in which a request can come back, or not.
 
+mod cluster;
 mod fake;
+mod outcomes;
 mod paging;
 
 use std::sync::Arc;

@@ -1,10 +1,13 @@
 //! Messages on their way to and from frames, as the client needs it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use forebay_core::item::{Item, ItemRef};
 use forebay_core::limits::FRAME_BYTES_MAX;
-use forebay_core::message::{ArchivedErrorReply, ErrorCode, Kind, Message, version_of};
+use forebay_core::message::{
+    ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, Kind, Message, version_of,
+};
 use rkyv::api::high::{HighSerializer, HighValidator, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
@@ -58,6 +61,8 @@ pub(super) struct Call<'a> {
     encode: &'a (dyn Fn(&mut SendBuf, u64) + Sync),
     /// Its outcome matters when it is lost.
     pub(super) write: bool,
+    /// Only the group's leader can answer it.
+    pub(super) leads: bool,
 }
 
 impl<'a> Call<'a> {
@@ -71,7 +76,12 @@ impl<'a> Call<'a> {
                 | Kind::CreateTable
                 | Kind::DeleteTable
         );
-        Call { encode, write }
+        Call { encode, write, leads: true }
+    }
+
+    /// Any replica may answer.
+    pub(super) fn of_any(self) -> Call<'a> {
+        Call { leads: false, ..self }
     }
 
     pub(super) fn encode(&self, out: &mut SendBuf, correlation: u64) {
@@ -109,8 +119,34 @@ impl Received {
         Received { kind: frame.kind, version: frame.message_version, payload }
     }
 
-    pub(super) fn is_error(&self) -> bool {
-        self.kind == Kind::ErrorReply as u16
+    /// Whether it is the reply asked for, as far as its kind shows, or says why there is none.
+    /// `reached` is where the shard was asked.
+    pub(super) fn answer(&self, reached: IpAddr, write: bool) -> Result<Answer, ClientError> {
+        let refusal = if self.kind == Kind::ErrorReply as u16 {
+            self.refusal()
+        } else if self.kind == Kind::NotLeaderReply as u16 {
+            self.not_leader(reached)
+        } else {
+            return Ok(Answer::Reply);
+        };
+        refusal.map(Answer::Refused).map_err(|error| not_understood(error, write))
+    }
+
+    fn not_leader(&self, reached: IpAddr) -> Result<Refusal, ProtocolError> {
+        let reply = self.message::<ArchivedNotLeaderReply>(Kind::NotLeaderReply)?;
+        let leader = reply.leader(reached);
+        Ok(Refusal {
+            code: ErrorCode::NotLeader,
+            message: match leader {
+                Some(leader) => {
+                    format!("the member asked does not lead; the leader is said to be {leader}")
+                }
+                None => String::from("the member asked does not lead, and knows no leader"),
+            },
+            retry_after: retry_after(reply.retry_after_micros.to_native()),
+            item: None,
+            leader,
+        })
     }
 
     /// The message, if it is the expected kind and valid.
@@ -129,15 +165,15 @@ impl Received {
     }
 
     /// What an error reply says.
-    pub(super) fn refusal(&self) -> Result<Refusal, ProtocolError> {
+    fn refusal(&self) -> Result<Refusal, ProtocolError> {
         let reply = self.message::<ArchivedErrorReply<'_>>(Kind::ErrorReply)?;
         let code = reply.code.to_native();
-        let micros = reply.retry_after_micros.to_native();
         Ok(Refusal {
             code: ErrorCode::from_wire(code).ok_or(ProtocolError::ErrorCode { code })?,
             message: reply.message.get().to_owned(),
-            retry_after: (micros > 0).then(|| Duration::from_micros(micros)),
+            retry_after: retry_after(reply.retry_after_micros.to_native()),
             item: item(reply.item.as_ref().map(|item| item.get()), Kind::ErrorReply)?,
+            leader: None,
         })
     }
 
@@ -148,21 +184,34 @@ impl Received {
     }
 }
 
-/// An error reply, read.
+fn retry_after(micros: u64) -> Option<Duration> {
+    (micros > 0).then(|| Duration::from_micros(micros))
+}
+
+/// What a reply is.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Of the kind asked for, or none that is known; not looked at yet.
+    Reply,
+    /// A named reason why there is none.
+    Refused(Refusal),
+}
+
+/// An error reply or "the leader is …", read.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     message: String,
     pub(super) retry_after: Option<Duration>,
     item: Option<Item>,
+    /// Who leads, according to whom was asked.
+    pub(super) leader: Option<SocketAddr>,
 }
 
 impl Refusal {
     pub(super) fn into_error(self, write: bool) -> ClientError {
         if write && !self.code.had_no_effect() {
-            return ClientError::Unknown {
-                cause: UnknownCause::ShardFailed { message: self.message },
-            };
+            return ClientError::Unknown { cause: UnknownCause::of(self.code, self.message) };
         }
         ClientError::Refused {
             code: self.code,

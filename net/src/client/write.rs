@@ -1,6 +1,7 @@
 //! Put, Delete and Update.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use forebay_core::expression::{self, Condition, ExpressionError};
 use forebay_core::item::{Item, ItemError};
@@ -27,6 +28,7 @@ fn returned(received: &Received) -> Result<Option<Item>, ClientError> {
         .map_err(|error| not_understood(error, true))
 }
 
+/// What all writes can be told.
 macro_rules! condition_methods {
     () => {
         /// Writes only if this holds for the current item; otherwise
@@ -41,6 +43,12 @@ macro_rules! condition_methods {
             self.return_old_on_failure = true;
             self
         }
+
+        /// How long the operation may take in all, instead of the client's `request_timeout`.
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.timeout = Some(timeout);
+            self
+        }
     };
 }
 
@@ -53,6 +61,7 @@ pub struct Put<'a> {
     condition: MaybeCondition,
     return_values: ReturnValues,
     return_old_on_failure: bool,
+    timeout: Option<Duration>,
 }
 
 impl<'a> Put<'a> {
@@ -63,6 +72,7 @@ impl<'a> Put<'a> {
             condition: Ok(None),
             return_values: ReturnValues::None,
             return_old_on_failure: false,
+            timeout: None,
         }
     }
 
@@ -76,7 +86,8 @@ impl<'a> Put<'a> {
 
     /// Stores the item. Returns the old one if that was asked for and there was one.
     pub async fn send(self) -> Result<Option<Item>, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.timeout);
         let item = self.item?;
         let mut key = KeyBuf::new();
         let mut request = PutRequest {
@@ -90,7 +101,7 @@ impl<'a> Put<'a> {
         loop {
             let target = route.of_item(&item, &mut key)?;
             (request.table, request.epoch) = (route.id(), target.epoch);
-            match table.client().call_shard(target.shard, &request, deadline).await {
+            match table.client().call(target.place, &request, deadline).await {
                 Ok(received) => return returned(&received),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),
@@ -108,6 +119,7 @@ pub struct Delete<'a> {
     condition: MaybeCondition,
     return_values: ReturnValues,
     return_old_on_failure: bool,
+    timeout: Option<Duration>,
 }
 
 impl<'a> Delete<'a> {
@@ -118,6 +130,7 @@ impl<'a> Delete<'a> {
             condition: Ok(None),
             return_values: ReturnValues::None,
             return_old_on_failure: false,
+            timeout: None,
         }
     }
 
@@ -131,7 +144,8 @@ impl<'a> Delete<'a> {
 
     /// Removes the item. Returns it if that was asked for and there was one.
     pub async fn send(self) -> Result<Option<Item>, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.timeout);
         let key_item = self.key?;
         let mut key = KeyBuf::new();
         let mut request = DeleteRequest {
@@ -145,7 +159,7 @@ impl<'a> Delete<'a> {
         loop {
             let target = route.of_key(&key_item, &mut key)?;
             (request.table, request.epoch) = (route.id(), target.epoch);
-            match table.client().call_shard(target.shard, &request, deadline).await {
+            match table.client().call(target.place, &request, deadline).await {
                 Ok(received) => return returned(&received),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),
@@ -177,6 +191,7 @@ pub struct Update<'a> {
     condition: MaybeCondition,
     return_values: ReturnValues,
     return_old_on_failure: bool,
+    timeout: Option<Duration>,
 }
 
 impl<'a> Update<'a> {
@@ -192,6 +207,7 @@ impl<'a> Update<'a> {
             condition: Ok(None),
             return_values: ReturnValues::None,
             return_old_on_failure: false,
+            timeout: None,
         }
     }
 
@@ -210,7 +226,8 @@ impl<'a> Update<'a> {
 
     /// Changes the item. Returns what was asked for, if there is any of it.
     pub async fn send(self) -> Result<Option<Item>, ClientError> {
-        let (table, deadline, mut route) = (self.table, self.table.deadline(), self.table.route());
+        let (table, mut route) = (self.table, self.table.route());
+        let deadline = table.deadline_of(self.timeout);
         let key_item = self.key?;
         let mut key = KeyBuf::new();
         let mut request = UpdateRequest {
@@ -225,7 +242,7 @@ impl<'a> Update<'a> {
         loop {
             let target = route.of_key(&key_item, &mut key)?;
             (request.table, request.epoch) = (route.id(), target.epoch);
-            match table.client().call_shard(target.shard, &request, deadline).await {
+            match table.client().call(target.place, &request, deadline).await {
                 Ok(received) => return returned(&received),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),

@@ -70,11 +70,11 @@ mod timers;
 
 use core::net::SocketAddr;
 
-use forebay_core::ids::Slot;
+use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    PeerFrame, Route, decode,
+    PeerFrame, Route, StepKind, TableStep, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
@@ -106,6 +106,8 @@ pub trait Sink {
     /// For the replica that `message.route` names. Its entries lie in the received frame and are
     /// gone after the call.
     fn group(&mut self, from: Peer, message: GroupMessage<'_>);
+    /// A step of a table's creation or deletion; the description is not validated yet.
+    fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
 }
 
 /// A link's fate; the shell may tick the groups of that peer.
@@ -394,6 +396,10 @@ impl Links {
                 self.counters.messages_received += batch.messages() as u64;
                 batch.iter().for_each(|message| sink.group(peer, message));
             }
+            (Phase::Established, Some(peer), PeerFrame::Table(step, table, description)) => {
+                self.counters.messages_received += 1;
+                sink.table(peer, step, table, description);
+            }
             (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, &hello, now),
             (Phase::Greeting, Some(peer), PeerFrame::Welcome(welcome)) => {
                 self.welcomed(conn, peer, &welcome, now);
@@ -479,6 +485,19 @@ impl Links {
         }
         self.counters.dropped_full += u64::from(queued.full && queued.entries == 0);
         queued.entries
+    }
+
+    /// Sends a step of a table's creation or deletion. Says whether it was queued; if not, it is
+    /// lost like any message.
+    pub fn send_table(&mut self, to: Peer, step: &TableStep<'_>) -> bool {
+        let settings = self.settings;
+        let Some(outbox) = self.outbox_of(to) else {
+            self.counters.dropped_unconnected += 1;
+            return false;
+        };
+        let queued = outbox.push_large(step, &settings);
+        self.counters.dropped_full += u64::from(!queued);
+        queued
     }
 
     /// How many more bytes of entries the queue to `peer` takes; a shell that reads entries from

@@ -136,6 +136,25 @@ impl Outbox {
         taken
     }
 
+    /// Adds a message that may be large and is rare, in a frame of its own.
+    pub(super) fn push_large<M>(&mut self, message: &M, settings: &LinkSettings) -> bool
+    where
+        M: PeerMessage + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
+    {
+        if self.bytes() > settings.queue_bytes_max {
+            return false;
+        }
+        if !self.batch.is_empty() {
+            let outgoing = self.finish_batch();
+            self.queue.push_back(outgoing);
+        }
+        let mut buffer = self.spares.pop().unwrap_or_default();
+        frame::append_peer(&mut buffer, message);
+        self.closed_bytes += buffer.len();
+        self.queue.push_back(Outgoing { buffer, messages: 1 });
+        true
+    }
+
     /// Adds an Accept or Fetched with its entries, as several messages if they fill batches.
     pub(super) fn push_entries<'e>(
         &mut self,

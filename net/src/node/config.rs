@@ -94,6 +94,16 @@ impl Default for CheckpointPacing {
 /// Largest log that a new shard gets without being told: a few seconds of prewriting.
 const NEW_LOG_BYTES_MAX: u64 = 4 << 30;
 
+/// A node's place in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterPlace {
+    /// Availability zone.
+    pub az: u16,
+    /// Where shard 0 listens for the other nodes' shards; shard n takes this port plus n. Port 0 takes
+    /// any free one for each.
+    pub peer: SocketAddr,
+}
+
 /// Everything a node needs to know to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -125,6 +135,8 @@ pub struct NodeConfig {
     pub busy_poll_microseconds: u32,
     /// When checkpoints happen.
     pub checkpoint: CheckpointPacing,
+    /// The node's place in a cluster. None: it stands alone.
+    pub cluster: Option<ClusterPlace>,
     /// Connections of each shard; more are refused.
     pub connections_max: u32,
     /// Bytes of disk buffers that each shard registers with its ring; they count against the
@@ -165,6 +177,7 @@ impl NodeConfig {
             pin_cores: true,
             busy_poll_microseconds: 0,
             checkpoint: CheckpointPacing::default(),
+            cluster: None,
             connections_max: 4096,
             registered_bytes: 2 << 20,
         }
@@ -189,6 +202,13 @@ impl NodeConfig {
         if self.native.port() != 0 && self.native.port().checked_add(shards - 1).is_none() {
             let port = self.native.port();
             return refuse("native", format!("{shards} ports from {port} on go beyond 65535"));
+        }
+        if let Some(peer) = self.cluster.map(|cluster| cluster.peer)
+            && peer.port() != 0
+            && peer.port().checked_add(shards - 1).is_none()
+        {
+            let port = peer.port();
+            return refuse("peer", format!("{shards} ports from {port} on go beyond 65535"));
         }
         if let Some(http) = self.http {
             let native = self.native.port()..=self.native.port().saturating_add(shards - 1);
@@ -243,14 +263,10 @@ impl NodeConfig {
         Ok(ShardBudget { overlay_bytes, cache_bytes: share - overlay_bytes })
     }
 
-    /// Where `shard` listens.
+    /// Where `shard` listens for clients.
     #[must_use]
     pub fn native_addr(&self, shard: u16) -> SocketAddr {
-        let port = match self.native.port() {
-            0 => 0,
-            base => base.checked_add(shard).expect("validate() refused such a port"),
-        };
-        SocketAddr::new(self.native.ip(), port)
+        shard_address(self.native, shard)
     }
 
     /// Segments of a new shard's log: room for what both generations of the overlay hold. A smaller
@@ -277,6 +293,15 @@ impl NodeConfig {
             log: LogConfig::standard(ShardId(0), 0),
         }
     }
+}
+
+/// The address of a shard, from that of shard 0.
+pub(super) fn shard_address(first: SocketAddr, shard: u16) -> SocketAddr {
+    let port = match first.port() {
+        0 => 0,
+        base => base.checked_add(shard).expect("validate() refused such a port"),
+    };
+    SocketAddr::new(first.ip(), port)
 }
 
 /// One shard's share of the memory.

@@ -17,7 +17,7 @@ mod disk;
 mod maintenance;
 mod shard_thread;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -32,9 +32,10 @@ use forebay_storage::store::OpenError;
 use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
 use crate::lane::{Receiver, Sender, Waker, Wakeup, channel as lane};
 use crate::metrics::ShardMetrics;
+use crate::replication::{Topology, TopologyNode};
 use crate::ring::RingError;
 use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
-use config::NodeConfig;
+use config::{ClusterPlace, NodeConfig, shard_address};
 use shard_thread::{Hello, ShardPlan};
 
 /// Messages on their way from one shard to another at most; more wait at the sender.
@@ -104,8 +105,11 @@ pub enum NodeError {
 struct ShardHandle {
     thread: Option<JoinHandle<Result<(), NodeError>>>,
     native: SocketAddr,
+    peer: Option<SocketAddr>,
     metrics: Arc<ShardMetrics>,
     waker: Waker,
+    /// What the node tells it.
+    told: Sender<ShardMail>,
 }
 
 /// A running node. Dropping it without [`Node::stop`] leaves its threads running.
@@ -115,6 +119,7 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     control: Option<ControlServer>,
     directory: DataDirectory,
+    cluster: Option<ClusterPlace>,
 }
 
 impl Node {
@@ -135,9 +140,12 @@ impl Node {
         let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
         let (mut outgoing, mut incoming) = mail_routes(count);
         let (hello, hellos) = channel();
-        let mut node = Node { shards: Vec::new(), stop, control: None, directory };
+        let mut node =
+            Node { shards: Vec::new(), stop, control: None, directory, cluster: config.cluster };
         let mut go = Vec::new();
         for (index, wakeup) in wakeups.into_iter().enumerate() {
+            let (told, hears) = lane(MAIL_QUEUE);
+            incoming[index].push(hears);
             let shard = ShardId(index as u16);
             let metrics = Arc::new(ShardMetrics::new(shard, METRIC_NAMES));
             let (ports, ports_known) = channel();
@@ -152,7 +160,7 @@ impl Node {
                 log_id: node.directory.log_id(),
                 geometry: node.directory.geometry(),
                 core: cores.as_ref().map(|cores| cores[index]),
-                listen: shard_address(config.native, shard),
+                listen: listeners(config, shard),
                 outgoing: std::mem::take(&mut outgoing[index]),
                 incoming: std::mem::take(&mut incoming[index]),
                 wakers: wakers.clone(),
@@ -168,8 +176,10 @@ impl Node {
             node.shards.push(ShardHandle {
                 thread: Some(thread),
                 native: config.native,
+                peer: None,
                 metrics,
                 waker: wakers[index].clone(),
+                told,
             });
         }
         drop(hello);
@@ -177,7 +187,10 @@ impl Node {
         for _ in 0..count {
             let left = deadline.saturating_duration_since(Instant::now());
             match hellos.recv_timeout(left) {
-                Ok(Hello { shard, native }) => node.shards[usize::from(shard.0)].native = native,
+                Ok(Hello { shard, native, peer }) => {
+                    let shard = &mut node.shards[usize::from(shard.0)];
+                    (shard.native, shard.peer) = (native, peer);
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     drop(go);
                     return Err(NodeError::Stuck { threads: node.abandon(END_MAX) });
@@ -228,6 +241,28 @@ impl Node {
     #[must_use]
     pub fn native_addrs(&self) -> Vec<SocketAddr> {
         self.shards.iter().map(|shard| shard.native).collect()
+    }
+
+    /// This node as the others must know it; None if it stands alone.
+    #[must_use]
+    pub fn topology_node(&self) -> Option<TopologyNode> {
+        Some(TopologyNode {
+            node_id: self.directory.node_id().to_be_bytes(),
+            az: self.cluster?.az,
+            native: self.native_addrs(),
+            peer: self.shards.iter().map(|shard| shard.peer).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Tells every shard who is in the cluster. With `bootstrap` the cluster is new, and its first
+    /// three nodes create the system group.
+    pub fn set_topology(&mut self, topology: &Arc<Topology>, bootstrap: bool) {
+        for shard in &mut self.shards {
+            let topology = Arc::clone(topology);
+            // A shard that takes no mail has ended, and says why when it is joined.
+            let _ = shard.told.try_send(ShardMail::Topology { topology, bootstrap });
+            shard.waker.wake();
+        }
     }
 
     /// Where the operator's HTTP listens.
@@ -311,12 +346,10 @@ fn join(thread: JoinHandle<Result<(), NodeError>>) -> Result<(), NodeError> {
     thread.join().unwrap_or_else(|_| unreachable!("a panic on a shard aborts the process"))
 }
 
-fn shard_address(native: SocketAddr, shard: ShardId) -> SocketAddr {
-    let ip: IpAddr = native.ip();
-    match native.port() {
-        0 => SocketAddr::new(ip, 0),
-        port => SocketAddr::new(ip, port + shard.0),
-    }
+/// Where a shard listens: for clients, and in a cluster for peers.
+fn listeners(config: &NodeConfig, shard: ShardId) -> Vec<SocketAddr> {
+    let peer = config.cluster.map(|cluster| shard_address(cluster.peer, shard.0));
+    std::iter::once(config.native_addr(shard.0)).chain(peer).collect()
 }
 
 /// A core for each shard and, last, one for the other lanes; None if there are too few.

@@ -27,7 +27,7 @@ use crate::lane::{Waker, Wakeup};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::{ShardMetrics, ShardPhase};
 use crate::ring::{self, Ring, RingConfig};
-use crate::shard::{Mail, Shard, ShardContext};
+use crate::shard::{Clock, ClusterContext, Mail, PEER_LISTENER, Shard, ShardContext};
 
 /// An idle log gets its marker after this long.
 const MARKER_NANOS: u64 = 5 * Nanos::PER_MILLI;
@@ -43,7 +43,7 @@ pub(super) struct ShardPlan {
     pub(super) log_id: u64,
     pub(super) geometry: Geometry,
     pub(super) core: Option<usize>,
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Vec<SocketAddr>,
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) wakers: Vec<Waker>,
@@ -57,6 +57,7 @@ pub(super) struct ShardPlan {
 pub(super) struct Hello {
     pub(super) shard: ShardId,
     pub(super) native: SocketAddr,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Ends the process when the thread unwinds.
@@ -90,7 +91,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let pages_again = plan.files.pages.try_clone().map_err(NodeError::Thread)?;
     let mut ring = Ring::new(RingConfig {
         core: plan.core,
-        listen: vec![plan.listen],
+        listen: plan.listen.clone(),
         connections_max: config.connections_max,
         files: vec![(ShardFile::Log, log_again), (ShardFile::Pages, pages_again)],
         durable: match config.durable_mode {
@@ -102,8 +103,10 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         ..RingConfig::default()
     })?;
     let native = ring.local_addr(0)?;
+    let peer = (plan.listen.len() > PEER_LISTENER).then(|| ring.local_addr(PEER_LISTENER));
+    let peer = peer.transpose()?;
     // The starter is gone only if it failed meanwhile; then the ports never come.
-    let _ = plan.hello.send(Hello { shard: plan.shard, native });
+    let _ = plan.hello.send(Hello { shard: plan.shard, native, peer });
     drop(plan.hello);
     let Ok(ports) = plan.ports_known.recv() else { return Ok(()) };
 
@@ -146,6 +149,9 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         random_seed: random_seed(),
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
+        cluster: config
+            .cluster
+            .map(|_| ClusterContext { clock: Clock(Arc::new(|| Nanos(boottime_nanos()))) }),
     };
     let shard = Shard::new(context, store, Nanos(boottime_nanos()));
     if let Some(source) = shard.unreadable().cloned() {

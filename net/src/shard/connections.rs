@@ -355,6 +355,20 @@ impl Connections {
         self.resumed.pop()
     }
 
+    /// Ends every connection that has replies to send, without sending them.
+    pub(super) fn cut_unsent(&mut self) {
+        for slot in 0..self.slots.len() {
+            let conn = self.at(slot);
+            let Some(connection) = self.get(conn).filter(|found| !found.outbox.is_empty()) else {
+                continue;
+            };
+            let unsent = connection.outbox.len();
+            connection.outbox.clear();
+            self.outbox_bytes -= unsent;
+            self.end(conn);
+        }
+    }
+
     /// Ends every connection after its replies are sent.
     pub(super) fn end_all(&mut self) {
         for slot in 0..self.slots.len() {

@@ -26,6 +26,7 @@
 //! | `page` | Query, Scan |
 //! | `tables` | which partitions are here |
 //! | `parking` | requests that wait for a page, and writes that wait for room |
+//! | `replicated` | groups of a cluster: proposals, leases, what peers say |
 //! | `system` | tables: create, describe, list, delete (shard 0 leads the system group) |
 //! | `refusal` | named errors |
 
@@ -35,6 +36,7 @@ mod page;
 mod parking;
 mod read;
 mod refusal;
+mod replicated;
 mod request;
 mod system;
 mod tables;
@@ -46,27 +48,33 @@ use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId};
 use forebay_core::key::KeyBuf;
-use forebay_core::message::{ErrorCode, ErrorReply, Kind, WriteReply};
+use forebay_core::message::{ErrorCode, ErrorReply, Kind, NotLeaderReply, WriteReply};
 use forebay_core::time::Nanos;
 use forebay_storage::block::DiskDone;
 use forebay_storage::store::{PageId, Store, Ticket};
 
 pub use observe::METRIC_NAMES;
+pub use replicated::{Clock, ClusterContext};
 pub use system::{Mail, ShardMail};
 
 use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
+use crate::replication::{Event, Replication};
 use connections::Connections;
 use page::PageBuilder;
 use parking::{Held, Parking};
 use refusal::Refusal;
+use replicated::{Mark, SlotQueues};
 use system::System;
 use tables::Tables;
 use together::Together;
 
 /// Replies that may wait for entries to be chosen, over all connections.
 const WAITING_MAX: usize = 65_536;
+
+/// The shell's listener for peers; the other one is for clients.
+pub const PEER_LISTENER: usize = 1;
 
 /// How long a stopping shard waits for peers to take their last replies.
 const STOP_SEND_NANOS_MAX: u64 = Nanos::PER_SECOND;
@@ -86,6 +94,8 @@ pub struct ShardContext {
     pub unix_millis_at_zero: u64,
     /// Where the shard counts.
     pub metrics: Arc<ShardMetrics>,
+    /// On a node of a cluster; none on one that stands alone.
+    pub cluster: Option<ClusterContext>,
 }
 
 /// A reply that waits until everything up to `ticket` is chosen.
@@ -100,7 +110,8 @@ struct Waiting {
 enum WaitingReply {
     Written,
     Attributes(Vec<u8>),
-    Batch(Vec<u16>),
+    /// The outcomes, and what else has to be chosen before.
+    Batch(Vec<u16>, Vec<Mark>),
     Refused(Box<Refusal>),
     System(system::Step),
     /// No reply yet: the request with this payload runs again.
@@ -113,7 +124,7 @@ impl WaitingReply {
         match self {
             WaitingReply::Written | WaitingReply::System(_) => 0,
             WaitingReply::Attributes(bytes) => bytes.len(),
-            WaitingReply::Batch(outcomes) => 2 * outcomes.len(),
+            WaitingReply::Batch(outcomes, _) => 2 * outcomes.len(),
             WaitingReply::Refused(refusal) => refusal.item.as_ref().map_or(0, Vec::len),
             WaitingReply::Again(payload) => payload.len(),
         }
@@ -156,6 +167,12 @@ pub struct Shard {
     tables: Tables,
     system: System,
     waiting: VecDeque<Waiting>,
+    /// On a shard of a cluster, once it knows who is in it.
+    replication: Option<Box<Replication>>,
+    slots: SlotQueues,
+    events: Vec<Event>,
+    /// A stopping shard hands over what it leads until then.
+    hand_over_until: Option<Nanos>,
     parking: Parking,
     together: Together,
     /// The reply to a write that returns nothing.
@@ -189,6 +206,10 @@ impl Shard {
             connections: Connections::default(),
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
+            replication: None,
+            slots: SlotQueues::default(),
+            events: Vec::new(),
+            hand_over_until: None,
             parking: Parking::default(),
             together: Together::default(),
             written: Template::of(&WriteReply { attributes: None }),
@@ -249,19 +270,27 @@ impl Shard {
     }
 
     /// Answers, or queues the answer behind the entries in flight that it depends on.
-    fn answer_later(&mut self, asker: Asker, ticket: Ticket, reply: WaitingReply) {
-        debug_assert!(self.waiting.back().is_none_or(|last| last.ticket <= ticket));
-        self.parking.hold(reply.bytes());
-        self.waiting.push_back(Waiting { ticket, asker, reply });
-    }
-
-    /// The ticket of the last reply in the queue: what goes behind it has no smaller one.
-    fn waiting_up_to(&self) -> Ticket {
-        self.waiting.back().map_or(Ticket::default(), |last| last.ticket)
+    fn answer_later(&mut self, asker: Asker, mark: Mark, reply: WaitingReply) {
+        match mark {
+            Mark::Slot(group, slot) => self.answer_at(group, slot, asker, reply),
+            Mark::Ticket(ticket) => {
+                self.parking.hold(reply.bytes());
+                // What depends on an older entry only goes behind the queue all the same.
+                let last = self.waiting.back().map_or(ticket, |last| last.ticket);
+                self.waiting.push_back(Waiting { ticket: ticket.max(last), asker, reply });
+            }
+        }
     }
 
     fn refuse(&mut self, asker: Asker, refusal: &Refusal) {
         self.count_refusal(asker, refusal.code);
+        if refusal.code == ErrorCode::NotLeader {
+            let reply = refusal.leader.map_or_else(
+                || NotLeaderReply::unknown(refusal.retry_after_micros),
+                NotLeaderReply::leader_is,
+            );
+            return self.connections.reply(asker.conn, asker.correlation, &reply);
+        }
         self.connections.reply(asker.conn, asker.correlation, &refusal.reply());
     }
 
@@ -269,36 +298,37 @@ impl Shard {
     fn release(&mut self, now: Nanos) {
         let chosen = self.store.chosen_ticket();
         while self.waiting.front().is_some_and(|waiting| waiting.ticket <= chosen) {
-            let waiting = self.waiting.pop_front().expect("just seen");
-            self.parking.let_go(waiting.reply.bytes());
-            let Asker { conn, correlation, .. } = waiting.asker;
-            match waiting.reply {
-                WaitingReply::Written => {
-                    self.connections.reply_alike(conn, correlation, &self.written);
-                }
-                WaitingReply::Attributes(bytes) => {
-                    let reply = WriteReply { attributes: Some(&bytes) };
-                    self.connections.reply(conn, correlation, &reply);
-                }
-                WaitingReply::Batch(outcomes) => {
-                    let reply = forebay_core::message::BatchWriteReply { outcomes };
-                    self.connections.reply(conn, correlation, &reply);
-                }
-                WaitingReply::Refused(refusal) => {
-                    self.refuse(waiting.asker, &refusal);
-                    continue;
-                }
-                WaitingReply::System(step) => {
-                    self.system_chosen(step, now);
-                    continue;
-                }
-                WaitingReply::Again(payload) => {
-                    self.run_again(waiting.asker, payload, None);
-                    continue;
-                }
-            }
-            self.answered(waiting.asker);
+            let Waiting { asker, reply, .. } = self.waiting.pop_front().expect("just seen");
+            self.release_one(asker, reply, now);
         }
+    }
+
+    /// What the reply waited for is chosen.
+    #[inline]
+    fn release_one(&mut self, asker: Asker, reply: WaitingReply, now: Nanos) {
+        self.parking.let_go(reply.bytes());
+        let Asker { conn, correlation, .. } = asker;
+        match reply {
+            WaitingReply::Written => {
+                self.connections.reply_alike(conn, correlation, &self.written);
+            }
+            WaitingReply::Attributes(bytes) => {
+                let reply = WriteReply { attributes: Some(&bytes) };
+                self.connections.reply(conn, correlation, &reply);
+            }
+            WaitingReply::Batch(outcomes, mut marks) => {
+                if let Some(next) = marks.pop() {
+                    let reply = WaitingReply::Batch(outcomes, marks);
+                    return self.answer_later(asker, next, reply);
+                }
+                let reply = forebay_core::message::BatchWriteReply { outcomes };
+                self.connections.reply(conn, correlation, &reply);
+            }
+            WaitingReply::Refused(refusal) => return self.refuse(asker, &refusal),
+            WaitingReply::System(step) => return self.system_chosen(step, now),
+            WaitingReply::Again(payload) => return self.run_again(asker, payload, None),
+        }
+        self.answered(asker);
     }
 
     /// The store failed: every reply that waits is of unknown outcome, and nothing is served.
@@ -307,10 +337,12 @@ impl Shard {
             ErrorCode::ShardFailed,
             "the shard's disk failed while this write was in flight; its outcome is not known",
         );
-        while let Some(waiting) = self.waiting.pop_front() {
-            self.parking.let_go(waiting.reply.bytes());
-            if !matches!(waiting.reply, WaitingReply::System(_)) {
-                self.refuse(waiting.asker, &unknown);
+        loop {
+            let waiting = self.waiting.pop_front().map(|waiting| (waiting.asker, waiting.reply));
+            let Some((asker, reply)) = waiting.or_else(|| self.slots.pop_any()) else { break };
+            self.parking.let_go(reply.bytes());
+            if !matches!(reply, WaitingReply::System(_)) {
+                self.refuse(asker, &unknown);
             }
         }
         self.refuse_changes(&unknown);
@@ -331,7 +363,7 @@ impl Shard {
     }
 
     fn quiet(&self) -> bool {
-        self.waiting.is_empty() && self.parking.is_empty()
+        self.waiting.is_empty() && self.slots.len() == 0 && self.parking.is_empty()
     }
 }
 
@@ -353,30 +385,50 @@ struct Asker {
 }
 
 impl Machine for Shard {
-    fn connected(&mut self, conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
+    fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos) {
+        let is_peer = token.is_some() || listener == PEER_LISTENER;
+        if let Some(replication) = self.replication.as_deref_mut().filter(|_| is_peer) {
+            return replication.connected(conn, token, now);
+        }
         self.connections.opened(conn);
+        if is_peer {
+            // Too early: this shard does not know yet who is in the cluster.
+            return self.connections.end(conn);
+        }
         self.context.metrics.connections_accepted.add(1);
         if self.stop_deadline.is_some() {
             self.connections.end(conn);
         }
     }
 
-    fn connect_failed(&mut self, _token: u64, _errno: i32, _now: Nanos) {
-        unreachable!("a shard opens no connections");
+    fn connect_failed(&mut self, token: u64, _errno: i32, now: Nanos) {
+        let replication = self.replication.as_deref_mut();
+        replication.expect("only links open connections").connect_failed(token, now);
     }
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
         self.now = now;
+        if self.is_link(conn) {
+            let replication = self.replication.as_deref_mut().expect("it has links");
+            return replication.received(&mut self.store, conn, bytes, now);
+        }
         self.context.metrics.received_bytes.add(bytes.len() as u64);
         self.take_requests(conn, bytes, now);
     }
 
     fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
+        if self.is_link(conn) {
+            return self.replication.as_deref_mut().expect("it has links").sent(conn, buf);
+        }
         self.context.metrics.sent_bytes.add(buf.len() as u64);
         self.connections.sent(conn, buf, now);
     }
 
-    fn closed(&mut self, conn: ConnId, _reason: CloseReason, _now: Nanos) {
+    fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos) {
+        if self.is_link(conn) {
+            let replication = self.replication.as_deref_mut().expect("it has links");
+            return replication.closed(conn, reason, now);
+        }
         self.connections.closed(conn);
     }
 
@@ -392,27 +444,32 @@ impl Machine for Shard {
         self.store.take_loaded(&mut self.arrived);
         if self.store.failure().is_some() {
             self.arrived.clear();
+            self.fail_replicas(now);
             self.fail_waiting();
         } else {
+            self.begin_replicating(now, fx);
             self.load_system(now);
             self.resume_parked();
             self.release(now);
             self.resume_system(now);
             self.resume_stalled();
         }
+        let ask_again_at = self.ask_again(now);
         while let Some(conn) = self.connections.next_resumed() {
             self.take_requests(conn, &[], now);
         }
         self.read_together();
+        self.propose_all(now);
         let work = self.store.turn(now, &mut fx.disk);
         fx.run_again |= work.run_again;
-        fx.wake_at = work.wake_at;
+        fx.wake_at = [work.wake_at, ask_again_at].into_iter().flatten().min();
         // A page that somebody else had read meanwhile.
         self.store.take_loaded(&mut self.arrived);
         fx.run_again |= !self.arrived.is_empty();
         if self.stopping && self.quiet() && self.store.is_closed() {
             self.finish_stop(now, fx);
         }
+        self.end_replicating(now, fx);
         self.connections.flush(fx);
         self.observe();
         // Turns that changed something are seen by the control lane a moment later.

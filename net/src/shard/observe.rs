@@ -45,6 +45,8 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "InvalidExpression",
         "ConditionFailed",
         "WrongPartition",
+        "NotLeader",
+        "LeadershipLost",
         "Overloaded",
         "DiskFull",
         "ShuttingDown",
@@ -101,6 +103,11 @@ impl Shard {
         self.publish_at = self.now + PUBLISH_NANOS;
         let metrics = &self.context.metrics;
         metrics.connections_open.set(self.connections.open_count() as u64);
+        if let Some(replication) = &self.replication {
+            metrics.members.set(replication.statuses().count() as u64);
+            let led = replication.statuses().filter(|member| member.serves);
+            metrics.groups_led.set(led.count() as u64);
+        }
         metrics.connections_paused.set(self.connections.paused_count() as u64);
         metrics.pending_replies.set(self.waiting.len() as u64);
         metrics.waiting_writes.set(self.parking.stalled() as u64);

@@ -226,6 +226,7 @@ impl Shard {
         progress: Option<Box<Progress>>,
         next_hash: Option<u64>,
     ) -> Result<Outcome, Refusal> {
+        self.readable(walk.group)?;
         let mut page = match progress.map(|progress| *progress) {
             Some(Progress::Page(page)) => page,
             _ => self.pages.pop().unwrap_or_default(),

@@ -66,6 +66,7 @@ impl Shard {
         check_projection(&request.projection)?;
         let group =
             self.locate_key(request.table.to_native(), request.epoch.to_native(), &request.key)?;
+        self.readable(group)?;
         let item = match self.store.get(group, self.key.as_bytes()) {
             Read::Item(item) => Some(item),
             Read::Absent => None,
@@ -129,6 +130,7 @@ impl Shard {
         let items = &mut gets.items;
         while let Some(key) = request.keys.get(gets.next) {
             let group = self.locate_key(table, epoch, key)?;
+            self.readable(group)?;
             match self.store.get(group, self.key.as_bytes()) {
                 Read::Item(item) if items.len() + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
                     let at = items.len();

@@ -1,6 +1,7 @@
 //! Why a request is not done, on its way to the error reply.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use forebay_core::expression::ExpressionError;
 use forebay_core::item::ItemError;
@@ -20,17 +21,31 @@ pub(super) struct Refusal {
     pub(super) retry_after_micros: u64,
     /// The current item, when a failed condition was asked to return it.
     pub(super) item: Option<Vec<u8>>,
+    /// With [`ErrorCode::NotLeader`]: where the leader serves clients, if that is known.
+    pub(super) leader: Option<SocketAddr>,
 }
 
 impl Refusal {
     pub(super) fn constant(code: ErrorCode, message: &'static str) -> Refusal {
-        Refusal { code, message: Cow::Borrowed(message), retry_after_micros: 0, item: None }
+        Refusal {
+            code,
+            message: Cow::Borrowed(message),
+            retry_after_micros: 0,
+            item: None,
+            leader: None,
+        }
     }
 
     pub(super) fn new(code: ErrorCode, mut message: String) -> Refusal {
         // Words may quote the request; a reply is never larger for that.
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        Refusal { code, message: Cow::Owned(message), retry_after_micros: 0, item: None }
+        Refusal {
+            code,
+            message: Cow::Owned(message),
+            retry_after_micros: 0,
+            item: None,
+            leader: None,
+        }
     }
 
     /// Worth trying again after `nanos`.

@@ -21,7 +21,6 @@ use forebay_core::message::{
     DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::Ticket;
 use forebay_storage::tree::PageRef;
 use rkyv::Portable;
 use rkyv::api::high::HighValidator;
@@ -32,6 +31,7 @@ use super::page::PageBuilder;
 use super::parking::{HELD_BYTES_MAX, Held};
 use super::read::Gets;
 use super::refusal::Refusal;
+use super::replicated::Mark;
 use super::write::BatchProgress;
 use super::{Asker, Shard, WAITING_MAX, WaitingReply};
 use crate::frame::{Frame, PROTOCOL_VERSION};
@@ -46,7 +46,7 @@ pub(super) enum Outcome {
     /// The store has no room for the write; run again when it has.
     Stall(Option<Box<Progress>>),
     /// Run again when this is chosen: the answer depends on it.
-    Behind(Ticket),
+    Behind(Mark),
 }
 
 /// What a request with several parts has done before it had to wait.
@@ -131,7 +131,7 @@ impl Shard {
         if self.store.failure().is_some() {
             return Err(Refusal::failed());
         }
-        if self.waiting.len() >= WAITING_MAX {
+        if self.waiting.len() + self.slots.len() >= WAITING_MAX {
             return Err(Refusal::constant(ErrorCode::Overloaded, "too many writes in flight")
                 .retry_after(10 * Nanos::PER_MILLI));
         }
@@ -163,10 +163,9 @@ impl Shard {
             Ok(Outcome::Done) => self.done_with(payload),
             Ok(Outcome::Wait(page, progress)) => self.park(asker, payload, page, progress),
             Ok(Outcome::Stall(progress)) => self.stall(asker, payload, progress),
-            Ok(Outcome::Behind(ticket)) => {
+            Ok(Outcome::Behind(mark)) => {
                 let copy = self.keep(payload);
-                let ticket = ticket.max(self.waiting_up_to());
-                self.answer_later(asker, ticket, WaitingReply::Again(copy));
+                self.answer_later(asker, mark, WaitingReply::Again(copy));
             }
             Err(refusal) => {
                 self.refuse(asker, &refusal);

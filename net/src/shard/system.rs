@@ -10,6 +10,14 @@
 //!                           item ACTIVE, chosen ─► reply
 //! ```
 //!
+//! In a cluster the group is replicated, the one who leads it on the shard 0 of some node, and the
+//! mail goes to every shard that founds a group of the table ([`TableStep`]). Mail to other nodes may
+//! be lost: it is sent again until all have answered. A table is active when a majority of each
+//! group's founders exist; its deletion is answered when a majority are gone, and its name is free
+//! when all are.
+//!
+//! [`TableStep`]: forebay_core::message::peer::TableStep
+//!
 //! Every step can be repeated: after a restart shard 0 finds tables that are CREATING or DELETING
 //! and sends their mail again; a shard that has done its part already just says so. Each group
 //! carries its table's description in its own shard's catalog, so data requests depend on no other
@@ -17,26 +25,29 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId, TableId};
 use forebay_core::item::{Item, ItemRef};
 use forebay_core::key::KeyBuf;
+use forebay_core::liveness::Peer;
 use forebay_core::message::{
     ArchivedCreateTableRequest, ArchivedDeleteTableRequest, ArchivedDescribeTableRequest,
     ArchivedListTablesRequest, ErrorCode, ListTablesReply, TableReply,
 };
+use forebay_core::paxos::MemberId;
 use forebay_core::table::{
-    KeyAttribute, KeySchema, KeyType, PartitionDescription, TableDescription, TableStatus,
-    split_evenly, validate_table_name,
+    FOUNDERS_MAX, Founder, KeyAttribute, KeySchema, KeyType, PartitionDescription,
+    TableDescription, TableStatus, split_evenly, validate_table_name,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::{
-    GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Refused, Ticket, Visit,
-};
+use forebay_storage::store::{GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Refused, Visit};
 
 use super::refusal::Refusal;
+use super::replicated::Mark;
 use super::request::Outcome;
 use super::{Asker, Shard, Unreadable, WaitingReply};
+use crate::replication::{Replication, Topology, peer_of};
 
 /// Partitions of one table at most, when created.
 const PARTITIONS_MAX: u32 = 1024;
@@ -52,18 +63,48 @@ pub struct Mail {
     pub message: ShardMail,
 }
 
-/// What shards of one node tell each other.
+/// What shards tell each other, and the node its shards.
 #[derive(Debug)]
 pub enum ShardMail {
     /// Create the partitions of this table that are yours.
-    CreatePartitions(Box<TableDescription>),
+    CreatePartitions {
+        /// The table.
+        description: Box<TableDescription>,
+        /// Who is to be told when they exist.
+        from: Peer,
+    },
     /// They exist durably.
-    PartitionsCreated(TableId),
+    PartitionsCreated {
+        /// The table.
+        table: TableId,
+        /// Whose.
+        from: Peer,
+    },
     /// Drop the partitions of this table that are yours.
-    DropPartitions(TableId),
+    DropPartitions {
+        /// The table.
+        table: TableId,
+        /// Who is to be told when they are gone.
+        from: Peer,
+    },
     /// They are gone durably.
-    PartitionsDropped(TableId),
+    PartitionsDropped {
+        /// The table.
+        table: TableId,
+        /// Whose.
+        from: Peer,
+    },
+    /// Who is in the cluster.
+    Topology {
+        /// Everybody.
+        topology: Arc<Topology>,
+        /// The cluster is new: its founders create the system group.
+        bootstrap: bool,
+    },
 }
+
+/// Mail to other nodes that was not answered is sent again after this.
+const MAIL_AGAIN_NANOS: u64 = 200 * Nanos::PER_MILLI;
 
 /// What to do when the entries of a step are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -76,30 +117,42 @@ pub(super) enum Step {
     Deleting(TableId),
     /// The item is gone: answer.
     Deleted(TableId),
-    /// This shard's partitions were created.
-    PartitionsCreated(TableId),
-    /// This shard's partitions were dropped.
-    PartitionsDropped(TableId),
+    /// This shard's partitions were created; who asked is told.
+    PartitionsCreated(TableId, Peer),
+    /// This shard's partitions were dropped; who asked is told.
+    PartitionsDropped(TableId, Peer),
 }
 
 /// A creation or deletion under way.
 #[derive(Debug)]
 struct Change {
     asker: Option<Asker>,
-    shards_left: usize,
+    dropping: bool,
+    /// Shards that have not done their part.
+    waits_for: Vec<Peer>,
+    /// Enough have.
+    finished: bool,
+    asked_at: Nanos,
+}
+
+impl Change {
+    fn new(asker: Option<Asker>) -> Change {
+        let (waits_for, asked_at) = (Vec::new(), Nanos(0));
+        Change { asker, dropping: false, waits_for, finished: false, asked_at }
+    }
 }
 
 /// Shard 0's view of all tables; empty on the other shards.
 #[derive(Debug)]
 pub(super) struct System {
-    group: Option<GroupOrdinal>,
+    pub(super) group: Option<GroupOrdinal>,
     loaded: bool,
     load_waits: Option<PageId>,
     by_name: BTreeMap<String, TableDescription>,
     names: HashMap<TableId, String>,
     changes: HashMap<TableId, Change>,
     /// The last table written: what tables are known depends on it.
-    last_write: Ticket,
+    last_write: Option<Mark>,
     /// What the store had no room for; tried again in every turn.
     again: VecDeque<Again>,
     random_state: u64,
@@ -121,10 +174,21 @@ impl System {
             by_name: BTreeMap::new(),
             names: HashMap::new(),
             changes: HashMap::new(),
-            last_write: Ticket::default(),
+            last_write: None,
             again: VecDeque::new(),
             random_state: random_seed,
         }
+    }
+
+    /// Another leads the system group: what is known of the tables may be old.
+    pub(super) fn forget(&mut self) {
+        self.loaded = false;
+        self.load_waits = None;
+        self.by_name.clear();
+        self.names.clear();
+        self.changes.clear();
+        self.last_write = None;
+        self.again.retain(|again| matches!(again, Again::Mail(_)));
     }
 
     /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA
@@ -164,8 +228,17 @@ fn key_type(letter: u8) -> Result<KeyType, Refusal> {
 impl Shard {
     /// Whether this shard can answer for tables: behind which ticket, if what it knows of them is
     /// not chosen yet.
-    fn leads_system(&self) -> Result<Option<Ticket>, Refusal> {
-        if self.context.shard != ShardId(0) {
+    fn leads_system(&mut self) -> Result<Option<Mark>, Refusal> {
+        if self.is_clustered() {
+            let Some(group) = self.system.group else {
+                return Err(Refusal::constant(
+                    ErrorCode::NotLeader,
+                    "this shard has no member of the system group",
+                )
+                .retry_after(50 * Nanos::PER_MILLI));
+            };
+            self.readable(group)?;
+        } else if self.context.shard != ShardId(0) {
             return Err(Refusal::constant(
                 ErrorCode::WrongPartition,
                 "table operations go to shard 0 of the node",
@@ -175,8 +248,7 @@ impl Shard {
             return Err(Refusal::constant(ErrorCode::Overloaded, "tables are being loaded")
                 .retry_after(50 * Nanos::PER_MILLI));
         }
-        let last = self.system.last_write;
-        Ok((last > self.store.chosen_ticket()).then_some(last))
+        Ok(self.system.last_write.filter(|last| self.is_ahead(*last)))
     }
 
     /// Takes over the groups that recovery found, and creates the system group where it belongs
@@ -195,7 +267,7 @@ impl Shard {
                 return self.give_up(Unreadable::Group { group: id });
             }
         }
-        if self.context.shard == ShardId(0) && self.system.group.is_none() {
+        if !self.is_clustered() && self.context.shard == ShardId(0) && self.system.group.is_none() {
             let descriptor = GroupDescriptor { id: GroupId::SYSTEM, payload: &[] };
             match self.store.create_group(descriptor) {
                 Ok((group, _)) => self.system.group = Some(group),
@@ -208,12 +280,12 @@ impl Shard {
     /// Whether the shard can serve everything it has.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.context.shard != ShardId(0) || self.system.loaded
+        self.is_clustered() || self.context.shard != ShardId(0) || self.system.loaded
     }
 
     /// None, if the group's own description says nothing of it.
     fn adopt(&mut self, group: GroupOrdinal, id: GroupId, payload: &[u8]) -> Option<()> {
-        let description = TableDescription::from_item(ItemRef::validate(payload).ok()?).ok()?;
+        let description = read_description(payload)?;
         let partition = description.partitions.iter().find(|partition| partition.group == id)?;
         let (first, last, epoch) = (partition.hash_first, partition.hash_last, partition.epoch);
         self.tables.add(&description, first, last, epoch, group);
@@ -223,7 +295,10 @@ impl Shard {
     /// Reads all tables from the system group; runs until it has them.
     pub(super) fn load_system(&mut self, now: Nanos) {
         let Some(group) = self.system.group else { return };
-        let elsewhere = self.context.shard != ShardId(0);
+        let elsewhere = match self.replication.as_deref() {
+            Some(replication) => !replication.leads(group),
+            None => self.is_clustered() || self.context.shard != ShardId(0),
+        };
         if self.system.loaded || elsewhere || self.stopping || self.store.failure().is_some() {
             return;
         }
@@ -263,6 +338,11 @@ impl Shard {
             let (id, status) = (table.id, table.status);
             self.system.insert(table);
             match status {
+                // A founder may have been away when it was made.
+                TableStatus::Active if self.replication.is_some() => {
+                    self.ask_shards(id, None, false, now);
+                    self.system.changes.get_mut(&id).expect("just asked").finished = true;
+                }
                 TableStatus::Active => {}
                 TableStatus::Creating => self.ask_shards(id, None, false, now),
                 TableStatus::Deleting => self.ask_shards(id, None, true, now),
@@ -272,34 +352,70 @@ impl Shard {
 
     /// Sends every shard its part of creating or dropping a table.
     fn ask_shards(&mut self, table: TableId, asker: Option<Asker>, drop: bool, now: Nanos) {
-        let shards = self.context.ports.len();
-        self.system.changes.insert(table, Change { asker, shards_left: shards });
+        let description = self.system.by_id(table).expect("the table is known");
+        let mut peers: Vec<Peer> = if self.replication.is_some() {
+            let founders = description.partitions.iter().flat_map(PartitionDescription::founders);
+            founders.map(|founder| founder.peer).collect()
+        } else {
+            (0..self.context.ports.len()).map(|shard| peer_of(0, ShardId(shard as u16))).collect()
+        };
+        peers.sort_unstable();
+        peers.dedup();
+        let waits_for = peers.clone();
+        let change = Change { asker, dropping: drop, waits_for, finished: false, asked_at: now };
+        self.system.changes.insert(table, change);
+        self.ask(table, drop, &peers, now);
+    }
+
+    fn ask(&mut self, table: TableId, drop: bool, peers: &[Peer], now: Nanos) {
+        let from = self.me();
         let description = self.system.by_id(table).expect("the table is known").clone();
-        for shard in 0..shards {
+        for peer in peers {
             let message = if drop {
-                ShardMail::DropPartitions(table)
+                ShardMail::DropPartitions { table, from }
             } else {
-                ShardMail::CreatePartitions(Box::new(description.clone()))
+                let description = Box::new(description.clone());
+                ShardMail::CreatePartitions { description, from }
             };
-            self.post(ShardId(shard as u16), message, now);
+            self.post(*peer, message, now);
         }
     }
 
-    fn post(&mut self, to: ShardId, message: ShardMail, now: Nanos) {
-        if to == self.context.shard {
-            self.mail(message, now);
-        } else {
-            self.mail.push(Mail { to, message });
+    /// Mail to other nodes may be lost: asks again who has not answered. When to come back.
+    pub(super) fn ask_again(&mut self, now: Nanos) -> Option<Nanos> {
+        if self.replication.is_none() || self.system.changes.is_empty() {
+            return None;
         }
+        let late = |change: &Change| now.since(change.asked_at) >= MAIL_AGAIN_NANOS;
+        let late: Vec<TableId> = self
+            .system
+            .changes
+            .iter()
+            .filter(|(_, change)| !change.waits_for.is_empty() && late(change))
+            .map(|(table, _)| *table)
+            .collect();
+        for table in late {
+            let change = self.system.changes.get_mut(&table).expect("just listed");
+            change.asked_at = now;
+            let (drop, peers) = (change.dropping, change.waits_for.clone());
+            self.ask(table, drop, &peers, now);
+        }
+        let changes = self.system.changes.values().filter(|change| !change.waits_for.is_empty());
+        changes.map(|change| change.asked_at + MAIL_AGAIN_NANOS).min()
     }
 
     /// Mail from a shard of this node arrived.
     pub fn mail(&mut self, message: ShardMail, now: Nanos) {
         match message {
-            ShardMail::CreatePartitions(description) => self.create_partitions(description),
-            ShardMail::DropPartitions(table) => self.drop_partitions(table),
-            ShardMail::PartitionsCreated(table) => self.shard_done(table, false, now),
-            ShardMail::PartitionsDropped(table) => self.shard_done(table, true, now),
+            ShardMail::CreatePartitions { description, from } => {
+                self.create_partitions(description, from);
+            }
+            ShardMail::DropPartitions { table, from } => self.drop_partitions(table, from),
+            ShardMail::PartitionsCreated { table, from } => self.shard_done(table, false, from),
+            ShardMail::PartitionsDropped { table, from } => self.shard_done(table, true, from),
+            ShardMail::Topology { topology, bootstrap } => {
+                self.learn_topology(topology, bootstrap, now);
+            }
         }
     }
 
@@ -323,7 +439,7 @@ impl Shard {
         }
     }
 
-    fn create_partitions(&mut self, description: Box<TableDescription>) {
+    fn create_partitions(&mut self, description: Box<TableDescription>, from: Peer) {
         let payload = description.to_item().to_bytes().expect("a description is a valid item");
         let mut ticket = self.store.last_ticket();
         for partition in &description.partitions {
@@ -331,29 +447,33 @@ impl Shard {
             if partition.shard != self.context.shard || self.store.group(id).is_some() {
                 continue;
             }
-            match self.store.create_group(GroupDescriptor { id, payload: &payload }) {
+            let created = if self.replication.is_some() {
+                let Some(created) = self.create_founder(partition, &payload) else { continue };
+                created
+            } else {
+                self.store.create_group(GroupDescriptor { id, payload: &payload })
+            };
+            match created {
                 Ok((group, created)) => {
                     self.adopt(group, id, &payload);
                     ticket = created;
                 }
                 Err(refused) => {
-                    let mail = ShardMail::CreatePartitions(description);
+                    let mail = ShardMail::CreatePartitions { description, from };
                     return self.try_again(refused, Again::Mail(mail));
                 }
             }
         }
-        self.step_later(ticket, Step::PartitionsCreated(description.id));
+        self.step_later(Mark::Ticket(ticket), Step::PartitionsCreated(description.id, from));
     }
 
-    fn drop_partitions(&mut self, table: TableId) {
+    fn drop_partitions(&mut self, table: TableId, from: Peer) {
         self.tables.remove(table);
         let mine: Vec<GroupId> = self
             .store
             .groups()
             .filter(|(_, descriptor)| {
-                ItemRef::validate(descriptor.payload)
-                    .ok()
-                    .and_then(|item| TableDescription::from_item(item).ok())
+                read_description(descriptor.payload)
                     .is_some_and(|description| description.id == table)
             })
             .map(|(_, descriptor)| descriptor.id)
@@ -362,23 +482,54 @@ impl Shard {
         for id in mine {
             let group = self.store.group(id).expect("just listed");
             match self.store.drop_group(group) {
-                Ok(dropped) => ticket = dropped,
+                Ok(dropped) => {
+                    ticket = dropped;
+                    if let Some(replication) = self.replication.as_deref_mut() {
+                        replication.remove(group);
+                    }
+                }
                 Err(refused) => {
-                    let mail = ShardMail::DropPartitions(table);
+                    let mail = ShardMail::DropPartitions { table, from };
                     return self.try_again(refused, Again::Mail(mail));
                 }
             }
         }
-        self.step_later(ticket, Step::PartitionsDropped(table));
+        self.step_later(Mark::Ticket(ticket), Step::PartitionsDropped(table, from));
     }
 
-    fn shard_done(&mut self, table: TableId, dropped: bool, _now: Nanos) {
+    fn shard_done(&mut self, table: TableId, dropped: bool, from: Peer) {
         let Some(change) = self.system.changes.get_mut(&table) else { return };
-        change.shards_left -= 1;
-        if change.shards_left > 0 {
+        if change.dropping != dropped || !change.waits_for.contains(&from) {
             return;
         }
-        self.finish_change(table, dropped);
+        change.waits_for.retain(|peer| *peer != from);
+        let (waits_for, finished) = (change.waits_for.clone(), change.finished);
+        let Some(description) = self.system.by_id(table).cloned() else { return };
+        let majority = |partition: &PartitionDescription| {
+            let done = partition.founders().filter(|founder| !waits_for.contains(&founder.peer));
+            done.count() * 2 > partition.founders().count()
+        };
+        let all = waits_for.is_empty();
+        let enough = self.replication.is_some() && description.partitions.iter().all(majority);
+        let change = self.system.changes.get_mut(&table).expect("just found");
+        if dropped {
+            // The name is free when nobody is left; who asked need not wait for a node that is away.
+            if enough
+                && !all
+                && let Some(asker) = change.asker.take()
+            {
+                self.reply_description(asker, &description);
+            }
+            if all && !finished {
+                self.system.changes.get_mut(&table).expect("just found").finished = true;
+                self.finish_change(table, true);
+            }
+        } else if (enough || all) && !finished {
+            change.finished = true;
+            self.finish_change(table, false);
+        } else if all && change.asker.is_none() && description.status == TableStatus::Active {
+            self.system.changes.remove(&table);
+        }
     }
 
     /// Every shard has done its part: logs the end of the change.
@@ -386,33 +537,40 @@ impl Shard {
         let Some(description) = self.system.by_id(table) else { return };
         let name = description.name.clone();
         let begun = if dropped {
-            let group = self.system.group.expect("shard 0 leads it");
+            let group = self.system.group.expect("the system group is led here");
             system_key(&name, &mut self.key);
-            self.store.delete(group, self.key.as_bytes())
+            self.begin_write(group, None)
         } else {
             // In memory it is active when that is chosen.
             let active = TableDescription { status: TableStatus::Active, ..description.clone() };
             self.write_table(&active)
         };
         match begun {
-            Ok(ticket) => {
-                self.system.last_write = ticket;
+            Ok(Some(mark)) => {
+                self.system.last_write = Some(mark);
                 let step = if dropped { Step::Deleted(table) } else { Step::Active(table) };
-                self.step_later(ticket, step);
+                self.step_later(mark, step);
             }
-            Err(refused) => self.try_again(refused, Again::Finish { table, dropped }),
+            Ok(None) => self.system.again.push_back(Again::Finish { table, dropped }),
+            Err(refusal) => match refusal.code {
+                ErrorCode::DiskFull | ErrorCode::Overloaded => {
+                    self.system.again.push_back(Again::Finish { table, dropped });
+                }
+                // The shard ends, or another leads: whoever does next goes on with it.
+                _ => {}
+            },
         }
     }
 
     /// Logs a table's item.
-    fn write_table(&mut self, description: &TableDescription) -> Result<Ticket, Refused> {
-        let group = self.system.group.expect("shard 0 leads it");
+    fn write_table(&mut self, description: &TableDescription) -> Result<Option<Mark>, Refusal> {
+        let group = self.system.group.expect("the system group is led here");
         let item: Item = description.to_item();
         let bytes = item.to_bytes().expect("a description is a valid item");
         system_key(&description.name, &mut self.key);
-        let ticket = self.store.put(group, self.key.as_bytes(), &bytes)?;
-        self.system.last_write = ticket;
-        Ok(ticket)
+        let mark = self.begin_write(group, Some(&bytes))?;
+        self.system.last_write = mark.or(self.system.last_write);
+        Ok(mark)
     }
 
     /// Refuses everybody who waits for a table to be created or deleted.
@@ -424,11 +582,8 @@ impl Shard {
         }
     }
 
-    fn step_later(&mut self, ticket: Ticket, step: Step) {
-        let nobody = Asker::nobody();
-        // A step may depend on nothing new (all was done before): it still goes behind the queue.
-        let ticket = ticket.max(self.waiting.back().map_or(ticket, |last| last.ticket));
-        self.answer_later(nobody, ticket, WaitingReply::System(step));
+    fn step_later(&mut self, mark: Mark, step: Step) {
+        self.answer_later(Asker::nobody(), mark, WaitingReply::System(step));
     }
 
     /// The entries of a step are chosen.
@@ -442,11 +597,13 @@ impl Shard {
                 let asker = self.system.changes.remove(&table).and_then(|change| change.asker);
                 self.ask_shards(table, asker, true, now);
             }
-            Step::PartitionsCreated(table) => {
-                self.post(ShardId(0), ShardMail::PartitionsCreated(table), now);
+            Step::PartitionsCreated(table, asked) => {
+                let from = self.me();
+                self.post(asked, ShardMail::PartitionsCreated { table, from }, now);
             }
-            Step::PartitionsDropped(table) => {
-                self.post(ShardId(0), ShardMail::PartitionsDropped(table), now);
+            Step::PartitionsDropped(table, asked) => {
+                let from = self.me();
+                self.post(asked, ShardMail::PartitionsDropped { table, from }, now);
             }
             Step::Active(table) => {
                 if let Some(description) = self.system.by_id(table) {
@@ -465,7 +622,10 @@ impl Shard {
 
     /// A creation or deletion is complete: answer whoever asked.
     fn changed(&mut self, table: TableId) {
-        let asker = self.system.changes.remove(&table).and_then(|change| change.asker);
+        let asker = self.system.changes.get_mut(&table).and_then(|change| change.asker.take());
+        if self.system.changes.get(&table).is_some_and(|change| change.waits_for.is_empty()) {
+            self.system.changes.remove(&table);
+        }
         let Some(description) = self.system.by_id(table).cloned() else { return };
         if let Some(asker) = asker {
             self.reply_description(asker, &description);
@@ -496,7 +656,7 @@ impl Shard {
             ));
         }
         let schema = schema_of(request)?;
-        let shards = self.context.ports.len() as u32;
+        let shards = self.partitions_wanted();
         let partitions = match request.partitions.to_native() {
             0 => shards,
             n if n <= PARTITIONS_MAX => n,
@@ -514,12 +674,10 @@ impl Shard {
         let partitions = split_evenly(u64::from(partitions))
             .into_iter()
             .enumerate()
-            .map(|(index, (hash_first, hash_last))| PartitionDescription {
-                group: GroupId(self.system.random() | 1),
-                shard: ShardId((index as u32 % shards) as u16),
-                hash_first,
-                hash_last,
-                epoch: 1,
+            .map(|(index, (hash_first, hash_last))| {
+                let group = GroupId(self.system.random() | 1);
+                let (shard, founders) = self.place(index);
+                PartitionDescription { group, shard, founders, hash_first, hash_last, epoch: 1 }
             })
             .collect();
         let description = TableDescription {
@@ -532,11 +690,32 @@ impl Shard {
             created_unix_millis: self.context.unix_millis_at_zero
                 + asker.asked_at.0 / Nanos::PER_MILLI,
         };
-        let ticket = self.write_table(&description)?;
+        let Some(mark) = self.write_table(&description)? else { return Err(no_room()) };
         self.system.insert(description);
-        self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
-        self.step_later(ticket, Step::Creating(id));
+        self.system.changes.insert(id, Change::new(Some(asker)));
+        self.step_later(mark, Step::Creating(id));
         Ok(Outcome::Done)
+    }
+
+    /// Partitions of a table whose creator does not say.
+    fn partitions_wanted(&self) -> u32 {
+        let topology = self.replication.as_deref().and_then(Replication::topology);
+        let alone = self.context.ports.len();
+        topology.map_or(alone, |topology| topology.shards().max(1)) as u32
+    }
+
+    /// Where a partition's group is to be.
+    fn place(&mut self, index: usize) -> (ShardId, [Option<Founder>; FOUNDERS_MAX]) {
+        let topology = self.replication.as_deref().and_then(Replication::topology).cloned();
+        let Some(topology) = topology else {
+            return (ShardId((index % self.context.ports.len()) as u16), [None; FOUNDERS_MAX]);
+        };
+        let (shard, members) = topology.place(index);
+        let mut founders = [None; FOUNDERS_MAX];
+        for (founder, (peer, az)) in founders.iter_mut().zip(members) {
+            *founder = Some(Founder { id: MemberId(self.system.random() | 1), peer, az });
+        }
+        (shard, founders)
     }
 
     pub(super) fn describe_table(
@@ -600,12 +779,22 @@ impl Shard {
             .retry_after(100 * Nanos::PER_MILLI));
         }
         let deleting = TableDescription { status: TableStatus::Deleting, ..description.clone() };
-        let ticket = self.write_table(&deleting)?;
+        let Some(mark) = self.write_table(&deleting)? else { return Err(no_room()) };
         self.system.by_id(id).expect("just found").status = TableStatus::Deleting;
-        self.system.changes.insert(id, Change { asker: Some(asker), shards_left: 0 });
-        self.step_later(ticket, Step::Deleting(id));
+        self.system.changes.insert(id, Change::new(Some(asker)));
+        self.step_later(mark, Step::Deleting(id));
         Ok(Outcome::Done)
     }
+}
+
+fn no_room() -> Refusal {
+    Refusal::constant(ErrorCode::Overloaded, "there is no room for the table's item for the moment")
+        .retry_after(50 * Nanos::PER_MILLI)
+}
+
+/// The description in a message or a group's payload; None if it is none.
+pub(super) fn read_description(bytes: &[u8]) -> Option<TableDescription> {
+    TableDescription::from_item(ItemRef::validate(bytes).ok()?).ok()
 }
 
 fn schema_of(request: &ArchivedCreateTableRequest<'_>) -> Result<KeySchema, Refusal> {

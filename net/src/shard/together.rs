@@ -59,6 +59,7 @@ impl Shard {
         }
         let group =
             self.locate_key(request.table.to_native(), request.epoch.to_native(), &request.key)?;
+        self.readable(group)?;
         self.together.keys.extend_from_slice(self.key.as_bytes());
         let key_end = self.together.keys.len();
         let payload = self.parking.copy(payload);

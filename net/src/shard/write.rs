@@ -20,6 +20,7 @@ use rkyv::option::ArchivedOption;
 
 use super::read::damaged;
 use super::refusal::Refusal;
+use super::replicated::Mark;
 use super::request::{Outcome, Progress};
 use super::{Asker, Shard, WaitingReply};
 
@@ -58,15 +59,6 @@ impl From<Refused> for Refusal {
     }
 }
 
-/// The ticket; None if there is no room for the moment.
-fn started(begun: Result<Ticket, Refused>) -> Result<Option<Ticket>, Refusal> {
-    match begun {
-        Ok(ticket) => Ok(Some(ticket)),
-        Err(Refused::Overloaded) => Ok(None),
-        Err(refused) => Err(refused.into()),
-    }
-}
-
 /// Checks what an update made of the item, and picks what was asked to be returned.
 fn returned(
     request: &ArchivedUpdateRequest<'_>,
@@ -95,8 +87,27 @@ pub(super) struct BatchProgress {
     outcomes: Vec<u16>,
     /// How many there are in all.
     operations: usize,
-    /// The last write begun.
-    last: Option<Ticket>,
+    /// The last write begun, in each group.
+    marks: Vec<Mark>,
+}
+
+impl BatchProgress {
+    /// Whether nothing was done yet.
+    fn is_untouched(&self) -> bool {
+        self.outcomes.is_empty()
+    }
+
+    fn waits_for(&mut self, mark: Mark) {
+        let same = |other: &Mark| match (mark, *other) {
+            (Mark::Ticket(_), Mark::Ticket(_)) => true,
+            (Mark::Slot(group, _), Mark::Slot(other, _)) => group == other,
+            _ => false,
+        };
+        match self.marks.iter_mut().find(|other| same(other)) {
+            Some(earlier) => *earlier = mark,
+            None => self.marks.push(mark),
+        }
+    }
 }
 
 /// The current item of `self.key`, copied to `self.old` if there is one.
@@ -138,9 +149,10 @@ impl Shard {
             };
             old_exists = current.exists;
         }
-        let begun = self.store.put(group, self.key.as_bytes(), &request.item);
-        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
-        self.answer_write(asker, ticket, wants_old && old_exists);
+        let Some(mark) = self.begin_write(group, Some(&request.item))? else {
+            return Ok(Outcome::Stall(None));
+        };
+        self.answer_write(asker, mark, wants_old && old_exists);
         Ok(Outcome::Done)
     }
 
@@ -167,9 +179,8 @@ impl Shard {
             };
             old_exists = current.exists;
         }
-        let begun = self.store.delete(group, self.key.as_bytes());
-        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
-        self.answer_write(asker, ticket, wants_old && old_exists);
+        let Some(mark) = self.begin_write(group, None)? else { return Ok(Outcome::Stall(None)) };
+        self.answer_write(asker, mark, wants_old && old_exists);
         Ok(Outcome::Done)
     }
 
@@ -198,10 +209,10 @@ impl Shard {
             Ok(Some(_)) => self.write_updated(asker, request, group, &current, &new),
             // Nothing to remove from an item that is not there.
             Ok(None) => {
-                self.answer_derived(asker, current.in_flight);
+                self.answer_derived(asker, group, current.in_flight);
                 Ok(Outcome::Done)
             }
-            Err(error) => Ok(self.refuse_derived(asker, current.in_flight, error.into())),
+            Err(error) => Ok(self.refuse_derived(asker, group, current.in_flight, error.into())),
         };
         self.scratch = new;
         done
@@ -220,12 +231,15 @@ impl Shard {
         let attributes = match returned(request, old, new) {
             Ok(attributes) => attributes,
             // What is too large now was made of the current item, which may be in flight.
-            Err(refusal) => return Ok(self.refuse_derived(asker, current.in_flight, refusal)),
+            Err(refusal) => {
+                return Ok(self.refuse_derived(asker, group, current.in_flight, refusal));
+            }
         };
-        let begun = self.store.put(group, self.key.as_bytes(), new);
-        let Some(ticket) = started(begun)? else { return Ok(Outcome::Stall(None)) };
+        let Some(mark) = self.begin_write(group, Some(new))? else {
+            return Ok(Outcome::Stall(None));
+        };
         let reply = attributes.map_or(WaitingReply::Written, WaitingReply::Attributes);
-        self.answer_later(asker, ticket, reply);
+        self.answer_later(asker, mark, reply);
         Ok(Outcome::Done)
     }
 
@@ -243,23 +257,22 @@ impl Shard {
         };
         for operation in operations.iter().skip(batch.outcomes.len()) {
             let group = self.locate_operation(table, epoch, operation)?;
-            let key = self.key.as_bytes();
-            let begun = if operation.delete {
-                self.store.delete(group, key)
-            } else {
-                self.store.put(group, key, &operation.bytes)
-            };
-            batch.outcomes.push(match begun {
-                Ok(ticket) => {
-                    batch.last = Some(ticket);
+            let item = (!operation.delete).then_some(&operation.bytes[..]);
+            let outcome = match self.begin_write(group, item) {
+                Ok(Some(mark)) => {
+                    batch.waits_for(mark);
                     0
                 }
-                Err(Refused::Overloaded) => {
+                Ok(None) => {
                     let progress = Box::new(Progress::Writes(batch));
                     return Ok(Outcome::Stall(Some(progress)));
                 }
-                Err(refused) => Refusal::from(refused).code as u16,
-            });
+                Err(refusal) if refusal.code == ErrorCode::NotLeader && batch.is_untouched() => {
+                    return Err(refusal);
+                }
+                Err(refusal) => refusal.code as u16,
+            };
+            batch.outcomes.push(outcome);
         }
         self.answer_batch(asker, batch);
         Ok(Outcome::Done)
@@ -290,7 +303,7 @@ impl Shard {
             keys.push(self.key.as_bytes().to_vec());
         }
         let outcomes = Vec::with_capacity(operations.len());
-        Ok(BatchProgress { outcomes, operations: operations.len(), last: None })
+        Ok(BatchProgress { outcomes, operations: operations.len(), marks: Vec::new() })
     }
 
     /// Answers a batch whose rest will not be begun, because of `code`.
@@ -301,8 +314,9 @@ impl Shard {
 
     fn answer_batch(&mut self, asker: Asker, batch: BatchProgress) {
         // Nothing was read: a batch of which nothing was begun depends on nothing.
-        let ticket = batch.last.unwrap_or_default().max(self.waiting_up_to());
-        self.answer_later(asker, ticket, WaitingReply::Batch(batch.outcomes));
+        let BatchProgress { outcomes, mut marks, .. } = batch;
+        let first = marks.pop().unwrap_or(Mark::Ticket(Ticket::default()));
+        self.answer_later(asker, first, WaitingReply::Batch(outcomes, marks));
     }
 
     fn locate_operation(
@@ -340,6 +354,7 @@ impl Shard {
         condition: &ArchivedOption<ArchivedCondition>,
         return_old_on_failure: bool,
     ) -> Result<Evaluated, Refusal> {
+        self.readable(group)?;
         self.old.clear();
         let current = match self.store.current(group, self.key.as_bytes(), &mut self.old) {
             Current::Item { in_flight } => CurrentItem { exists: true, in_flight },
@@ -358,18 +373,25 @@ impl Shard {
                 message: Cow::Borrowed("the condition does not hold"),
                 retry_after_micros: 0,
                 item: (return_old_on_failure && current.exists).then(|| self.old.clone()),
+                leader: None,
             },
             Err(error) => error.into(),
         };
-        Ok(Evaluated::Stop(self.refuse_derived(asker, current.in_flight, refusal)))
+        Ok(Evaluated::Stop(self.refuse_derived(asker, group, current.in_flight, refusal)))
     }
 
     /// Refuses for a reason that was read from the current item: at once if all of it is chosen,
     /// otherwise when it is.
-    fn refuse_derived(&mut self, asker: Asker, in_flight: bool, refusal: Refusal) -> Outcome {
+    fn refuse_derived(
+        &mut self,
+        asker: Asker,
+        group: GroupOrdinal,
+        in_flight: bool,
+        refusal: Refusal,
+    ) -> Outcome {
         if in_flight {
-            let ticket = self.store.last_ticket();
-            self.answer_later(asker, ticket, WaitingReply::Refused(Box::new(refusal)));
+            let mark = self.last_mark(group);
+            self.answer_later(asker, mark, WaitingReply::Refused(Box::new(refusal)));
         } else {
             self.refuse(asker, &refusal);
         }
@@ -377,22 +399,22 @@ impl Shard {
     }
 
     /// Says that nothing was to be done, as soon as what that was derived from is chosen.
-    fn answer_derived(&mut self, asker: Asker, in_flight: bool) {
+    fn answer_derived(&mut self, asker: Asker, group: GroupOrdinal, in_flight: bool) {
         if in_flight {
-            let ticket = self.store.last_ticket();
-            self.answer_later(asker, ticket, WaitingReply::Written);
+            let mark = self.last_mark(group);
+            self.answer_later(asker, mark, WaitingReply::Written);
         } else {
             self.connections.reply_alike(asker.conn, asker.correlation, &self.written);
             self.answered(asker);
         }
     }
 
-    fn answer_write(&mut self, asker: Asker, ticket: Ticket, with_old: bool) {
+    fn answer_write(&mut self, asker: Asker, mark: Mark, with_old: bool) {
         let reply = if with_old {
             WaitingReply::Attributes(self.old.clone())
         } else {
             WaitingReply::Written
         };
-        self.answer_later(asker, ticket, reply);
+        self.answer_later(asker, mark, reply);
     }
 }

@@ -332,6 +332,7 @@ impl Host {
             random_seed: seed,
             unix_millis_at_zero: 1_700_000_000_000,
             metrics: Arc::clone(&metrics),
+            cluster: None,
         };
         Host {
             shard: Shard::new(context, store, now),

@@ -61,6 +61,7 @@ fn shard(disk: &mut Blocking) -> Shard {
         random_seed: 1,
         unix_millis_at_zero: 0,
         metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
+        cluster: None,
     };
     let store = open(disk);
     Shard::new(context, store, Nanos(2))

@@ -215,6 +215,18 @@ impl Store {
         })
     }
 
+    /// A group's id.
+    #[must_use]
+    pub fn group_id(&self, group: GroupOrdinal) -> GroupId {
+        self.groups.get(group).progress.id()
+    }
+
+    /// The group's state contains every slot up to here.
+    #[must_use]
+    pub fn applied_slot(&self, group: GroupOrdinal) -> Slot {
+        self.groups.get(group).applied_slot()
+    }
+
     /// The group with this id, unless it was dropped.
     #[must_use]
     pub fn group(&self, id: GroupId) -> Option<GroupOrdinal> {

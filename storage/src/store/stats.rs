@@ -86,6 +86,19 @@ impl Store {
         }
     }
 
+    /// How much of what clients may fill of the log is held, in percent.
+    #[must_use]
+    pub fn log_held_percent(&self) -> u64 {
+        let held = self.log.end_lsn().0 - self.log.trim_lsn().0;
+        held * 100 / self.config.log.client_bytes()
+    }
+
+    /// Of the shard's log: raised by every recovery.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.log.incarnation()
+    }
+
     /// One group's figures.
     #[must_use]
     pub fn group_figures(&self, group: GroupOrdinal) -> GroupFigures {

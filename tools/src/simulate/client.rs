@@ -12,13 +12,14 @@
 //! arrived and when it is due.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forebay_core::item::ItemRef;
 use forebay_core::message::{
     ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedErrorReply, ArchivedGetReply,
-    ArchivedTableReply, ArchivedWriteReply, BatchGetRequest, BatchOperation, BatchWriteRequest,
-    CreateTableRequest, DeleteRequest, DescribeTableRequest, ErrorCode, GetRequest, Kind, Message,
-    PutRequest, ReturnValues, UpdateRequest,
+    ArchivedNotLeaderReply, ArchivedTableReply, ArchivedWriteReply, BatchGetRequest,
+    BatchOperation, BatchWriteRequest, CreateTableRequest, DeleteRequest, DescribeTableRequest,
+    ErrorCode, GetRequest, Kind, Message, PutRequest, ReturnValues, UpdateRequest,
 };
 use forebay_core::table::{TableDescription, TableStatus};
 use forebay_net::frame::{self, Frame, FrameSerializer, Inbox};
@@ -30,6 +31,7 @@ use super::between;
 use super::history::{Call, Outcome};
 use super::items::{self, PK, entry_name, register_name, value_of};
 use super::network::WireId;
+use super::node::listener_of;
 use super::workload::{Part, REGISTERS, Stage, Target, Workload};
 
 const MILLI: u64 = 1_000_000;
@@ -534,6 +536,13 @@ impl Client {
                 over(asked, outcome, work, now);
                 self.refused(node, code, now, work);
             }
+            (Kind::NotLeaderReply, request) => {
+                let reply = frame.message::<ArchivedNotLeaderReply>().ok_or_else(broken)?;
+                let leader = reply.leader(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let concerned = self.concerned(&request, work);
+                over(Asked { request, ..asked }, Outcome::NoEffect, work, now);
+                self.not_leader(node, leader, concerned);
+            }
             (Kind::TableReply, Request::Table) => {
                 let reply = frame.message::<ArchivedTableReply<'_>>().ok_or_else(broken)?;
                 let item = ItemRef::validate(reply.description.get()).map_err(|e| e.to_string())?;
@@ -602,10 +611,42 @@ impl Client {
         Ok(())
     }
 
+    /// The partition that a request was about; None: of tables, or of several.
+    fn concerned(&self, request: &Request, work: &Workload) -> Option<usize> {
+        let part = match request {
+            Request::One(part) | Request::Get(part, _) => part,
+            Request::Table | Request::Many(_) => return None,
+        };
+        Some(work.partition(match part {
+            Part::Register(name) => Target::Register(name.key),
+            Part::EntryWrite(entry) => Target::Entry(*entry),
+            Part::EntryRead(reading) => Target::Entry(reading.entry),
+        }))
+    }
+
+    /// "The leader is …"
+    fn not_leader(&mut self, node: usize, leader: Option<SocketAddr>, concerned: Option<usize>) {
+        let next = (node + 1) % self.links.len();
+        let leader = leader.map_or(next, |leader| listener_of(leader).0);
+        match concerned {
+            Some(partition) => self.leaders[partition] = leader,
+            None if self.guide == node => self.guide = leader,
+            None => {}
+        }
+    }
+
     /// After some refusals another node is the better one to ask.
     fn refused(&mut self, node: usize, code: Option<ErrorCode>, now: u64, work: &mut Workload) {
         let elsewhere = match code {
-            Some(ErrorCode::TableExists | ErrorCode::TableNotActive) => false,
+            Some(
+                ErrorCode::TableExists
+                | ErrorCode::TableNotActive
+                | ErrorCode::NotLeader
+                | ErrorCode::LeadershipLost,
+            ) => {
+                self.doubt(node);
+                false
+            }
             Some(ErrorCode::Overloaded | ErrorCode::DiskFull) => self.random.chance(1, 8),
             _ => true,
         };

@@ -40,7 +40,10 @@ impl World {
                 self.crash(node, Down::Process);
             }
             Fault::PowerCut { .. } | Fault::Kill { .. } => {}
-            Fault::Pause { node } => {
+            Fault::Pause { node, inside: true } if self.nodes[node].shard.is_some() => {
+                self.nodes[node].stop_inside = nanos;
+            }
+            Fault::Pause { node, .. } => {
                 let until = &mut self.nodes[node].paused_until;
                 *until = (*until).max(now + nanos);
             }

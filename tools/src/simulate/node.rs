@@ -5,12 +5,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_core::ids::ShardId;
 use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, ConnId, Effects, SendBuf};
 use forebay_net::metrics::ShardMetrics;
-use forebay_net::shard::{METRIC_NAMES, Shard, ShardContext};
+use forebay_net::replication::{Topology, TopologyNode};
+use forebay_net::shard::{
+    Clock as ShardClock, ClusterContext, METRIC_NAMES, PEER_LISTENER, Shard, ShardContext,
+    ShardMail,
+};
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf};
 use forebay_storage::log::LogConfig;
 use forebay_storage::store::{self, OpenError, Opened, StoreConfig};
@@ -50,9 +55,37 @@ pub(super) fn store_config(node: usize) -> StoreConfig {
     }
 }
 
-/// The node and listener behind an address: port 4700 and the node's number.
+/// Clients reach a node at this port and its number, peers at the other.
+const NATIVE_PORT: u16 = 4700;
+const PEER_PORT: u16 = 4800;
+
+fn address(port: u16, node: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port + node as u16))
+}
+
+/// The node and listener behind an address.
 pub(super) fn listener_of(address: SocketAddr) -> (usize, usize) {
-    (usize::from(address.port()) - 4700, 0)
+    match address.port() {
+        port if port >= PEER_PORT => (usize::from(port - PEER_PORT), PEER_LISTENER),
+        port => (usize::from(port - NATIVE_PORT), 0),
+    }
+}
+
+/// The random id that is kept with a node's data.
+fn node_id(node: usize) -> u128 {
+    0x5eed_0000_0000 + node as u128
+}
+
+/// A cluster of so many nodes, each in a zone of its own; None for a node that stands alone.
+pub(super) fn topology(nodes: usize) -> Option<Arc<Topology>> {
+    let node = |node| TopologyNode {
+        node_id: node_id(node).to_be_bytes(),
+        az: node as u16,
+        native: vec![address(NATIVE_PORT, node)],
+        peer: vec![address(PEER_PORT, node)],
+    };
+    let all = || Topology { cluster_id: [0x5e; 16], nodes: (0..nodes).map(node).collect() };
+    (nodes > 1).then(|| Arc::new(all()))
 }
 
 /// What the node's machine hears before its next turn.
@@ -135,13 +168,24 @@ pub(super) struct Node {
     pub(super) pending: Vec<Pending>,
     pub(super) fx: Effects,
     pub(super) metrics: Arc<ShardMetrics>,
+    /// The process is stopped for so long in the middle of its next turn.
+    pub(super) stop_inside: u64,
+    /// What the shard reads in the middle of a turn.
+    glance: Arc<AtomicU64>,
+    topology: Option<Arc<Topology>>,
     seed: u64,
     /// Checkpoints of earlier starts.
     checkpoints: u64,
 }
 
 impl Node {
-    pub(super) fn new(number: usize, seed: u64, clock: Clock, lies: bool) -> Node {
+    pub(super) fn new(
+        number: usize,
+        seed: u64,
+        clock: Clock,
+        topology: Option<Arc<Topology>>,
+        lies: bool,
+    ) -> Node {
         let config = store_config(number);
         Node {
             number,
@@ -156,14 +200,12 @@ impl Node {
             pending: Vec::new(),
             fx: Effects::default(),
             metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
+            stop_inside: 0,
+            glance: Arc::default(),
+            topology,
             seed,
             checkpoints: 0,
         }
-    }
-
-    /// The random id that is kept with its data.
-    fn id(&self) -> u128 {
-        0x5eed_0000_0000 + self.number as u128
     }
 
     /// Starts the process: recovery, then service.
@@ -173,18 +215,37 @@ impl Node {
         let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
         let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks)).collect();
         let Opened { store, warning } =
-            store::open(config, self.id(), buffers, &mut self.disk, local, &mut |_| {})?;
+            store::open(config, node_id(self.number), buffers, &mut self.disk, local, &mut |_| {})?;
         let context = ShardContext {
             shard: ShardId(0),
-            node_id: self.id().to_be_bytes(),
-            ports: vec![4700 + self.number as u16],
+            node_id: node_id(self.number).to_be_bytes(),
+            ports: vec![NATIVE_PORT + self.number as u16],
             random_seed: self.seed ^ (u64::from(self.incarnation) << 32),
             unix_millis_at_zero: 1_700_000_000_000,
             metrics: Arc::clone(&self.metrics),
+            cluster: self.topology.as_ref().map(|_| self.cluster_context()),
         };
-        self.shard = Some(Shard::new(context, store, local));
+        let mut shard = Shard::new(context, store, local);
+        if let Some(topology) = &self.topology {
+            let topology = Arc::clone(topology);
+            shard.mail(ShardMail::Topology { topology, bootstrap: self.incarnation == 0 }, local);
+        }
+        self.shard = Some(shard);
         self.down = None;
         Ok(warning)
+    }
+
+    fn cluster_context(&self) -> ClusterContext {
+        let glance = Arc::clone(&self.glance);
+        let clock = move || Nanos(glance.load(Ordering::Relaxed));
+        ClusterContext { clock: ShardClock(Arc::new(clock)) }
+    }
+
+    /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.
+    pub(super) fn begin_turn(&mut self, now: u64) -> u64 {
+        let end = now + std::mem::take(&mut self.stop_inside);
+        self.glance.store(self.clock.local(end).0, Ordering::Relaxed);
+        end
     }
 
     /// The process is gone.
@@ -194,6 +255,7 @@ impl Node {
         self.down = Some(how);
         self.incarnation += 1;
         self.turn_at = None;
+        self.stop_inside = 0;
         self.conns = Conns::default();
         self.pending.clear();
         self.fx = Effects::default();

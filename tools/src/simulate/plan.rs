@@ -51,6 +51,8 @@ pub enum Fault {
     Pause {
         /// Whose.
         node: usize,
+        /// It is stopped in the middle of a turn, between a read and its reply.
+        inside: bool,
     },
     /// Nothing passes in this direction.
     Cut {
@@ -260,7 +262,7 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
     match random.below(26) {
         0..4 => Fault::PowerCut { node },
         4..7 => Fault::Kill { node },
-        7..10 => Fault::Pause { node },
+        7..10 => Fault::Pause { node, inside: random.chance(1, 2) },
         10..12 => Fault::Cut { from: a, to: b },
         12 => Fault::CutBothWays { a, b },
         13..15 => Fault::Isolate { node },

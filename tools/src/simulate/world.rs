@@ -10,7 +10,6 @@
 //!
 //! Time passes only between events. A process that is paused finds its events later, in their order.
 
-use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, Machine};
 use forebay_storage::sim_disk::SimRandom;
 
@@ -86,12 +85,14 @@ impl World {
         let schedule = Schedule::new(&plan, keeps);
         let mut random = SimRandom::new(mixed(seed, 1));
         let lies = options.planted == Some(Planted::LyingDisk);
+        let topology = super::node::topology(options.nodes);
         let nodes = (0..options.nodes)
             .map(|number| {
                 let ppm = between(&mut random, 0, 400) as i64 - 200;
                 let local = SECOND + between(&mut random, 0, 1_000 * SECOND);
                 let clock = Clock::new(0, local, ppm);
-                Node::new(number, mixed(seed, 100 + number as u64), clock, lies)
+                let topology = topology.clone();
+                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, lies)
             })
             .collect();
         let client = |number| {
@@ -319,6 +320,7 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[number];
         let local = node.clock.local(now);
+        let end = node.begin_turn(now);
         let Some(shard) = node.shard.as_mut() else { return };
         for pending in node.pending.drain(..) {
             match pending {
@@ -334,7 +336,10 @@ impl World {
         assert!(!mail, "a node of one shard writes to no other");
         let failure = shard.store().failure();
         let stop = std::mem::take(&mut node.fx.stop);
-        self.carry_out(number, local);
+        if end > now {
+            node.paused_until = node.paused_until.max(end);
+        }
+        self.carry_out(number, end);
         if let Some(reason) = failure {
             self.trace.say(now, || format!("node {number} fails: {reason}"));
             self.restart_soon(number);
@@ -351,8 +356,8 @@ impl World {
         self.queue.push(at, What::Restart { node: number, incarnation });
     }
 
-    fn carry_out(&mut self, number: usize, local: Nanos) {
-        let now = self.now;
+    /// Does what the turn that ended then asked for.
+    fn carry_out(&mut self, number: usize, now: u64) {
         let mut fx = std::mem::take(&mut self.nodes[number].fx);
         let node = &mut self.nodes[number];
         let incarnation = node.incarnation;
@@ -360,7 +365,7 @@ impl World {
             let (op, at) = node.disk.submit(op, now);
             self.queue.push(at, What::Disk { node: number, incarnation, op });
         }
-        let mut next = std::mem::take(&mut fx.wake_at).map(|at| node.clock.real(at.max(local)));
+        let mut next = std::mem::take(&mut fx.wake_at).map(|at| node.clock.real(at));
         let by = |next: &mut Option<u64>, at: u64| *next = Some(next.map_or(at, |due| due.min(at)));
         if std::mem::take(&mut fx.run_again) {
             by(&mut next, now + AGAIN_NANOS);

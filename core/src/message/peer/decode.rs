@@ -12,7 +12,9 @@ use super::hello::{
     Welcome,
 };
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
+use super::table::{ArchivedTableStep, StepKind};
 use super::{HANDSHAKE_FRAME_BYTES_MAX, PeerKind};
+use crate::ids::TableId;
 use crate::liveness::PairMessage;
 
 /// What a frame from a peer says. All of it was validated.
@@ -30,6 +32,8 @@ pub enum PeerFrame<'a> {
     Pair(PairMessage),
     /// For the groups.
     Groups(BatchReader<'a>),
+    /// For the tables; the description is only bounded.
+    Table(StepKind, TableId, &'a [u8]),
 }
 
 struct Payload<'a> {
@@ -92,6 +96,11 @@ pub fn decode(kind: u16, version: u16, payload: &[u8]) -> Result<PeerFrame<'_>, 
         PeerKind::Ack => PeerFrame::Pair(payload.access::<ArchivedAck>()?.to_message()),
         PeerKind::Ask => PeerFrame::Pair(payload.access::<ArchivedAsk>()?.to_message()),
         PeerKind::Answer => PeerFrame::Pair(payload.access::<ArchivedAnswer<'_>>()?.to_message()?),
+        PeerKind::TableStep => {
+            let step = payload.access::<ArchivedTableStep<'_>>()?;
+            let (kind, table) = step.check()?;
+            PeerFrame::Table(kind, table, &step.description)
+        }
         PeerKind::GroupBatch => PeerFrame::Groups(BatchReader::validate(payload.bytes)?),
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use forebay_core::ids::{GroupId, ShardId, TableId};
 use forebay_core::message::{
     ArchivedDescribeTableRequest, DescribeNodeReply, ErrorCode, ErrorReply, Kind, Message,
-    ShardAddress, TableReply, WriteReply,
+    NotLeaderReply, ShardAddress, TableReply, WriteReply,
 };
 use forebay_core::table::{
     KeySchema, KeyType, PartitionDescription, TableDescription, TableStatus, split_evenly,
@@ -19,6 +19,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::client::{Client, ClientConfig, Table};
 use crate::frame::{self, FrameSerializer, Inbox};
@@ -59,19 +60,38 @@ impl Asked {
         let message = "as scripted";
         self.reply(&ErrorReply { code: code as u16, retry_after_micros, message, item: None })
     }
+
+    /// "The leader is …", or that none is known.
+    pub(super) fn not_leader(&self, leader: Option<SocketAddr>) -> Act {
+        let unknown = NotLeaderReply::unknown(0);
+        self.reply(&leader.map_or(unknown, NotLeaderReply::leader_is))
+    }
 }
 
 /// What the node does about a request.
 pub(super) enum Act {
     Send(SendBuf),
     SendLater(SendBuf, Duration),
+    /// Sends this, as if it were all, and closes.
+    SendAndClose(SendBuf),
     Ignore,
     Close,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    /// Its process is stopped; the kernel goes on to accept connections and bytes.
+    Frozen,
+    Dead,
 }
 
 type Script = Box<dyn FnMut(Asked) -> Act + Send>;
 
 struct Shared {
+    node_id: [u8; 16],
+    mode: watch::Sender<Mode>,
     script: Mutex<Script>,
     addrs: Vec<SocketAddr>,
     description: Mutex<TableDescription>,
@@ -96,17 +116,26 @@ impl FakeNode {
             addrs.push(socket.local_addr().unwrap());
             sockets.push(socket);
         }
+        let mut node_id = [0; 16];
+        node_id[..2].copy_from_slice(&addrs[0].port().to_be_bytes());
         let shared = Arc::new(Shared {
+            node_id,
+            mode: watch::Sender::new(Mode::Running),
             script: Mutex::new(Box::new(script)),
             addrs,
             description: Mutex::new(description(shards, 1)),
             described: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
-        let mut listeners = tokio::task::JoinSet::new();
+        let mut node = FakeNode { shared, listeners: tokio::task::JoinSet::new() };
+        node.listen(sockets);
+        node
+    }
+
+    fn listen(&mut self, sockets: Vec<TcpListener>) {
         for (shard, socket) in sockets.into_iter().enumerate() {
-            let shared = shared.clone();
-            listeners.spawn(async move {
+            let shared = self.shared.clone();
+            self.listeners.spawn(async move {
                 loop {
                     let (stream, _) = socket.accept().await.unwrap();
                     let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -114,11 +143,36 @@ impl FakeNode {
                 }
             });
         }
-        FakeNode { shared, listeners }
+    }
+
+    /// Ends as a killed process does: connections and listeners are gone.
+    pub(super) async fn kill(&mut self) {
+        self.shared.mode.send_replace(Mode::Dead);
+        self.stop_listening().await;
+    }
+
+    /// Starts again where it was.
+    pub(super) async fn restart(&mut self) {
+        let mut sockets = Vec::new();
+        for addr in &self.shared.addrs {
+            sockets.push(TcpListener::bind(addr).await.unwrap());
+        }
+        self.shared.mode.send_replace(Mode::Running);
+        self.listen(sockets);
+    }
+
+    /// Stops as a process does at SIGSTOP.
+    pub(super) fn freeze(&self) {
+        self.shared.mode.send_replace(Mode::Frozen);
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
         self.shared.addrs[0]
+    }
+
+    /// Of its shards.
+    pub(super) fn addrs(&self) -> &[SocketAddr] {
+        &self.shared.addrs
     }
 
     /// How often the table was described.
@@ -151,6 +205,7 @@ pub(super) fn description(shards: u16, epoch: u64) -> TableDescription {
     let partitions = split_evenly(u64::from(shards)).into_iter().enumerate();
     let partitions = partitions.map(|(index, (hash_first, hash_last))| PartitionDescription {
         group: GroupId(index as u64 + 1),
+        founders: [None; 3],
         shard: ShardId(index as u16),
         hash_first,
         hash_last,
@@ -177,7 +232,8 @@ impl Shared {
                     .enumerate()
                     .map(|(shard, addr)| ShardAddress { shard: shard as u16, port: addr.port() });
                 let shards = shards.collect();
-                asked.reply(&DescribeNodeReply { node_id: [1; 16], shards, protocol_version: 1 })
+                let node_id = self.node_id;
+                asked.reply(&DescribeNodeReply { node_id, shards, protocol_version: 1 })
             }
             Kind::DescribeTable => {
                 let name = asked.message::<ArchivedDescribeTableRequest<'_>>().name.get();
@@ -195,11 +251,20 @@ impl Shared {
 
 async fn serve(shared: Arc<Shared>, shard: u16, connection: usize, mut stream: TcpStream) {
     let (mut inbox, mut chunk) = (Inbox::default(), vec![0; 4096]);
+    let mut mode = shared.mode.subscribe();
     loop {
-        let bytes = match stream.read(&mut chunk).await {
+        let read = tokio::select! {
+            _ = mode.wait_for(|mode| *mode == Mode::Dead) => return,
+            read = stream.read(&mut chunk) => read,
+        };
+        let bytes = match read {
             Ok(0) | Err(_) => return,
             Ok(bytes) => &chunk[..bytes],
         };
+        let still = *mode.wait_for(|mode| *mode != Mode::Frozen).await.unwrap();
+        if still == Mode::Dead {
+            return;
+        }
         let mut acts = Vec::new();
         inbox
             .receive(bytes, |frame| {
@@ -217,6 +282,7 @@ async fn serve(shared: Arc<Shared>, shard: u16, connection: usize, mut stream: T
                     tokio::time::sleep(pause).await;
                     stream.write_all(&bytes).await.unwrap_or(());
                 }
+                Act::SendAndClose(bytes) => return stream.write_all(&bytes).await.unwrap_or(()),
                 Act::Ignore => {}
                 Act::Close => return,
             }

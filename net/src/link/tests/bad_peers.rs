@@ -21,6 +21,8 @@ impl Sink for Quiet {
         self.heard += 1;
     }
 
+    fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
+
     fn group(&mut self, _: Peer, _: GroupMessage<'_>) {
         self.heard += 1;
     }

@@ -35,6 +35,8 @@ impl Sink for Talker {
         assert!(matches!(message, PairMessage::Ask { about: Peer(77) }));
     }
 
+    fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
+
     fn group(&mut self, _: Peer, message: GroupMessage<'_>) {
         let number = message.route.group.0;
         assert_eq!(message.route, route(number));

@@ -254,6 +254,8 @@ impl Sink for Member {
         self.liveness.receive(from, message, self.now, &mut self.pair_effects);
     }
 
+    fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
+
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         let GroupMessage { route, message, entries } = message;
         assert_eq!((route.group, route.to), (GROUP, self.id));

@@ -294,6 +294,12 @@ impl Store {
         checkpointed.append(&mut self.checkpointed);
     }
 
+    /// Whether one of the last three has something to tell.
+    #[must_use]
+    pub fn has_reports(&self) -> bool {
+        !(self.persisted.is_empty() && self.applied.is_empty() && self.checkpointed.is_empty())
+    }
+
     /// A member as it is on the disk, for its replica: right after [`super::open`], before anything
     /// else is asked of it.
     #[must_use]

@@ -139,6 +139,15 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
             let Some(reply) = frame.message::<ArchivedDescribeNodeReply>() else { return };
             assert!(reply.shards.len() <= max);
         }
+        Kind::NotLeaderReply => {
+            let Some(reply) = frame.message::<ArchivedNotLeaderReply>() else { return };
+            let reached = std::net::IpAddr::from([192, 0, 2, 1]);
+            // An IPv4 address may be spelled in more than one way; the port may not.
+            if let Some(leader) = reply.leader(reached) {
+                let again = NotLeaderReply::leader_is(leader);
+                assert_eq!(again.leader_port, reply.leader_port.to_native());
+            }
+        }
         Kind::ErrorReply => {
             let Some(reply) = frame.message::<ArchivedErrorReply<'_>>() else { return };
             if let Some(code) = ErrorCode::from_wire(reply.code.to_native()) {
@@ -423,6 +432,7 @@ fn replies() -> Vec<SendBuf> {
             shards: vec![ShardAddress { shard: 0, port: 4700 }],
             protocol_version: 1,
         },
+        NotLeaderReply::leader_is(([10, 0, 0, 2], 4701).into()),
         ErrorReply { code: 30, retry_after_micros: 9, message: "no", item: Some(&item) },
     );
     frames

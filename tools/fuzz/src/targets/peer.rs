@@ -3,7 +3,7 @@
 
 use core::net::SocketAddr;
 
-use forebay_core::ids::{Ballot, GroupId, Slot};
+use forebay_core::ids::{Ballot, GroupId, Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::*;
 use forebay_core::paxos::{
@@ -76,6 +76,8 @@ impl Sink for Ears {
     fn pair(&mut self, from: Peer, _: &PairMessage) {
         assert_eq!(from, Peer(2));
     }
+
+    fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
 
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         assert_eq!(from, Peer(2));

@@ -103,6 +103,7 @@ impl Host {
             random_seed: 1,
             unix_millis_at_zero: 0,
             metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
+            cluster: None,
         };
         let now = Nanos(1);
         Host {

@@ -1,0 +1,372 @@
+//! Replicated groups on a shard: core's replicas and liveness, the store's members, and the links
+//! between shards, joined.
+//!
+//! ```text
+//!   links ──► Sink ─┬─ pair ──► Liveness ──┐                      ┌─► Store: stage, persist, choose
+//!                   └─ group ─► Replica ───┼─► effects, in order ─┤
+//!   Store ─► persisted, applied, … ────────┘                      ├─► Outgoing ─► links
+//!   shard ─► propose ─► tick at the turn's end                    └─► Event ─► shard
+//! ```
+//!
+//! A state machine like the shard that owns it: no system call, time and randomness are arguments.
+//!
+//! # The order of a turn
+//! 1. Events: [`Replication::received`] and the like. Effects on the store happen at once, because
+//!    the next message may change what they speak of; what is to be sent is encoded at once and
+//!    queued, because the links are busy handing over the batch.
+//! 2. [`Replication::begin_turn`]: what the store has done, then, if this process's view of the
+//!    world is fresh ([`crate::link::PauseGuard`]), what time has brought.
+//! 3. The shard serves requests; writes are proposed.
+//! 4. [`Replication::propose_all`]: each group that was written to sends its entries, and hands them to
+//!    the log, before [`Store::turn`] begins the batch: so the followers' logs and this one's are
+//!    written at the same time.
+//! 5. [`Replication::end_turn`]: links hand out their buffers.
+//!
+//! # Reads
+//! **Rule (leases).** A strong read is served between two looks at the lease: [`Replication::may_read`]
+//! before it, by the time of the turn, and [`Replication::reads_stand`] after all reads of the turn
+//! and before any reply leaves, by a clock that is read then. In between only this thread runs, so
+//! the state that was read is the state of both moments.
+//!
+//! # Trimming
+//! A group's entries may leave the log when two storage replicas' checkpoints have them. They stay
+//! while the log is less than half full: a member that was away for a while is caught up from them.
+//!
+//! Left out: snapshots for a member that needs what has left the logs.
+
+mod entry;
+mod member;
+mod topology;
+
+use std::sync::Arc;
+
+use forebay_core::ids::{GroupId, Slot, TableId};
+use forebay_core::liveness::{Liveness, LivenessSettings, PairEffect, PairMessage, Peer};
+use forebay_core::message::peer::{Authentication, GroupMessage, Identity, StepKind, TableStep};
+use forebay_core::paxos::{Configuration, MemberId, MemberRole, NotServed, Replica, Settings};
+use forebay_core::time::Nanos;
+use forebay_storage::store::{GroupOrdinal, MemberDescriptor, Refused, Store, Ticket};
+
+use crate::link::{LinkEvent, LinkSettings, Links, Sink};
+use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
+use member::Members;
+
+pub use member::{MemberStatus, NotProposed};
+pub use topology::{Topology, TopologyNode, peer_of};
+
+/// Which shard of which cluster this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicationIdentity {
+    /// The cluster.
+    pub cluster_id: [u8; 16],
+    /// The node.
+    pub node_id: [u8; 16],
+    /// The shard's number in the cluster.
+    pub peer: Peer,
+    /// Its number on the node.
+    pub shard: u16,
+    /// Where the node stands.
+    pub az: u16,
+}
+
+/// What the shard should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Everything up to this slot is chosen and in the state: replies that wait for it may go.
+    Applied(GroupOrdinal, Slot),
+    /// This member leads the group, and serves.
+    Leads(GroupOrdinal),
+    /// It does not lead any more: the outcome of what it has not answered is unknown.
+    StepsDown(GroupOrdinal),
+    /// A step of a table's creation or deletion arrived.
+    Table {
+        /// From which shard.
+        from: Peer,
+        /// What is to be done, or was.
+        step: StepKind,
+        /// Of which table.
+        table: TableId,
+        /// Its description, not validated.
+        description: Vec<u8>,
+    },
+}
+
+/// See the module's docs.
+#[derive(Debug)]
+pub struct Replication {
+    me: ReplicationIdentity,
+    topology: Option<Arc<Topology>>,
+    links: Links,
+    members: Members,
+    /// Links' randomness.
+    random: u64,
+    /// The earliest end of a lease that a read of this turn rests on.
+    reads_stand_until: Option<Nanos>,
+}
+
+impl Replication {
+    /// Takes over the members that the store has, right after it was opened.
+    #[must_use]
+    pub fn new(me: ReplicationIdentity, store: &Store, seed: u64, now: Nanos) -> Replication {
+        let identity = Identity {
+            cluster_id: me.cluster_id,
+            node_id: me.node_id,
+            peer: me.peer.0,
+            shard: me.shard,
+            az: me.az,
+            incarnation: store.incarnation(),
+            authentication: Authentication::Dev,
+        };
+        let settings = LivenessSettings::DEFAULT;
+        let liveness = Liveness::new(me.peer, store.incarnation(), settings, false, now);
+        let mut replication = Replication {
+            me,
+            topology: None,
+            links: Links::new(identity, LinkSettings::DEFAULT),
+            members: Members::new(liveness, seed),
+            random: seed.rotate_left(17) | 1,
+            reads_stand_until: None,
+        };
+        for (group, id, role) in store.members() {
+            let recovered = store.recovered(group);
+            let may_trim = recovered.trimmed;
+            let replica = Replica::recover(id, Settings::DEFAULT, recovered);
+            replication.members.insert(store.group_id(group), group, role, replica, may_trim);
+        }
+        replication
+    }
+
+    /// Learns who is in the cluster.
+    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Nanos) {
+        for (info, _) in topology.peers() {
+            self.links.set_peer(info, now);
+            self.members.liveness.add_peer(Peer(info.expected.peer), now);
+        }
+        self.topology = Some(topology);
+    }
+
+    /// Who is in the cluster, once that is known.
+    #[must_use]
+    pub fn topology(&self) -> Option<&Arc<Topology>> {
+        self.topology.as_ref()
+    }
+
+    /// This shard.
+    #[must_use]
+    pub fn me(&self) -> &ReplicationIdentity {
+        &self.me
+    }
+
+    /// Creates a founding member of a group here.
+    ///
+    /// # Errors
+    /// Nothing was begun; see [`Refused`].
+    pub fn create(
+        &mut self,
+        store: &mut Store,
+        group: GroupId,
+        member: MemberId,
+        configuration: Configuration,
+        payload: &[u8],
+    ) -> Result<(GroupOrdinal, Ticket), Refused> {
+        let role = MemberRole::Storage;
+        let configuration_of = Some(configuration);
+        let descriptor =
+            MemberDescriptor { group, member, role, configuration: configuration_of, payload };
+        let (ordinal, ticket) = store.create_member(descriptor)?;
+        let replica = Replica::bootstrap(member, Settings::DEFAULT, configuration);
+        self.members.insert(group, ordinal, role, replica, Slot(0));
+        Ok((ordinal, ticket))
+    }
+
+    /// The group is dropped from this shard.
+    pub fn remove(&mut self, group: GroupOrdinal) {
+        self.members.remove(group);
+    }
+
+    /// Stages a put (or a delete) and proposes it: the slot that it takes if it is chosen.
+    ///
+    /// # Errors
+    /// Nothing was taken; see [`NotProposed`].
+    pub fn propose(
+        &mut self,
+        store: &mut Store,
+        group: GroupOrdinal,
+        key: &[u8],
+        item: Option<&[u8]>,
+    ) -> Result<Slot, NotProposed> {
+        self.members.propose(store, group, key, item)
+    }
+
+    /// The last slot that this member holds: what was derived from the group's entries in flight
+    /// depends on no later one.
+    #[must_use]
+    pub fn last_slot(&self, group: GroupOrdinal) -> Slot {
+        self.members.get(group).replica.figures().last_slot
+    }
+
+    /// Leave to read the group's applied state in this turn.
+    ///
+    /// # Errors
+    /// If this member may not serve strong reads now.
+    pub fn may_read(&mut self, group: GroupOrdinal, now: Nanos) -> Result<(), NotServed> {
+        let until = self.members.may_read(group, now)?;
+        let before = self.reads_stand_until.unwrap_or(until);
+        self.reads_stand_until = Some(until.min(before));
+        Ok(())
+    }
+
+    /// Whether every read since the last call may be answered: `clock` is read only if there were
+    /// any. See the module's docs.
+    pub fn reads_stand(&mut self, clock: impl FnOnce() -> Nanos) -> bool {
+        self.reads_stand_until.take().is_none_or(|until| clock() < until)
+    }
+
+    /// Whether this member leads the group and serves.
+    #[must_use]
+    pub fn leads(&self, group: GroupOrdinal) -> bool {
+        self.members.get(group).serves
+    }
+
+    /// The shard that leads the group, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self, group: GroupOrdinal) -> Option<Peer> {
+        self.members.leader(group)
+    }
+
+    /// Every member here, for operators.
+    pub fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
+        self.members.statuses()
+    }
+
+    /// Gives up the lead of every group here to a member that lives, so that nobody has to wait for
+    /// a lease to end. Says how many groups are still led.
+    pub fn hand_over_all(&mut self, store: &mut Store, now: Nanos) -> usize {
+        self.members.hand_over_all(store, now)
+    }
+
+    /// The shard's log failed (**Rule (failed write or flush)**): no member here takes part any more.
+    pub fn fail(&mut self, store: &mut Store, now: Nanos) {
+        self.members.fail(store, now);
+    }
+
+    /// What the links have counted.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// What the shard should know, in order.
+    pub fn take_events(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.members.events);
+    }
+
+    /// Sends a step of a table's creation or deletion; it may be lost.
+    pub fn send_table(&mut self, to: Peer, step: StepKind, table: TableId, description: &[u8]) {
+        let step = TableStep { step: step as u8, table: table.0, description };
+        self.links.send_table(to, &step);
+    }
+
+    /// A connection is open: accepted on the peers' listener, or dialed by a link.
+    pub fn connected(&mut self, conn: ConnId, token: Option<u64>, now: Nanos) {
+        self.links.connected(conn, token, None, now);
+    }
+
+    /// A link's dial failed.
+    pub fn connect_failed(&mut self, token: u64, now: Nanos) {
+        self.links.connect_failed(token, now);
+    }
+
+    /// Whether the connection is a link's.
+    #[must_use]
+    pub fn owns(&self, conn: ConnId) -> bool {
+        self.links.owns(conn)
+    }
+
+    /// Bytes arrived on a link's connection.
+    pub fn received(&mut self, store: &mut Store, conn: ConnId, bytes: &[u8], now: Nanos) {
+        let mut arrival = Arrival { members: &mut self.members, store, now };
+        self.links.received(conn, bytes, now, &mut arrival);
+    }
+
+    /// A buffer of a link came back.
+    pub fn sent(&mut self, conn: ConnId, buffer: SendBuf) {
+        self.links.sent(conn, buffer);
+    }
+
+    /// A link's connection is gone.
+    pub fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos) {
+        self.links.closed(conn, reason, now);
+    }
+
+    /// See the module's docs.
+    pub fn begin_turn(&mut self, store: &mut Store, now: Nanos, fx: &mut Effects) {
+        self.members.take_done(store, now);
+        if self.links.may_judge(now) {
+            self.members.liveness.tick(now, &mut self.members.pair_effects);
+            let random = self.next_random();
+            self.links.tick(now, random, fx);
+        } else {
+            fx.run_again = true;
+        }
+        for event in self.links.take_events() {
+            let (LinkEvent::Up(peer) | LinkEvent::Down(peer)) = event;
+            self.members.pair_effects.push(PairEffect::Changed { peer });
+        }
+        for effect in std::mem::take(&mut self.members.pair_effects) {
+            match effect {
+                PairEffect::Send { to, message } => self.links.send_pair(to, &message),
+                PairEffect::Changed { peer } => self.members.touch_all_on(peer),
+            }
+        }
+        self.members.touch_due(now);
+        self.members.tick_touched(store, now);
+        // A group of one's entry, or the last acknowledgement: applied within the turn.
+        self.members.take_done(store, now);
+    }
+
+    /// Sends what was proposed in this turn, and hands it to the log.
+    pub fn propose_all(&mut self, store: &mut Store, now: Nanos) {
+        self.members.tick_touched(store, now);
+    }
+
+    /// Hands out what is to be sent, and says when this must run again at the latest.
+    pub fn end_turn(&mut self, now: Nanos, fx: &mut Effects) {
+        self.members.send_outgoing(&mut self.links);
+        self.links.flush(now, fx);
+        let due = [self.links.next_due(), self.members.liveness.next_due()];
+        let due = due.into_iter().chain(self.members.next_due()).min().expect("there are two");
+        let wake_at = fx.wake_at.map_or(due, |at| at.min(due));
+        fx.wake_at = Some(wake_at);
+        fx.run_again |= self.members.has_events();
+        self.links.sleeps_until(if fx.run_again { now } else { wake_at.max(now) });
+    }
+
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+        self.random >> 20
+    }
+}
+
+/// Takes what peers say while the links read it.
+struct Arrival<'a> {
+    members: &'a mut Members,
+    store: &'a mut Store,
+    now: Nanos,
+}
+
+impl Sink for Arrival<'_> {
+    fn pair(&mut self, from: Peer, message: &PairMessage) {
+        let Members { liveness, pair_effects, .. } = &mut *self.members;
+        liveness.receive(from, message, self.now, pair_effects);
+    }
+
+    fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
+        self.members.receive(self.store, from, message, self.now);
+    }
+
+    fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]) {
+        let description = description.to_vec();
+        self.members.events.push(Event::Table { from, step, table, description });
+    }
+}

@@ -1,0 +1,203 @@
+//! `dev --nodes N`: a cluster in one process, each node in a directory and a zone of its own.
+//!
+//! ```text
+//!   DATA/cluster.toml      the cluster's id, and whether its system group exists
+//!   DATA/node-1 …          data directories like those of `forebay node`
+//! ```
+//!
+//! The nodes find each other through this process: the ports on which they listen for peers are any
+//! free ones of the loopback interface, told to all at every start.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use forebay_net::metrics::{ShardMetrics, ShardPhase};
+use forebay_net::node::Node;
+use forebay_net::node::config::{ClusterPlace, NodeConfig};
+use forebay_net::replication::Topology;
+use forebay_storage::directory::{DataDirectory, replace_file};
+use rand::TryRngCore;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Failure};
+use crate::run::Running;
+
+const FILE: &str = "cluster.toml";
+const FILE_NEW: &str = "cluster.toml.new";
+
+/// Nodes of one process, at most: more help nobody on one machine.
+pub(crate) const NODES_MAX: u32 = 16;
+
+/// What DATA/cluster.toml says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterFile {
+    /// 32 hexadecimal digits.
+    cluster_id: String,
+    nodes: u32,
+    /// The system group exists.
+    bootstrapped: bool,
+}
+
+/// One configuration for each node, from that of a single one: its memory is divided, its ports
+/// follow each other.
+pub(crate) fn configs(config: &NodeConfig, nodes: u32) -> Vec<NodeConfig> {
+    let shards = config.shards.unwrap_or(NodeConfig::NEW_DIRECTORY.shards);
+    let plus = |address: SocketAddr, step: u32| {
+        let port = match address.port() {
+            0 => 0,
+            first => u16::try_from(u32::from(first) + step).unwrap_or(u16::MAX),
+        };
+        SocketAddr::new(address.ip(), port)
+    };
+    let of = |place: u32| NodeConfig {
+        data_dir: config.data_dir.join(format!("node-{}", place + 1)),
+        native: plus(config.native, place * u32::from(shards)),
+        http: config.http.map(|http| plus(http, place)),
+        memory_bytes: config.memory_bytes / u64::from(nodes),
+        // The nodes share the cores.
+        pin_cores: false,
+        cluster: Some(ClusterPlace {
+            az: place as u16,
+            peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }),
+        ..config.clone()
+    };
+    (0..nodes).map(of).collect()
+}
+
+/// The nodes of a cluster in this process.
+struct Cluster {
+    nodes: Vec<Node>,
+    data: PathBuf,
+    file: ClusterFile,
+}
+
+/// Starts the nodes and tells them of each other.
+pub(crate) fn start(
+    data: &Path,
+    opened: Vec<(NodeConfig, DataDirectory)>,
+) -> Result<Box<dyn Running>, Failure> {
+    let file = read_or_draw(data, opened.len() as u32)?;
+    let digits = u128::from_str_radix(&file.cluster_id, 16);
+    let cluster_id = digits.map_err(|error| bad_file(data, &error.to_string()))?.to_be_bytes();
+    let mut nodes = Vec::with_capacity(opened.len());
+    for (config, directory) in opened {
+        nodes.push(Node::start(&config, directory)?);
+    }
+    let described = nodes.iter().map(|node| node.topology_node().expect("it is one of a cluster"));
+    let topology = Arc::new(Topology { cluster_id, nodes: described.collect() });
+    for node in &mut nodes {
+        node.set_topology(&topology, !file.bootstrapped);
+    }
+    Ok(Box::new(Cluster { nodes, data: data.to_owned(), file }))
+}
+
+fn bad_file(data: &Path, problem: &str) -> Failure {
+    let path = data.join(FILE);
+    Failure::new(Exit::Usage, format!("{}: {problem}; take another --data", path.display()))
+}
+
+fn read_or_draw(data: &Path, nodes: u32) -> Result<ClusterFile, Failure> {
+    match std::fs::read_to_string(data.join(FILE)) {
+        Ok(text) => {
+            let file: ClusterFile =
+                toml::from_str(&text).map_err(|error| bad_file(data, error.message()))?;
+            if file.nodes != nodes {
+                let problem = format!("the cluster has {} nodes, not {nodes}", file.nodes);
+                return Err(bad_file(data, &problem));
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut id = [0; 16];
+            let drawn = rand::rngs::OsRng.try_fill_bytes(&mut id);
+            drawn.map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
+            let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
+            let file = ClusterFile { cluster_id, nodes, bootstrapped: false };
+            write(data, &file)?;
+            Ok(file)
+        }
+        Err(error) => Err(bad_file(data, &error.to_string())),
+    }
+}
+
+fn write(data: &Path, file: &ClusterFile) -> Result<(), Failure> {
+    let text = toml::to_string(file).expect("plain fields serialize");
+    let text = format!("# Written by forebay when it made this cluster. Do not edit.\n{text}");
+    Ok(replace_file(data, FILE_NEW, FILE, text.as_bytes())?)
+}
+
+impl Running for Cluster {
+    fn native_addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter_map(|node| node.native_addrs().first().copied()).collect()
+    }
+
+    fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().filter_map(Node::http_addr).collect()
+    }
+
+    fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
+        self.nodes.iter().flat_map(Node::metrics).collect()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let metrics = self.metrics();
+        let serving = metrics.iter().all(|shard| shard.phase() == ShardPhase::Serving);
+        let led = metrics.iter().any(|shard| shard.groups_led.get() > 0);
+        if serving && led && !self.file.bootstrapped {
+            self.file.bootstrapped = true;
+            // Not written: the next start says again what the nodes know by then.
+            if let Err(failure) = write(&self.data, &self.file) {
+                eprintln!("forebay: {}", failure.message);
+            }
+        }
+        serving && led
+    }
+
+    fn failure(&mut self) -> Option<Failure> {
+        self.nodes.iter_mut().find_map(Node::failure).map(Failure::from)
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), Failure> {
+        // All at once: each hands over what it leads while somebody is there to take it.
+        let stopping: Vec<_> =
+            self.nodes.into_iter().map(|node| std::thread::spawn(move || node.stop())).collect();
+        let mut first = Ok(());
+        for thread in stopping {
+            let ended = thread.join().expect("stopping a node does not panic");
+            first = first.and(ended.map_err(Failure::from));
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_a_directory_a_zone_and_ports_of_its_own() {
+        let config = NodeConfig { shards: Some(2), ..NodeConfig::new("data".into()) };
+        let configs = configs(&config, 3);
+        let ports: Vec<u16> = configs.iter().map(|config| config.native.port()).collect();
+        assert_eq!(ports, [4700, 4702, 4704]);
+        let azs: Vec<u16> = configs.iter().map(|config| config.cluster.unwrap().az).collect();
+        assert_eq!(azs, [0, 1, 2]);
+        assert_eq!(configs[2].data_dir, Path::new("data/node-3"));
+        assert_eq!(configs[1].memory_bytes, config.memory_bytes / 3);
+    }
+
+    #[test]
+    fn a_cluster_keeps_its_id_and_its_number_of_nodes() {
+        let data = tempfile::tempdir().unwrap();
+        let first = read_or_draw(data.path(), 3).unwrap();
+        assert!(!first.bootstrapped);
+        assert_eq!(read_or_draw(data.path(), 3).unwrap().cluster_id, first.cluster_id);
+        let failure = read_or_draw(data.path(), 5).unwrap_err();
+        assert!(failure.message.contains("3 nodes, not 5"), "{}", failure.message);
+        std::fs::write(data.path().join(FILE), "nonsense").unwrap();
+        assert!(read_or_draw(data.path(), 3).is_err());
+    }
+}
