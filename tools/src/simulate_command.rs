@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Keep only these faults of the plan, by number; an empty list keeps none
     #[arg(long, value_name = "LIST", value_parser = parse_keep)]
     keep: Option<Keep>,
+    /// Go on after a failing seed, and list the failing ones in the end
+    #[arg(long)]
+    go_on: bool,
     /// Say what happens
     #[arg(long)]
     trace: bool,
@@ -128,7 +131,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let bar = progress_bar(args.seeds);
     let began = Instant::now();
-    let mut totals = Totals::default();
+    let (mut totals, mut failing) = (Totals::default(), Vec::new());
     for seed in (0..args.seeds).map(|index| first.wrapping_add(index)) {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -149,14 +152,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         if args.trace {
             show_trace(&outcome);
         }
-        if let Some(failure) = outcome.failure {
+        let Some(failure) = outcome.failure else { continue };
+        if !args.go_on {
             bar.finish_and_clear();
             return Err(explain(args, &options, &failure, &stop));
         }
+        bar.suspend(|| say(&failed(seed, &failure)));
+        failing.push(seed);
     }
     bar.finish_and_clear();
-    summarize(&totals, began.elapsed().as_secs_f64());
-    Ok(())
+    summarize(&totals, failing.len(), began.elapsed().as_secs_f64());
+    match failing.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::new(
+            Exit::Simulation,
+            format!("{} seed(s) failed, the first is {first}", failing.len()),
+        )),
+    }
 }
 
 fn seed_of_the_clock() -> u64 {
@@ -191,16 +203,22 @@ fn show_trace(outcome: &Outcome) {
     }
 }
 
-fn summarize(totals: &Totals, real_seconds: f64) {
+fn failed(seed: u64, failure: &Found) -> String {
+    let at = failure.at_nanos as f64 / 1e9;
+    format!("seed {seed} FAILED ({:?}) at {at:.6} s: {}\n", failure.kind, failure.message)
+}
+
+fn summarize(totals: &Totals, failed: usize, real_seconds: f64) {
     let stats = &totals.stats;
     let operations = &stats.operations;
     let simulated = stats.simulated_nanos as f64 / 1e9;
     say(&format!(
-        "{} seed(s) clean: {}\n\
+        "{} of {} seed(s) clean: {}\n\
          faults {}, crashes {}, checkpoints {}, digests compared {}\n\
          operations {} ({:.0} a simulated second): {} keys answered, {} refused, {} unknown, {} not \
          sent\n\
          ledger entries acknowledged {}; histories too wide to check {}\n",
+        totals.seeds - failed as u64,
         totals.seeds,
         totals.speed(real_seconds),
         stats.faults,
@@ -221,12 +239,7 @@ fn summarize(totals: &Totals, real_seconds: f64) {
 /// Makes the failing run small, and says how to see it again.
 fn explain(args: &Args, options: &Options, failure: &Found, stop: &AtomicBool) -> Failure {
     let seed = options.seed;
-    say(&format!(
-        "seed {seed} FAILED ({:?}) at {:.6} s: {}\n",
-        failure.kind,
-        failure.at_nanos as f64 / 1e9,
-        failure.message
-    ));
+    say(&failed(seed, failure));
     eprintln!("forebay: leaving out faults that it does not need");
     let go_on = &mut || !stop.load(Ordering::Relaxed);
     let small = simulate::minimise(options, failure.kind, go_on);

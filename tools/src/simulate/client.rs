@@ -118,6 +118,8 @@ pub(super) struct Client {
     pub(super) dials: Vec<usize>,
     next_correlation: u64,
     next_at: u64,
+    /// The last reading waits after a refusal.
+    audit_at: u64,
     random: SimRandom,
     item: Vec<u8>,
     /// The turn that the world has been asked for.
@@ -142,6 +144,7 @@ impl Client {
             dials: Vec::new(),
             next_correlation: 1,
             next_at: now + between(&mut random, 0, PACE_NANOS.1),
+            audit_at: 0,
             random,
             item: Vec::new(),
             due: None,
@@ -461,6 +464,10 @@ impl Client {
     }
 
     fn audit(&mut self, now: u64, work: &mut Workload) {
+        if now < self.audit_at {
+            self.next_at = self.audit_at;
+            return;
+        }
         self.next_at = self.next_at.max(now + AUDIT_NANOS);
         for _ in 0..work.targets.len() {
             let under_way: usize = self.links.iter().map(|link| link.asked.len()).sum();
@@ -528,19 +535,23 @@ impl Client {
                     work.ended(*part, Outcome::Found(found), began, now);
                     return Ok(());
                 }
+                *work.refusals.entry(code.map_or("another", ErrorCode::name)).or_default() += 1;
                 let outcome = match code {
                     Some(code) if code.had_no_effect() => Outcome::NoEffect,
                     _ => Outcome::Unknown,
                 };
                 let asked = Asked { request, ..asked };
                 over(asked, outcome, work, now);
+                self.audit_at = now + AUDIT_NANOS;
                 self.refused(node, code, now, work);
             }
             (Kind::NotLeaderReply, request) => {
                 let reply = frame.message::<ArchivedNotLeaderReply>().ok_or_else(broken)?;
+                *work.refusals.entry("NotLeader").or_default() += 1;
                 let leader = reply.leader(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 let concerned = self.concerned(&request, work);
                 over(Asked { request, ..asked }, Outcome::NoEffect, work, now);
+                self.audit_at = now + AUDIT_NANOS;
                 self.not_leader(node, leader, concerned);
             }
             (Kind::TableReply, Request::Table) => {

@@ -31,10 +31,11 @@ pub(super) const CHECKPOINT_NANOS: u64 = 10 * Nanos::PER_SECOND;
 /// Two superblocks, as in a new data directory.
 const PAGES_BYTES: u64 = 64 * BLOCK_BYTES as u64;
 
-/// The sizes of a simulated store: real enough to fill, small enough to be opened many times.
-pub(super) fn store_config(node: usize) -> StoreConfig {
+/// The sizes of a simulated store: small enough to be opened many times. A small log fills up within
+/// seconds, a large one holds a run.
+fn store_config(node: usize, small: bool) -> StoreConfig {
     let log = LogConfig {
-        segment_bytes: 1 << 20,
+        segment_bytes: if small { 1 << 20 } else { 8 << 20 },
         segments: 8,
         record_bytes_max: 24 << 10,
         reserve_bytes: 1 << 20,
@@ -173,6 +174,7 @@ pub(super) struct Node {
     /// What the shard reads in the middle of a turn.
     glance: Arc<AtomicU64>,
     topology: Option<Arc<Topology>>,
+    small_log: bool,
     seed: u64,
     /// Checkpoints of earlier starts.
     checkpoints: u64,
@@ -184,9 +186,10 @@ impl Node {
         seed: u64,
         clock: Clock,
         topology: Option<Arc<Topology>>,
+        small: bool,
         lies: bool,
     ) -> Node {
-        let config = store_config(number);
+        let config = store_config(number, small);
         Node {
             number,
             shard: None,
@@ -203,6 +206,7 @@ impl Node {
             stop_inside: 0,
             glance: Arc::default(),
             topology,
+            small_log: small,
             seed,
             checkpoints: 0,
         }
@@ -210,7 +214,7 @@ impl Node {
 
     /// Starts the process: recovery, then service.
     pub(super) fn start(&mut self, now: u64) -> Result<Option<String>, OpenError> {
-        let config = store_config(self.number);
+        let config = store_config(self.number, self.small_log);
         let local = self.clock.local(now);
         let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
         let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks)).collect();

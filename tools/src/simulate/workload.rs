@@ -1,5 +1,7 @@
 //! What all clients of a run share: the table, what they know of it, and what they were told.
 
+use std::collections::BTreeMap;
+
 use forebay_core::key::partition_hash;
 use forebay_core::table::TableDescription;
 use forebay_storage::sim_disk::SimRandom;
@@ -72,6 +74,8 @@ pub(super) struct Workload {
     pub(super) auditing: usize,
     /// The first thing that must not be.
     pub(super) violation: Option<String>,
+    /// Refusals by code, for people.
+    pub(super) refusals: BTreeMap<&'static str, u64>,
     /// The latest beginning of a write, and of a read, that succeeded.
     pub(super) last_write: u64,
     pub(super) last_read: u64,
@@ -90,6 +94,7 @@ impl Workload {
             targets: Vec::new(),
             auditing: 0,
             violation: None,
+            refusals: BTreeMap::new(),
             last_write: 0,
             last_read: 0,
         }

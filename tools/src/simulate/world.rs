@@ -39,6 +39,8 @@ const AGAIN_NANOS: u64 = 25 * MICRO;
 const SENT_NANOS: u64 = 60 * MICRO;
 /// How often the nodes are looked at.
 const INSPECT_NANOS: u64 = 200 * MILLI;
+/// How often a trace says how they stand.
+const DESCRIBE_NANOS: u64 = 10 * SECOND;
 /// The table must have been made by then.
 const SETUP_NANOS_MAX: u64 = 2_900 * MILLI;
 /// After the last fault, clients succeed within this time.
@@ -85,6 +87,7 @@ impl World {
         let schedule = Schedule::new(&plan, keeps);
         let mut random = SimRandom::new(mixed(seed, 1));
         let lies = options.planted == Some(Planted::LyingDisk);
+        let small = random.chance(1, 2);
         let topology = super::node::topology(options.nodes);
         let nodes = (0..options.nodes)
             .map(|number| {
@@ -92,7 +95,7 @@ impl World {
                 let local = SECOND + between(&mut random, 0, 1_000 * SECOND);
                 let clock = Clock::new(0, local, ppm);
                 let topology = topology.clone();
-                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, lies)
+                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, small, lies)
             })
             .collect();
         let client = |number| {
@@ -124,7 +127,50 @@ impl World {
     pub(super) fn fail(&mut self, kind: FailureKind, message: impl Into<String>) {
         let message = message.into();
         self.trace.say(self.now, || format!("FAILURE: {message}"));
+        self.describe_nodes();
         self.failure.get_or_insert(Failure { kind, at_nanos: self.now, message });
+    }
+
+    /// Says how every node stands.
+    fn describe_nodes(&mut self) {
+        let refusals = &self.work.refusals;
+        self.trace.say(self.now, || format!("refusals since the last look: {refusals:?}"));
+        self.work.refusals.clear();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let Some(shard) = &node.shard else {
+                self.trace.say(self.now, || format!("node {number} is down: {:?}", node.down));
+                continue;
+            };
+            let stats = shard.store().stats();
+            self.trace.say(self.now, || {
+                format!(
+                    "node {number}: log {} to {} (durable {}), {} free; checkpoint {}; {:?}",
+                    stats.trim_lsn,
+                    stats.next_lsn,
+                    stats.durable_lsn,
+                    stats.log_free_bytes,
+                    stats.checkpoint_number,
+                    shard.store().failure()
+                )
+            });
+            for status in shard.replication().into_iter().flat_map(|r| r.statuses()) {
+                let figures = status.figures;
+                self.trace.say(self.now, || {
+                    format!(
+                        "  group {}: {:?}{}{}, {} held, {} chosen, {} applied, {} trimmed, {:?}",
+                        status.group,
+                        figures.role,
+                        if status.serves { ", serves" } else { "" },
+                        if status.needs_snapshot { ", needs a snapshot" } else { "" },
+                        figures.last_slot,
+                        figures.chosen_slot,
+                        figures.applied_slot,
+                        figures.trimmed_slot,
+                        figures.promised,
+                    )
+                });
+            }
+        }
     }
 
     /// Runs to the end, or to the first thing that must not be.
@@ -157,7 +203,9 @@ impl World {
         self.stats.network_bytes = self.network.delivered_bytes();
         self.stats.digests_compared = self.agreement.compared();
         self.stats.checkpoints = self.nodes.iter().map(Node::checkpoints).sum();
-        if self.failure.is_none() {
+        // Wrong answers count for more than none.
+        let liveness = |failure: &Failure| failure.kind == FailureKind::Liveness;
+        if self.failure.as_ref().is_none_or(liveness) {
             self.check_histories();
         }
     }
@@ -580,6 +628,9 @@ impl World {
 
     fn inspect(&mut self) {
         self.queue.push(self.now + INSPECT_NANOS, What::Inspect);
+        if self.now.is_multiple_of(DESCRIBE_NANOS) {
+            self.describe_nodes();
+        }
         let mut differs = None;
         for (number, node) in self.nodes.iter().enumerate() {
             let Some(store) = node.shard.as_ref().map(|shard| shard.store()) else { continue };
@@ -690,6 +741,7 @@ impl World {
             super::trace::describe(&ops[index])
         );
         self.now = ops[index].ended_at;
+        self.failure = None;
         self.fail(FailureKind::Linearizability, message);
     }
 
