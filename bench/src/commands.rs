@@ -1,7 +1,6 @@
 //! `load`, `run` and `verify-ledger`: from arguments to a report.
 
-use std::io::IsTerminal as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_core::time::Nanos;
@@ -13,6 +12,7 @@ use crate::fleet::process::end_all_on_interrupt;
 use crate::generator::{self, Arrivals, Interval, Phase, Plan, Ramp, RunOutcome, Shared};
 use crate::interrupt;
 use crate::ledger::{self, LedgerHeader, LedgerWriter, Verdict};
+use crate::loading::{self, LOAD_INTERVAL_MILLIS, Order};
 use crate::report::build::{self, Before};
 use crate::report::collect::{Progress, Watch};
 use crate::report::json::Report;
@@ -23,18 +23,12 @@ use crate::sys;
 use crate::target::{CONNECT_TIMEOUT, Setup, Target, TargetUrl, with_target};
 use crate::workers::{self, WORKERS_MAX};
 use crate::workload::{
-    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Load, Mixed, OpKind, PhaseSpec, Records, Scenario, Shape,
-    Sizes, Source, WorkloadArg,
+    LEDGER_VALUE_BYTES_MIN, LedgerKeys, Mixed, OpKind, PhaseSpec, Scenario, Shape, Sizes, Source,
+    WorkloadArg,
 };
 
 /// Of a measurement, if the command line does not say.
 const RUN_SECONDS: u64 = 10;
-/// Progress of a load is shown this often.
-const LOAD_INTERVAL_MILLIS: u64 = 200;
-/// Between two passes over what a store refused.
-const LOAD_REST: Duration = Duration::from_millis(200);
-/// So many passes in which nothing at all was taken end a load: two seconds and more.
-const LOAD_IDLE_PASSES_MAX: u32 = 10;
 
 /// `args`, with what its scenario says in their place, and the scenario.
 fn resolve(args: &RunArgs) -> Result<(RunArgs, Scenario), BenchError> {
@@ -134,63 +128,43 @@ pub(crate) fn load_quietly(args: &LoadArgs) -> Result<Loaded, BenchError> {
         traffic.shape.sort_digits = scenario.sort_digits.unwrap_or(traffic.shape.sort_digits);
         sizes = scenario.shape.sizes;
     }
-    let data = &load.traffic.data;
-    let sort_digits = load.traffic.shape.sort_digits.into();
+    let TrafficArgs { ref data, records, seed, .. } = load.traffic;
     let ca_pem = data.trust.read()?;
-    let ca_pem = ca_pem.as_deref().map(str::as_bytes);
-    let setup = Setup { sort_digits, ca_pem, ..plain(&data.table) };
-    with_target!(&data.target, &setup, |target| load_into(&load, &sizes, &target))
+    let bar = loading::bar(records);
+    let began = Instant::now();
+    let order = |workers| {
+        let plan = load_plan(&load, workers)?;
+        Ok::<Order, BenchError>(Order { plan, records, sizes: sizes.clone(), seed })
+    };
+    let loaded = match load.workers.len() {
+        0 => {
+            let sort_digits = load.traffic.shape.sort_digits.into();
+            let ca_pem = ca_pem.as_deref().map(str::as_bytes);
+            let setup = Setup { sort_digits, ca_pem, ..plain(&data.table) };
+            with_target!(&data.target, &setup, |target| {
+                check_keys(target.as_ref(), data)?;
+                loading::load_all(&target, &order(1)?, &bar, || false)
+            })
+        }
+        workers => {
+            check_workers(workers)?;
+            workers::coordinate_load(&load, &order(workers as u32)?, ca_pem, &bar)
+        }
+    };
+    bar.finish_and_clear();
+    let records = loaded?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Loaded { records, seconds, sizes: sizes.clone() })
 }
 
-fn load_into<T: Target>(
-    args: &LoadArgs,
-    sizes: &Sizes,
-    target: &Arc<T>,
-) -> Result<Loaded, BenchError> {
-    let TrafficArgs { records, seed, .. } = args.traffic;
-    check_keys(target.as_ref(), &args.traffic.data)?;
-    let mut plan = Plan {
+/// The plan of a load of `workers` processes.
+fn load_plan(args: &LoadArgs, workers: u32) -> Result<Plan, BenchError> {
+    let mut traffic = args.traffic.clone();
+    traffic.threads *= workers;
+    Ok(Plan {
         interval_millis: LOAD_INTERVAL_MILLIS,
-        ..plan(&args.traffic, args.connections, args.depth)?
-    };
-    let bar = match std::io::stderr().is_terminal() {
-        true => indicatif::ProgressBar::new(records),
-        false => indicatif::ProgressBar::hidden(),
-    };
-    bar.set_style(
-        indicatif::ProgressStyle::with_template(
-            "loading {bar:40} {human_pos}/{human_len} records, {per_sec}, {eta} left",
-        )
-        .expect("the template is a constant"),
-    );
-    let began = Instant::now();
-    let mut watch = Watch::progress(Progress::Bar(bar));
-    let (mut wanted, mut loaded, mut idle_passes) = (Records::All(records), 0, 0);
-    loop {
-        let left = Arc::new(Mutex::new(Vec::new()));
-        let source = |part, _| {
-            let (wanted, left) = (wanted.clone(), Arc::clone(&left));
-            Source::Load(Load::new(wanted, sizes.clone(), seed, part, left))
-        };
-        let outcome = generator::run(target, &plan, source, &mut watch)?;
-        let done = outcome.collected.total.successes();
-        loaded += done;
-        let list = std::mem::take(&mut *left.lock().expect("the threads have ended"));
-        if loaded == records {
-            let seconds = began.elapsed().as_secs_f64();
-            return Ok(Loaded { records, seconds, sizes: sizes.clone() });
-        }
-        // A store that sheds load while it catches up is asked again for what it refused.
-        idle_passes = if done == 0 { idle_passes + 1 } else { 0 };
-        if idle_passes == LOAD_IDLE_PASSES_MAX || list.is_empty() {
-            let (failed, first) = (records - loaded, first_error(&outcome));
-            return Err(BenchError::LoadIncomplete { failed, records, first });
-        }
-        wanted = Records::Left(list.into());
-        // Gentler from pass to pass: what overwhelms a store once does so again.
-        plan.depth = (plan.depth / 2).max(1);
-        std::thread::sleep(LOAD_REST);
-    }
+        ..plan(&traffic, args.connections, args.depth)?
+    })
 }
 
 /// `forebay-bench run`.
@@ -305,15 +279,20 @@ fn watch(args: &RunArgs) -> Result<Watch, BenchError> {
     Ok(Watch { progress: Progress::Rows, raw: raw.transpose()? })
 }
 
+fn check_workers(workers: usize) -> Result<(), BenchError> {
+    match workers > WORKERS_MAX {
+        true => Err(BenchError::Usage(format!("--workers: at most {WORKERS_MAX}"))),
+        false => Ok(()),
+    }
+}
+
 /// A run that others generate the load of.
 fn run_on_workers(
     args: &RunArgs,
     scenario: &Scenario,
     ca_pem: Option<String>,
 ) -> Result<Measured, BenchError> {
-    if args.workers.len() > WORKERS_MAX {
-        return Err(BenchError::Usage(format!("--workers: at most {WORKERS_MAX}")));
-    }
+    check_workers(args.workers.len())?;
     let plan = run_plan(args, scenario, args.workers.len() as u32)?;
     let mut watch = watch(args)?;
     let before = Before::look(&args.traffic.data.target);
@@ -526,12 +505,4 @@ fn plan(traffic: &TrafficArgs, connections: u32, depth: u32) -> Result<Plan, Ben
         key_bytes: traffic.data.key_bytes as usize,
         ledger: None,
     })
-}
-
-fn first_error(outcome: &RunOutcome) -> String {
-    outcome
-        .threads
-        .iter()
-        .find_map(|thread| thread.first_error.clone())
-        .unwrap_or_else(|| "none reported".to_owned())
 }

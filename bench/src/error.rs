@@ -30,8 +30,9 @@ pub(crate) enum BenchError {
         /// The resolver's words.
         source: std::io::Error,
     },
-    /// Nothing serves there. Start the store.
-    #[error("nothing answers at {address} ({url}): {source}\n{hint}", hint = url.scheme.start_hint())]
+    /// Nothing serves there, or something else. Start the store, or correct the address.
+    #[error("no {store} at {address} ({url}): {source}\n{hint}",
+            store = url.scheme.store(), hint = url.scheme.start_hint())]
     Unreachable {
         /// The target as given.
         url: TargetUrl,
@@ -62,6 +63,21 @@ pub(crate) enum BenchError {
     /// Something else answers there. Check the port.
     #[error("the target does not speak its protocol: {0}")]
     Protocol(#[from] ProtocolError),
+    /// The same, before anything was measured. Correct the address.
+    #[error("no {store} at {url}: {source}\n{hint}",
+            store = url.scheme.store(), hint = url.scheme.start_hint())]
+    OtherProtocol {
+        /// The target as given.
+        url: TargetUrl,
+        /// What is wrong with its bytes.
+        source: ProtocolError,
+    },
+    /// The connections of a run could not all be opened. Look at the target.
+    #[error("the run could not begin: {words}")]
+    CannotBegin {
+        /// Why.
+        words: String,
+    },
     /// The store refused what the run needs first.
     #[error("the target refused {what}: {words}")]
     Refused {
@@ -280,7 +296,20 @@ impl BenchError {
         address: SocketAddr,
         source: std::io::Error,
     ) -> BenchError {
-        BenchError::Unreachable { url: url.clone(), address, source }
+        BenchError::Unreachable { url: url.clone(), address, source: in_words(source) }
+    }
+
+    /// A connection to `address` failed.
+    pub(crate) fn connection(address: SocketAddr, source: std::io::Error) -> BenchError {
+        BenchError::Connection { address, source: in_words(source) }
+    }
+
+    /// As it befell whoever asked `url` first.
+    pub(crate) fn of(self, url: &TargetUrl) -> BenchError {
+        match self {
+            BenchError::Protocol(source) => BenchError::OtherProtocol { url: url.clone(), source },
+            other => other,
+        }
     }
 
     /// The process's exit code; see the module's table.
@@ -299,6 +328,8 @@ impl BenchError {
             | BenchError::Unreachable { .. }
             | BenchError::Connection { .. }
             | BenchError::Protocol(_)
+            | BenchError::OtherProtocol { .. }
+            | BenchError::CannotBegin { .. }
             | BenchError::DoesNotStart { .. }
             | BenchError::StoreDied { .. }
             | BenchError::NotInstalled { .. }
@@ -316,5 +347,14 @@ impl BenchError {
             | BenchError::Engine { .. }
             | BenchError::Floor(_) => 4,
         }
+    }
+}
+
+/// A socket's time limit is a failure to block, as the system has it; a reader wants to hear of time.
+pub(crate) fn in_words(source: std::io::Error) -> std::io::Error {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    match source.kind() {
+        WouldBlock => std::io::Error::new(TimedOut, "no answer within the time limit"),
+        _ => source,
     }
 }

@@ -12,18 +12,18 @@
 //!
 //! [`verify`] reads every noted key back: its value must be whole, be the record's own, and carry a
 //! sequence number no lower than the highest noted one. (A higher one is a put that was under way
-//! when the store died.)
+//! when the store, or one of its nodes, died: its outcome was unknown, so it may be there.)
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::BenchError;
 use crate::target::session::Session;
-use crate::target::{Outcome, Request, Target};
+use crate::target::{Outcome, Request, Target, follow};
 use crate::workload::{KeySpelling, LedgerPut, LedgerValueError, read_ledger_value};
 
 const MAGIC: &str = "forebay-ledger 1";
@@ -180,6 +180,8 @@ pub(crate) struct Verdict {
 const EXAMPLES_MAX: usize = 20;
 /// Reads under way at once.
 const BATCH: usize = 64;
+/// Between two looks for a leader.
+const ELSEWHERE_PAUSE: Duration = Duration::from_millis(20);
 
 impl Verdict {
     /// Acknowledged puts that are not there as acknowledged.
@@ -212,9 +214,13 @@ impl Verdict {
                 self.missing += 1;
                 format!("is not there, acknowledged {acknowledged}")
             }
-            Outcome::Refused(words) => {
+            Outcome::Refused(words) | Outcome::Unknown(words) => {
                 self.refused += 1;
                 format!("is not served: {words}")
+            }
+            Outcome::Elsewhere(_) => {
+                self.refused += 1;
+                "is not served: no replica leads".to_owned()
             }
         };
         if self.examples.len() < EXAMPLES_MAX {
@@ -235,13 +241,30 @@ pub(crate) fn verify<T: Target>(
     let mut verdict = Verdict::default();
     let noted: Vec<(u64, u64)> = puts.iter().map(|(&record, &seq)| (record, seq)).collect();
     for batch in noted.chunks(BATCH) {
-        for (at, &(record, _)) in batch.iter().enumerate() {
-            session.ask(target, Request::Get { key: keys.spell(record) }, at as u64);
+        let began = Instant::now();
+        let mut left: Vec<u64> = (0..batch.len() as u64).collect();
+        while !left.is_empty() {
+            for &at in &left {
+                let (record, _) = batch[at as usize];
+                session.ask(target, Request::Get { key: keys.spell(record) }, at)?;
+            }
+            left.clear();
+            let is_late = began.elapsed() > timeout;
+            session.exchange(|at, outcome| {
+                let (record, seq) = batch[at as usize];
+                match outcome {
+                    Outcome::Elsewhere(leader) if !is_late => {
+                        let key = keys.spell(record);
+                        follow(target, key, target.route(key), leader, |_| true);
+                        left.push(at);
+                    }
+                    outcome => verdict.judge(record, seq, outcome),
+                }
+            })?;
+            if !left.is_empty() {
+                std::thread::sleep(ELSEWHERE_PAUSE);
+            }
         }
-        session.exchange(|at, outcome| {
-            let (record, seq) = batch[at as usize];
-            verdict.judge(record, seq, outcome);
-        })?;
     }
     Ok(verdict)
 }

@@ -32,6 +32,7 @@ mod floor;
 mod generator;
 mod interrupt;
 mod ledger;
+mod loading;
 mod report;
 mod selftest;
 mod spawn;

@@ -339,7 +339,7 @@ fn over_tls_everything_is_the_same_and_a_stranger_is_not_believed() {
 
 /// Every insert's record is its own, whichever machine it comes from: none overwrites another's.
 #[test]
-fn workers_insert_records_of_their_own() {
+fn workers_load_their_parts_and_insert_records_of_their_own() {
     let (endpoint, address, pem) = start_tls();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
@@ -355,19 +355,22 @@ fn workers_insert_records_of_their_own() {
     };
     let (a, b) = (worker(), worker());
     let target = format!("--target dynamodb+https://localhost:{} --ca-file ca.pem", address.port());
-    let load = format!("load {target} --records 100 --connections 4");
-    succeeds(&signing(SECRET, &load, dir.path()).output().unwrap());
+    let places = format!("{},{}", a.1, b.1);
+    let load = format!("load {target} --records 101 --connections 4 --workers {places}");
+    let loaded = succeeds(&signing(SECRET, &load, dir.path()).output().unwrap());
+    assert!(loaded.contains("loaded 101 records"), "{loaded}");
+    assert_eq!(endpoint.items.lock().unwrap().len(), 101, "each record by one of them");
+    assert_eq!(endpoint.puts.load(Ordering::Relaxed), 101, "and by one alone");
     let run = format!(
-        "run {target} --workload d --records 100 --connections 4 --threads 2 --duration 2 \
-         --warmup 0 --rate 400 --report r --workers {},{}",
-        a.1, b.1
+        "run {target} --workload d --records 101 --connections 4 --threads 2 --duration 2 \
+         --warmup 0 --rate 400 --report r --workers {places}"
     );
     succeeds(&signing(SECRET, &run, dir.path()).output().unwrap());
     let json = report(&dir.path().join("r"));
     assert_eq!(json["errors"], 0, "{json}");
     let inserted = json["ops"]["insert"]["count"].as_u64().unwrap();
     assert!(inserted > 10, "{inserted}");
-    assert_eq!(endpoint.items.lock().unwrap().len() as u64, 100 + inserted);
+    assert_eq!(endpoint.items.lock().unwrap().len() as u64, 101 + inserted);
     assert_eq!(json["reads_that_found_nothing"], 0);
     assert_eq!(json["workers"].as_array().unwrap().len(), 2);
 }

@@ -1,7 +1,9 @@
-//! The client in one page: create a table, write, read, query, scan, delete.
+//! The client in one page: connect to a cluster, create a table, write, read, query, scan, delete.
 //!
-//! Start a node with `cargo run --release -- dev`, then run
-//! `cargo run --release -p forebay-net --example quickstart [HOST:PORT]`.
+//! Start nodes with `cargo run --release -- dev`, then run
+//! `cargo run --release -p forebay-net --example quickstart [HOST:PORT,HOST:PORT,HOST:PORT]`.
+
+use std::time::Duration;
 
 use forebay_core::expression::{
     Comparison, ConditionExpression, Operand, Path, SetValue, UpdateExpression,
@@ -13,18 +15,21 @@ use forebay_net::client::{
     BatchWrite, Client, ClientConfig, ClientError, SortKey, Table, UpdateReturn,
 };
 
+/// Any nodes of the cluster; one that answers is enough to begin with.
+const NODES: [&str; 3] = ["127.0.0.1:4700", "127.0.0.1:4701", "127.0.0.1:4702"];
+
 #[tokio::main]
 async fn main() {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| String::from("127.0.0.1:4700"));
-    if let Err(error) = run(&addr).await {
+    let nodes = std::env::args().nth(1).unwrap_or_else(|| NODES.join(","));
+    if let Err(error) = run(&nodes).await {
         eprintln!("quickstart: {error}");
         std::process::exit(1);
     }
 }
 
-async fn run(addr: &str) -> Result<(), ClientError> {
-    let client = Client::connect(addr, ClientConfig::default()).await?;
-    println!("connected to {addr}");
+async fn run(nodes: &str) -> Result<(), ClientError> {
+    let client = Client::connect(nodes, ClientConfig::default()).await?;
+    println!("connected to {nodes}");
 
     // Items of one user are stored together, in the order of their days.
     let table = create(&client, "quickstart-visits").await?;
@@ -34,6 +39,17 @@ async fn run(addr: &str) -> Result<(), ClientError> {
     let visit = key.clone().with("pages", 3).with("city", "Berlin");
     table.put(&visit).send().await?;
     println!("put              {}", show(&visit));
+
+    // Leaders change and nodes die; the client looks for the next one until the time is up. A write
+    // that may have reached a node that died is never repeated behind your back: it is unknown, and
+    // you decide. Nobody else writes this item, so storing it again is harmless.
+    match table.put(&visit).timeout(Duration::from_secs(2)).send().await {
+        Err(error) if error.outcome_unknown() => {
+            println!("put again        because {error}");
+            table.put(&visit).send().await?;
+        }
+        other => drop(other?),
+    }
 
     // A condition is evaluated where the item lives, together with the write.
     let first = ConditionExpression::not_exists("user");

@@ -127,6 +127,9 @@ pub struct SpaceMap {
     next_fit: u64,
     free_blocks: u64,
     live_blocks: u64,
+    /// Of all time: free blocks that became pages, and pages that were freed.
+    allocated_blocks: u64,
+    freed_blocks: u64,
     /// By the number of the checkpoint that no longer holds them.
     deferred: BTreeMap<u64, Vec<(u64, u16)>>,
     deferred_blocks: u64,
@@ -189,6 +192,8 @@ impl SpaceMap {
             next_fit: 0,
             free_blocks: 0,
             live_blocks: 0,
+            allocated_blocks: 0,
+            freed_blocks: 0,
             deferred: BTreeMap::new(),
             deferred_blocks: 0,
             holds: BTreeMap::new(),
@@ -224,6 +229,25 @@ impl SpaceMap {
         self.deferred_blocks
     }
 
+    /// Of the deferred blocks, those that two checkpoints more set free, be there changes or not:
+    /// all, unless somebody holds pages of an older checkpoint.
+    #[must_use]
+    pub fn reclaimable_blocks(&self) -> u64 {
+        if self.holds.is_empty() { self.deferred_blocks } else { 0 }
+    }
+
+    /// Free blocks that became pages since the map was made, whatever became of them.
+    #[must_use]
+    pub fn allocated_blocks(&self) -> u64 {
+        self.allocated_blocks
+    }
+
+    /// Blocks of pages freed since the map was made.
+    #[must_use]
+    pub fn freed_blocks(&self) -> u64 {
+        self.freed_blocks
+    }
+
     /// Number of the checkpoint being built: the birth of every page allocated now.
     #[must_use]
     pub fn building(&self) -> u64 {
@@ -244,7 +268,13 @@ impl SpaceMap {
     /// Takes a run of `blocks` free blocks for a page; None if there is none, and the file must
     /// grow ([`SpaceMap::grow`]) or pages come free first.
     pub fn allocate(&mut self, blocks: u16) -> Option<u64> {
-        let id = self.take(blocks).or_else(|| self.take_page_run(blocks))?;
+        let id = match self.take(blocks) {
+            Some(id) => {
+                self.allocated_blocks += u64::from(blocks);
+                id
+            }
+            None => self.take_page_run(blocks)?,
+        };
         self.make_live(id, blocks);
         Some(id)
     }
@@ -315,6 +345,7 @@ impl SpaceMap {
         self.clear_live(id, blocks);
         self.deferred.entry(self.building).or_default().push((id, blocks));
         self.deferred_blocks += u64::from(blocks);
+        self.freed_blocks += u64::from(blocks);
     }
 
     fn clear_live(&mut self, id: u64, blocks: u16) {

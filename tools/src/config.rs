@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use forebay_net::node::config::{ConfigError, DurableMode, NodeConfig};
+use forebay_net::node::config::{ClusterPlace, ConfigError, DurableMode, NodeConfig};
 use serde::Deserialize;
 
 use crate::disk_profile::DiskProfile;
@@ -65,6 +65,13 @@ data = "/var/lib/forebay"
 
 # Longest slice of checkpoint work between requests.
 # checkpoint_slice_microseconds = 200
+
+# With this section the node is one of a cluster, which `forebay admin init` makes of running nodes.
+# [cluster]
+# Where shard 0 listens for the other nodes; shard n takes this port plus n.
+# peer = "0.0.0.0:4800"
+# Availability zone; members of a group stand in different ones where there are enough.
+# az = 0
 "#;
 
 #[derive(Debug, Deserialize)]
@@ -88,6 +95,16 @@ struct FileConfig {
     checkpoint_log_fill_percent: Option<u8>,
     checkpoint_overlay_fill_percent: Option<u8>,
     checkpoint_slice_microseconds: Option<u32>,
+    cluster: Option<FileCluster>,
+}
+
+/// The section [cluster].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCluster {
+    peer: SocketAddr,
+    #[serde(default)]
+    az: u16,
 }
 
 /// An address, or `off`.
@@ -176,6 +193,8 @@ impl FileConfig {
         set(&mut config.busy_poll_microseconds, self.busy_poll_microseconds);
         set(&mut config.connections_max, self.connections_max);
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
+        let place = |FileCluster { peer, az }| ClusterPlace { az, peer };
+        config.cluster = self.cluster.map(place);
         let pacing = &mut config.checkpoint;
         set(&mut pacing.interval_seconds, self.checkpoint_seconds);
         set(&mut pacing.log_fill_percent, self.checkpoint_log_fill_percent);

@@ -94,6 +94,12 @@ pub(crate) fn start(
     Ok(Box::new(Cluster { nodes, data: data.to_owned(), file }))
 }
 
+/// A fresh cluster's id.
+pub(crate) fn draw_id() -> Result<[u8; 16], impl std::fmt::Display> {
+    let mut id = [0; 16];
+    rand::rngs::OsRng.try_fill_bytes(&mut id).map(|()| id)
+}
+
 fn bad_file(data: &Path, problem: &str) -> Failure {
     let path = data.join(FILE);
     Failure::new(Exit::Usage, format!("{}: {problem}; take another --data", path.display()))
@@ -111,9 +117,8 @@ fn read_or_draw(data: &Path, nodes: u32) -> Result<ClusterFile, Failure> {
             Ok(file)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut id = [0; 16];
-            let drawn = rand::rngs::OsRng.try_fill_bytes(&mut id);
-            drawn.map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
+            let id =
+                draw_id().map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
             let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
             let file = ClusterFile { cluster_id, nodes, bootstrapped: false };
             write(data, &file)?;

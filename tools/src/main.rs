@@ -3,6 +3,7 @@
 //! ```text
 //!   dev, node ──► run ──► serve (the node in forebay-net)
 //!   probe-disk ─► disk.toml ─► read by dev and node
+//!   admin ──────► the nodes of a cluster, over the native protocol
 //!   status ─────► a running node's operator HTTP
 //!   inspect ────► a data directory's files, read-only
 //!   simulate ───► a simulated cluster, seed after seed (forebay_tools::simulate)
@@ -24,11 +25,12 @@
 //! | 15 | the disk is full |
 //! | 16 | the data is newer than this program |
 //! | 17 | data that was there is not there as it was |
-//! | 18 | no node answers (`status`) |
+//! | 18 | no node answers (`status`, `admin`) |
 //! | 19 | a shard failed while serving |
 //! | 20 | a simulated run failed (`simulate`) |
 //! | 130 | stopped at once by a second signal |
 
+mod admin;
 mod config;
 mod dev;
 mod dev_cluster;
@@ -36,6 +38,7 @@ mod disk_profile;
 mod exit;
 mod huge_pages;
 mod inspect;
+mod member_node;
 mod node;
 mod preflight;
 mod probe_disk;
@@ -66,6 +69,7 @@ enum Command {
     Node(node::Args),
     ProbeDisk(probe_disk::Args),
     Status(status::Args),
+    Admin(admin::Args),
     Inspect(inspect::Args),
     Simulate(simulate_command::Args),
 }
@@ -108,11 +112,13 @@ fn run(command: Command) -> Result<(), Failure> {
             }
         }
         Command::Node(args) => match args.resolve()? {
+            Some(config) if config.cluster.is_some() => run::run_node(config, member_node::start),
             Some(config) => run::run_node(config, serve::start),
             None => Ok(()),
         },
         Command::ProbeDisk(args) => probe_disk::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Admin(args) => admin::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Simulate(args) => simulate_command::run(&args),
     }

@@ -34,6 +34,10 @@ pub(crate) trait Running {
     fn is_ready(&mut self) -> bool {
         self.metrics().iter().all(|shard| shard.phase() == ShardPhase::Serving)
     }
+    /// Does what is to be done now and then, outside of the shards.
+    fn step(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
     /// The reason, once a shard has ended by itself.
     fn failure(&mut self) -> Option<Failure>;
     /// Stops every shard in order and waits for them.
@@ -99,7 +103,8 @@ fn serve(
     let bar = bytes_bar("recovering");
     let mut is_ready = false;
     loop {
-        if let Some(failure) = running.failure() {
+        let stepped = running.step().err();
+        if let Some(failure) = running.failure().or(stepped) {
             bar.finish_and_clear();
             let stopped = running.stop();
             if let Err(second) = stopped {

@@ -27,6 +27,15 @@ pub(crate) struct Setting<'a> {
     pub(crate) checkpoint_millis: u64,
 }
 
+/// Of the bytes on disk, those whose purpose is known; the others are kept in reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    /// Pages that hold live data.
+    pub(crate) live_bytes: u64,
+    /// The log, whatever is in it.
+    pub(crate) log_bytes: u64,
+}
+
 /// A storage engine in this process. Writes are durable (flushed to the device) when they return.
 pub(crate) trait Engine {
     /// How commits are made durable and what else differs from the engine's defaults, in words.
@@ -51,8 +60,8 @@ pub(crate) trait Engine {
     /// Makes the files as small as the engine can on demand; false if it has no such operation.
     fn compact(&mut self) -> Result<bool, Fault>;
 
-    /// Of the bytes on disk, those that hold live data; none if the engine does not say.
-    fn used_bytes(&self) -> Option<u64> {
+    /// What the bytes on disk are for; none if the engine does not say.
+    fn parts(&self) -> Option<Parts> {
         None
     }
 

@@ -10,10 +10,10 @@
 //! checkpoints take their slices exactly as in a node. The ring's stop does not linger: what is in
 //! flight when a wait ends goes on and is told to the store in the next one.
 //!
-//! The data directory, the file layout, the division of memory and the pace of checkpoints are a
-//! node's, but for two things: the longest time between two checkpoints, because a node's 30 s would
-//! only make the waits between the phases longer; and the log, which is the smallest that a node makes
-//! (one with gigabytes of memory makes a longer one, to let writes gather for longer).
+//! The data directory, the file layout, the length of the log, the division of memory and the pace of
+//! checkpoints are those of a node with as much memory as the engine's cache ([`NodeConfig`] decides
+//! them here as there), but for one thing: the longest time between two checkpoints, because a node's
+//! 30 s would only make the waits between the phases longer.
 //!
 //! Items are what a table of binary keys holds: attribute `k` of 24 bytes and attribute `v` of 150,
 //! encoded, under the encoded key (a hash, a length, the partition key). The order of keys is
@@ -29,19 +29,19 @@ use forebay_core::item::{ItemRef, ItemWriter, ValueRef};
 use forebay_core::key::KeyBuf;
 use forebay_core::time::Nanos;
 use forebay_net::machine::{Effects, Machine};
-use forebay_net::node::config::{CheckpointPacing, NodeConfig};
+use forebay_net::node::config::NodeConfig;
 use forebay_net::ring::{self, DurableMode, Ring, RingConfig};
 use forebay_storage::block::{
     BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, Durability, ShardFile,
 };
-use forebay_storage::directory::{DataDirectory, Request, ShardFiles, preallocate};
+use forebay_storage::directory::{DataDirectory, ShardFiles, preallocate};
 use forebay_storage::log::LogConfig;
 use forebay_storage::store::{
     self, BlockingDisk, GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Read, Refused, Store,
     StoreConfig, Ticket, Visit,
 };
 
-use super::engine::{Engine, Fault, Reader, Setting};
+use super::engine::{Engine, Fault, Parts, Reader, Setting};
 use super::workload::{Key, Pair};
 
 const SHARD: ShardId = ShardId(0);
@@ -49,8 +49,6 @@ const KEY: &str = "k";
 const VALUE: &str = "v";
 /// Of the keyed hash; a table draws its own.
 const HASH_SEED: [u8; 16] = *b"forebay engines.";
-/// As in a node, of the memory given.
-const OVERLAY_SHARE: u64 = 4;
 /// As in a node.
 const MARKER_NANOS: u64 = 100 * Nanos::PER_MILLI;
 /// Writes begun between two turns of the loop. A shard with this many requests waiting takes them in
@@ -65,6 +63,7 @@ pub(crate) struct Forebay {
     key: KeyBuf,
     item: Vec<u8>,
     log_bytes: u64,
+    overlay_bytes: u64,
     checkpoint_millis: u64,
     /// Holds the directory's lock.
     _directory: DataDirectory,
@@ -139,14 +138,20 @@ impl Machine for Host {
 impl Forebay {
     /// A new data directory with a store of one group.
     pub(crate) fn open(setting: &Setting<'_>) -> Result<Forebay, Fault> {
-        let defaults = NodeConfig::NEW_DIRECTORY;
-        let log = LogConfig::standard(SHARD, 0);
-        let request =
-            Request { defaults, shards: None, log_segment_bytes: None, log_segments: None, log };
         let path: &Path = setting.dir;
+        let node =
+            NodeConfig { memory_bytes: setting.cache_bytes, ..NodeConfig::new(path.to_owned()) };
+        let request = node.directory_request();
         let directory = DataDirectory::open_or_create(path, &request, &mut |_| {})?;
         let ShardFiles { log, pages } = directory.open_shard(SHARD)?;
-        let config = store_config(setting, directory.log_id());
+        let geometry = directory.geometry();
+        let log_config = LogConfig {
+            segment_bytes: geometry.log_segment_bytes,
+            segments: geometry.log_segments,
+            in_flight_max: node.batches_in_flight,
+            ..LogConfig::standard(SHARD, directory.log_id())
+        };
+        let config = store_config(setting, &node, log_config)?;
         let ring = Ring::new(RingConfig {
             connections_max: 1,
             files: vec![(ShardFile::Log, log.try_clone()?), (ShardFile::Pages, pages.try_clone()?)],
@@ -157,8 +162,7 @@ impl Forebay {
         let mut buffers: Vec<BlockBuf> = (0..config.log.buffers_wanted())
             .map(|_| BlockBuf::zeroed(config.log.batch_bytes_max as usize / BLOCK_BYTES))
             .collect();
-        let registered = NodeConfig::new(path.to_owned()).registered_bytes
-            / u64::from(config.log.batch_bytes_max);
+        let registered = node.registered_bytes / u64::from(config.log.batch_bytes_max);
         let registered = (registered as usize).min(buffers.len());
         ring.register_buffers(&mut buffers[..registered])?;
         let mut disk = FileDisk { log, pages };
@@ -183,6 +187,7 @@ impl Forebay {
             key: KeyBuf::with_room_for_any_key(),
             item: Vec::new(),
             log_bytes: config.log.capacity_bytes(),
+            overlay_bytes: 2 * config.overlay_generation_bytes as u64,
             checkpoint_millis: setting.checkpoint_millis,
             _directory: directory,
         };
@@ -246,29 +251,36 @@ impl Forebay {
     }
 }
 
-fn store_config(setting: &Setting<'_>, log_id: u64) -> StoreConfig {
-    let pacing = CheckpointPacing::default();
-    let overlay_bytes = setting.cache_bytes / OVERLAY_SHARE;
-    StoreConfig {
-        log: LogConfig::standard(SHARD, log_id),
-        overlay_generation_bytes: (overlay_bytes / 2) as usize,
-        cache_bytes: (setting.cache_bytes - overlay_bytes) as usize,
+fn store_config(
+    setting: &Setting<'_>,
+    node: &NodeConfig,
+    log: LogConfig,
+) -> Result<StoreConfig, Fault> {
+    let budget = node.budget(1)?;
+    let pacing = node.checkpoint;
+    Ok(StoreConfig {
+        log,
+        overlay_generation_bytes: (budget.overlay_bytes / 2) as usize,
+        cache_bytes: budget.cache_bytes as usize,
         checkpoint_interval_nanos: setting.checkpoint_millis * Nanos::PER_MILLI,
         checkpoints_off: false,
         overlay_fill_percent: pacing.overlay_fill_percent,
         log_fill_percent: pacing.log_fill_percent,
         merge_slice_micros: pacing.slice_microseconds,
         marker_nanos: MARKER_NANOS,
-    }
+    })
 }
 
 impl Engine for Forebay {
     fn settings(&self) -> String {
         format!(
             "each write durable in the log (O_DIRECT, RWF_DSYNC) before it is acknowledged, pages and \
-             superblock flushed by checkpoints (here at most {} ms apart); a log of {} MiB written \
-             once and kept, memory divided as in a node",
+             superblock flushed by checkpoints (here at most {} ms apart, a node's may be 30 s); all \
+             else as in a node of one shard with this cache as its memory: {} MiB of it for new \
+             writes (the overlay), a log of {} MiB (twice that, 256 MiB to 4 GiB), written once \
+             before the start and kept",
             self.checkpoint_millis,
+            self.overlay_bytes >> 20,
             self.log_bytes >> 20
         )
     }
@@ -304,9 +316,10 @@ impl Engine for Forebay {
         Ok(false)
     }
 
-    fn used_bytes(&self) -> Option<u64> {
+    fn parts(&self) -> Option<Parts> {
         let stats = self.host.store.stats();
-        Some(stats.pages_live_blocks * stats.page_bytes)
+        let live_bytes = stats.pages_live_blocks * stats.page_bytes;
+        Some(Parts { live_bytes, log_bytes: self.log_bytes })
     }
 
     fn close(mut self: Box<Self>) -> Result<(), Fault> {

@@ -13,6 +13,9 @@
 //! (measured, development profile). RocksDB takes more than all the rest of this workspace, and
 //! clang's library, so it has a feature of that name.
 //!
+//! A build without it says so below the table, and can still learn the size from RocksDB's own tool
+//! (`ldb`).
+//!
 //! Measured with a million items on a virtual disk: what forebay's file keeps beside live pages (the
 //! worst case of merging everything in memory, see the store's `room`) is most of its size. Next step
 //! there: give free blocks beyond that back to the file system while the shard has nothing to merge.
@@ -20,6 +23,7 @@
 mod engine;
 mod fjall;
 mod forebay;
+mod ldb;
 mod lmdb;
 mod redb;
 #[cfg(feature = "rocksdb")]
@@ -30,7 +34,7 @@ mod tests;
 mod workload;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -47,7 +51,7 @@ use crate::sys::Hardware;
 
 use engine::{EngineName, Setting};
 use table::{EngineRounds, Verdict};
-use workload::{Counts, Measured, Phase, Row, Watch, Workload};
+use workload::{Counts, Cut, Measured, Phase, Row, Watch, Workload};
 
 /// `forebay-bench engines`.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,6 +81,14 @@ pub(crate) struct EnginesArgs {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 5000,
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     checkpoint_millis: u64,
+    /// Spend at most so many minutes on the engines together: each phase gets its part of what is left
+    /// and ends with it, and what was cut short is marked; settling and compactions are not cut
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    time_limit: Option<u64>,
+    /// RocksDB's own tool `ldb` (Debian, Ubuntu: rocksdb-tools), for the size on disk that RocksDB needs
+    /// for the same items where this build has no RocksDB
+    #[arg(long, value_name = "PATH")]
+    rocksdb_ldb: Option<PathBuf>,
     /// Write engines.md and engines.json into DIR
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
@@ -93,8 +105,9 @@ const NOTES: &str = "\
 - forebay stores what a table stores: an encoded item with a key attribute and a value attribute, under a \
   key with a hash and a length before the 24 bytes. The other engines store the bare 24 and 150 bytes.
 - forebay orders keys by their hash, so its range read is a piece of a Scan.
-- Size is that of all files as the disk has them; forebay's has its log, whose length is fixed when it is \
-  made and does not grow with the data.
+- Size is that of all files as the disk has them. Of forebay's, live pages grow with the data; the log's \
+  length is fixed when it is made, by the memory; the reserve is what merging everything in memory may \
+  need at worst, and pages freed by earlier merges.
 - Reads make the key again from the item's number and compare the whole value";
 
 /// `engines.json`.
@@ -119,6 +132,14 @@ struct EngineReport {
     version: String,
     settings: String,
     rounds: Vec<Measured>,
+    cuts: Vec<Cut>,
+}
+
+/// What is known of an engine beside its figures.
+#[derive(Debug)]
+struct About {
+    version: String,
+    settings: String,
 }
 
 /// `forebay-bench engines`.
@@ -144,31 +165,44 @@ pub(crate) fn engines(args: &EnginesArgs) -> Result<(), BenchError> {
         Workload { counts: Counts::of(args.items), seed: args.seed, only: args.only.clone() };
     let own_nanos = workload.own_nanos();
     let mut progress = Progress::new(args.rounds);
-    let mut all: Vec<(EngineRounds, String)> = names
+    let mut all: Vec<(EngineRounds, About)> = names
         .iter()
-        .map(|&name| (EngineRounds { name, rounds: Vec::new() }, String::new()))
+        .map(|&name| {
+            let about = About { version: name.version(), settings: String::new() };
+            (EngineRounds { name, rounds: Vec::new(), cuts: Vec::new() }, about)
+        })
         .collect();
     let began = Instant::now();
+    let until = args.time_limit.map(|minutes| began + Duration::from_secs(60 * minutes));
+    let mut runs_left = args.rounds * names.len() as u32;
     for round in 1..=args.rounds {
-        for (engine, settings) in &mut all {
+        for (engine, about) in &mut all {
             progress.engine(round, engine.name);
-            let ended = run_one(args, engine.name, cache_bytes, &workload, &mut progress)?;
+            // What one does not use of its part is for those after it.
+            let now = Instant::now();
+            let until = until.map(|until| now + until.saturating_duration_since(now) / runs_left);
+            runs_left -= 1;
+            let ended = run_one(args, engine.name, cache_bytes, &workload, until, &mut progress)?;
             engine.rounds.push(ended.measured);
-            *settings = ended.settings;
+            engine.cuts.extend(ended.cuts);
+            about.settings = ended.settings;
         }
+    }
+    if let Some(ldb) = &args.rocksdb_ldb
+        && !names.contains(&EngineName::Rocksdb)
+    {
+        progress.engine(1, EngineName::Rocksdb);
+        all.push(size_by_ldb(args, ldb, &workload, &mut progress)?);
     }
     progress.finish();
     let rounds: Vec<EngineRounds> = all.iter().map(|(engine, _)| engine.clone()).collect();
     let verdicts = table::verdicts(&rounds);
-    let engines: Vec<EngineReport> = all
-        .into_iter()
-        .map(|(EngineRounds { name, rounds }, settings)| EngineReport {
-            name: name.name(),
-            version: name.version(),
-            settings,
-            rounds,
-        })
-        .collect();
+    let engines: Vec<EngineReport> =
+        all.into_iter()
+            .map(|(EngineRounds { name, rounds, cuts }, About { version, settings })| {
+                EngineReport { name: name.name(), version, settings, rounds, cuts }
+            })
+            .collect();
     let report = EnginesReport {
         command: build::command(),
         device: Device::below(&args.data_dir),
@@ -195,6 +229,7 @@ pub(crate) fn engines(args: &EnginesArgs) -> Result<(), BenchError> {
 /// One engine in one round.
 struct Ended {
     measured: Measured,
+    cuts: Vec<Cut>,
     settings: String,
 }
 
@@ -203,6 +238,7 @@ fn run_one(
     name: EngineName,
     cache_bytes: u64,
     workload: &Workload,
+    until: Option<Instant>,
     watch: &mut dyn Watch,
 ) -> Result<Ended, BenchError> {
     let failed = |source| BenchError::Engine { engine: name.name(), source };
@@ -215,9 +251,28 @@ fn run_one(
     };
     let mut engine = name.open(&setting).map_err(failed)?;
     let settings = engine.settings();
-    let measured = workload.run(engine.as_mut(), dir.path(), watch).map_err(failed)?;
+    let (measured, cuts) =
+        workload.run(engine.as_mut(), dir.path(), until, watch).map_err(failed)?;
     engine.close().map_err(failed)?;
-    Ok(Ended { measured, settings })
+    Ok(Ended { measured, cuts, settings })
+}
+
+/// RocksDB's size on disk, without RocksDB.
+fn size_by_ldb(
+    args: &EnginesArgs,
+    ldb: &Path,
+    workload: &Workload,
+    watch: &mut dyn Watch,
+) -> Result<(EngineRounds, About), BenchError> {
+    let name = EngineName::Rocksdb;
+    let failed = |source| BenchError::Engine { engine: name.name(), source };
+    let dir = OwnedDir::create(&args.data_dir, name.name())?;
+    let bytes = ldb::size(ldb, dir.path(), workload, watch).map_err(failed)?;
+    let version = ldb::version(ldb).map_err(failed)?;
+    let settings = ldb::SETTINGS.to_owned();
+    let round = Measured::from([(Row::SizeFull, bytes)]);
+    let rounds = vec![round; args.rounds as usize];
+    Ok((EngineRounds { name, rounds, cuts: Vec::new() }, About { version, settings }))
 }
 
 /// The whole report as Markdown.
@@ -265,6 +320,14 @@ fn page(report: &EnginesReport<'_>, rounds: &[EngineRounds], took: Duration) -> 
     }
     line(format!("```\n{}\n```\n", report.command.join(" ")));
     line(table::markdown(rounds));
+    line(table::cut_lines(rounds));
+    if !cfg!(feature = "rocksdb") {
+        line(
+            "Not in this build: rocksdb (`--features rocksdb`; it takes a C++ compiler and libclang). \
+             With `--rocksdb-ldb` its size alone is measured.\n"
+                .to_owned(),
+        );
+    }
     line("Asked of forebay:\n".to_owned());
     line(table::verdict_lines(report.verdicts));
     line(live_line(rounds));
@@ -289,18 +352,27 @@ fn live_line(rounds: &[EngineRounds]) -> String {
         format!(", {:.2} times all of RocksDB's files", quotient(live, theirs))
     });
     format!(
-        "Live pages of forebay's are {}{beside}; the rest is its log, and pages that a merge of \
-         everything in memory may need at worst, which its file keeps.\n",
-        bytes(live)
+        "Of forebay's size {} are live pages{beside}; {} are its log, {} its reserve for merges.\n",
+        bytes(live),
+        bytes(median(EngineName::Forebay, Row::LogFull).unwrap_or(0.0)),
+        bytes(median(EngineName::Forebay, Row::ReserveFull).unwrap_or(0.0))
     )
 }
 
-/// A bar for a person at a terminal, and a line for each figure on standard error.
+/// A bar for a person at a terminal, and a line for each figure on standard error; without a terminal
+/// a line now and then, too, of a phase that takes long.
 struct Progress {
     bar: indicatif::ProgressBar,
     rounds: u32,
     title: String,
+    what: &'static str,
+    steps: (u64, u64),
+    began: Instant,
+    said: Instant,
 }
+
+/// Between two lines of a phase that takes long.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 impl Progress {
     fn new(rounds: u32) -> Progress {
@@ -312,7 +384,8 @@ impl Progress {
             indicatif::ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len} {eta}")
                 .expect("the template is a constant"),
         );
-        Progress { bar, rounds, title: String::new() }
+        let began = Instant::now();
+        Progress { bar, rounds, title: String::new(), what: "", steps: (0, 0), began, said: began }
     }
 
     fn engine(&mut self, round: u32, name: EngineName) {
@@ -332,10 +405,18 @@ impl Watch for Progress {
         self.bar.reset();
         self.bar.set_length(steps);
         self.bar.set_message(format!("{}: {what}", self.title));
+        (self.what, self.steps, self.said) = (what, (0, steps), Instant::now());
     }
 
     fn step(&mut self, steps: u64) {
         self.bar.inc(steps);
+        self.steps.0 += steps;
+        if self.bar.is_hidden() && self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            let (title, what, (done, of)) = (&self.title, self.what, self.steps);
+            let minutes = self.began.elapsed().as_secs_f64() / 60.0;
+            eprintln!("{title}: {what}: {done} of {of}, {minutes:.1} min since the start");
+        }
     }
 
     fn end(&mut self, row: Row, value: f64) {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::engine::EngineName;
-use super::workload::{Measured, Row};
+use super::workload::{Cut, Measured, Row};
 use crate::compare::statistics::Spread;
 use crate::compare::table::{Table, bytes, micros, whole};
 
@@ -12,6 +12,8 @@ use crate::compare::table::{Table, bytes, micros, whole};
 pub(crate) struct EngineRounds {
     pub(crate) name: EngineName,
     pub(crate) rounds: Vec<Measured>,
+    /// Of any round.
+    pub(crate) cuts: Vec<Cut>,
 }
 
 impl EngineRounds {
@@ -36,7 +38,11 @@ pub(crate) fn markdown(engines: &[EngineRounds]) -> String {
     for row in Row::ALL {
         let cells: Vec<Option<String>> = engines
             .iter()
-            .map(|engine| engine.values(row).map(|values| shown(row, Spread::of(&values).median)))
+            .map(|engine| {
+                let value = shown(row, engine.median(row)?);
+                let is_cut = engine.cuts.iter().any(|cut| cut.row == row);
+                Some(if is_cut { format!("{value} \\*") } else { value })
+            })
             .collect();
         if cells.iter().any(Option::is_some) {
             let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned()));
@@ -55,8 +61,12 @@ pub(crate) fn title(row: Row) -> &'static str {
         Row::Batches => "batches, items/s",
         Row::SizeFull => "size on disk, all items",
         Row::RandomReads => "random reads, 1 thread, items/s (us each)",
-        Row::UsedFull => "of it live data",
-        Row::UsedRemoved => "of it live data, half removed",
+        Row::UsedFull => "- live pages",
+        Row::LogFull => "- log, of fixed length",
+        Row::ReserveFull => "- reserve, for merges to come",
+        Row::UsedRemoved => "- live pages, half removed",
+        Row::LogRemoved => "- log, of fixed length, half removed",
+        Row::ReserveRemoved => "- reserve, for merges to come, half removed",
         Row::RandomReadCpu => "random reads, CPU us each",
         Row::RangeReadCpu => "range reads, CPU us each",
         Row::RangeReads => "range reads of 10 items, ranges/s (us each)",
@@ -72,14 +82,35 @@ pub(crate) fn shown(row: Row, value: f64) -> String {
     match row {
         Row::SizeFull
         | Row::UsedFull
+        | Row::LogFull
+        | Row::ReserveFull
         | Row::SizeRemoved
         | Row::UsedRemoved
+        | Row::LogRemoved
+        | Row::ReserveRemoved
         | Row::SizeCompacted => bytes(value),
         Row::RandomReadCpu | Row::RangeReadCpu => format!("{value:.2}"),
         Row::LoadSettle | Row::Compaction => format!("{value:.1}"),
         Row::SingleWrites => format!("{} ({})", whole(value), micros(1e6 / value)),
         Row::RandomReads | Row::RangeReads => format!("{} ({:.2})", whole(value), 1e6 / value),
         Row::BulkLoad | Row::Batches | Row::Removals => whole(value),
+    }
+}
+
+/// What the cells with an asterisk are of; nothing if there is none.
+pub(crate) fn cut_lines(engines: &[EngineRounds]) -> String {
+    let line = |engine: &EngineRounds, cut: &Cut| {
+        let Cut { row, done, planned } = *cut;
+        let title = title(row).split(',').next().unwrap_or_default();
+        format!("- \\* {}, {title}: {done} of {planned}\n", engine.name.name())
+    };
+    let lines = |engine: &EngineRounds| -> String {
+        engine.cuts.iter().map(|cut| line(engine, cut)).collect()
+    };
+    let lines: String = engines.iter().map(lines).collect();
+    match lines.is_empty() {
+        true => lines,
+        false => format!("Cut short by --time-limit, rates are of what was done:\n\n{lines}"),
     }
 }
 
@@ -170,7 +201,8 @@ mod tests {
     use super::*;
 
     fn rounds(name: EngineName, values: &[(Row, f64)]) -> EngineRounds {
-        EngineRounds { name, rounds: vec![values.iter().copied().collect(); 3] }
+        let rounds = vec![values.iter().copied().collect(); 3];
+        EngineRounds { name, rounds, cuts: Vec::new() }
     }
 
     #[test]
@@ -184,6 +216,12 @@ mod tests {
             assert!(text.contains(title(row)), "{text}");
         }
         assert_eq!(text.lines().count(), 2 + Row::ALL.len());
+        assert!(!text.contains('*'), "{text}");
+        let cut = Cut { row: Row::BulkLoad, done: 10, planned: 20 };
+        let mut cut_short = rounds(EngineName::Redb, &[(Row::BulkLoad, 1.0)]);
+        cut_short.cuts.push(cut);
+        assert!(markdown(std::slice::from_ref(&cut_short)).contains("1 \\*"));
+        assert!(cut_lines(&[cut_short]).contains("redb, bulk load: 10 of 20"));
         let few = markdown(&[rounds(EngineName::Redb, &[(Row::BulkLoad, 1.0)])]);
         assert_eq!(few.lines().count(), 3);
     }

@@ -1,6 +1,7 @@
 //! Every engine gives the same answers, and the table has every row.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use clap::Parser as _;
 use forebay_net::ring::testing::{require_direct, require_io_uring};
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 
 use super::engine::{Engine, EngineName, Setting};
 use super::table::{EngineRounds, markdown, title};
-use super::workload::{Counts, Key, Pair, Phase, Row, VALUE_BYTES, Watch, Workload};
+use super::workload::{Counts, Cut, Key, Pair, Phase, Row, VALUE_BYTES, Watch, Workload};
 
 const MIB: u64 = 1 << 20;
 
@@ -50,16 +51,23 @@ fn the_whole_workload_runs_on_every_engine_and_brings_every_row() {
     let workload = workload(2000);
     let mut rounds = Vec::new();
     with_each(|name, engine, dir| {
-        let measured = workload.run(engine, dir, &mut Silent).unwrap();
+        let (measured, cuts) = workload.run(engine, dir, None, &mut Silent).unwrap();
+        assert_eq!(cuts, []);
         for row in Row::ALL {
             // Not every engine has these.
-            let is_special = matches!(
-                row,
-                Row::Compaction | Row::SizeCompacted | Row::UsedFull | Row::UsedRemoved
-            );
+            let is_special = matches!(row, Row::Compaction | Row::SizeCompacted)
+                || name != EngineName::Forebay && PARTS.as_flattened().contains(&row);
             assert!(measured.contains_key(&row) || is_special, "{name:?}: {row:?}");
         }
-        rounds.push(EngineRounds { name, rounds: vec![measured] });
+        if name == EngineName::Forebay {
+            for [all, live, log, reserve] in PARTS_OF {
+                let of = |row| measured[&row];
+                assert_eq!(of(live) + of(log) + of(reserve), of(all), "{measured:?}");
+                // A node's with 64 MiB: sixteen segments.
+                assert_eq!(of(log), (256 * MIB) as f64);
+            }
+        }
+        rounds.push(EngineRounds { name, rounds: vec![measured], cuts });
     });
     let text = markdown(&rounds);
     for row in Row::ALL {
@@ -67,11 +75,50 @@ fn the_whole_workload_runs_on_every_engine_and_brings_every_row() {
     }
 }
 
+/// All bytes, and what they divide into.
+const PARTS_OF: [[Row; 4]; 2] = [
+    [Row::SizeFull, Row::UsedFull, Row::LogFull, Row::ReserveFull],
+    [Row::SizeRemoved, Row::UsedRemoved, Row::LogRemoved, Row::ReserveRemoved],
+];
+const PARTS: [[Row; 3]; 2] = [
+    [Row::UsedFull, Row::LogFull, Row::ReserveFull],
+    [Row::UsedRemoved, Row::LogRemoved, Row::ReserveRemoved],
+];
+
+#[test]
+fn when_time_is_over_phases_end_with_what_they_did_and_say_so() {
+    let workload = workload(20_000);
+    with_each(|name, engine, dir| {
+        let (measured, cuts) =
+            workload.run(engine, dir, Some(Instant::now()), &mut Silent).unwrap();
+        let rows: Vec<Row> = measured.keys().copied().collect();
+        assert_eq!(rows, [Row::BulkLoad], "{name:?}: a smaller load says nothing of the rest");
+        let [Cut { row: Row::BulkLoad, done: 4096, planned: 20_000 }] = cuts[..] else {
+            panic!("{name:?}: {cuts:?}")
+        };
+    });
+    // Fewer items than between two looks at the clock: the load is whole, and what follows is not.
+    let workload = Workload { counts: Counts { reads: 100_000, ..Counts::of(4000) }, ..workload };
+    with_each(|name, engine, dir| {
+        let (measured, cuts) =
+            workload.run(engine, dir, Some(Instant::now()), &mut Silent).unwrap();
+        let cut: Vec<(Row, u64)> = cuts.iter().map(|cut| (cut.row, cut.done)).collect();
+        // Each does one step, and a phase whose steps are few does all.
+        assert_eq!(
+            cut,
+            [(Row::SingleWrites, 1), (Row::Batches, 10), (Row::RandomReads, 4096)],
+            "{name:?}"
+        );
+        assert!(measured.contains_key(&Row::Removals) && !measured.contains_key(&Row::Compaction));
+        assert!(measured.values().all(|value| value.is_finite()));
+    });
+}
+
 #[test]
 fn only_what_is_asked_for_is_measured() {
     let workload = Workload { only: vec![Phase::Reads], ..workload(1000) };
     with_each(|name, engine, dir| {
-        let measured = workload.run(engine, dir, &mut Silent).unwrap();
+        let (measured, _) = workload.run(engine, dir, None, &mut Silent).unwrap();
         let rows: Vec<Row> = measured.keys().copied().collect();
         assert_eq!(
             rows,
@@ -192,10 +239,12 @@ fn directories_are_gone_after_a_run_and_unknown_engines_are_refused() {
     assert_eq!(left, [parent.path().join("report")]);
     let page = std::fs::read_to_string(parent.path().join("report/engines.md")).unwrap();
     assert!(page.contains("random reads") && page.contains("not measured here"), "{page}");
+    let is_built = cfg!(feature = "rocksdb");
+    assert_ne!(page.contains("Not in this build: rocksdb"), is_built, "{page}");
     let json = std::fs::read(parent.path().join("report/engines.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["engines"][0]["rounds"].as_array().unwrap().len(), 2);
-    for bad in ["--engines leveldb", "--items 5", "--cache 1", "--only writes"] {
+    for bad in ["--engines leveldb", "--items 5", "--cache 1", "--only writes", "--time-limit 0"] {
         let words = std::iter::once("forebay-bench").chain(["engines"]).chain(bad.split(' '));
         assert!(crate::cli::Cli::try_parse_from(words).is_err(), "{bad}");
     }

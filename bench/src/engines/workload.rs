@@ -24,12 +24,18 @@
 //! they compact by themselves) before the phases whose figures that work would blur, and the time it
 //! took is shown; reads choose items at random instead of in the order of insertion; `len()`, reads
 //! by several threads and retain are left out.
+//!
+//! A run may have a limit of time: each phase then gets its part of what is left, by [`Phase::weight`],
+//! and ends with it; its figure is that of what it did, and says so ([`Cut`]). A bulk load that does
+//! not end in its time ends the engine's run, because all that follows would be of fewer items.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, Fault};
+use clap::ValueEnum as _;
+
+use super::engine::{Engine, Fault, Parts};
 use crate::sys::thread_cpu_nanos;
 
 /// Bytes of a key.
@@ -77,6 +83,10 @@ pub(crate) enum Row {
     SizeFull,
     /// Bytes of them that hold live data.
     UsedFull,
+    /// Bytes of them that are log.
+    LogFull,
+    /// The rest of them.
+    ReserveFull,
     /// Reads a second.
     RandomReads,
     /// Microseconds of the reading thread's CPU for each.
@@ -91,6 +101,10 @@ pub(crate) enum Row {
     SizeRemoved,
     /// Bytes of them that hold live data.
     UsedRemoved,
+    /// Bytes of them that are log.
+    LogRemoved,
+    /// The rest of them.
+    ReserveRemoved,
     /// Bytes.
     SizeCompacted,
     /// Seconds.
@@ -99,13 +113,15 @@ pub(crate) enum Row {
 
 impl Row {
     /// All of them.
-    pub(crate) const ALL: [Row; 15] = [
+    pub(crate) const ALL: [Row; 19] = [
         Row::BulkLoad,
         Row::LoadSettle,
         Row::SingleWrites,
         Row::Batches,
         Row::SizeFull,
         Row::UsedFull,
+        Row::LogFull,
+        Row::ReserveFull,
         Row::RandomReads,
         Row::RandomReadCpu,
         Row::RangeReads,
@@ -113,6 +129,8 @@ impl Row {
         Row::Removals,
         Row::SizeRemoved,
         Row::UsedRemoved,
+        Row::LogRemoved,
+        Row::ReserveRemoved,
         Row::SizeCompacted,
         Row::Compaction,
     ];
@@ -120,6 +138,70 @@ impl Row {
 
 /// What one engine came to in one round.
 pub(crate) type Measured = BTreeMap<Row, f64>;
+
+/// A figure of less than was planned, because its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Cut {
+    pub(crate) row: Row,
+    pub(crate) done: u64,
+    pub(crate) planned: u64,
+}
+
+/// How much was done, and how long it took.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    count: u64,
+    time: Duration,
+}
+
+impl Done {
+    fn rate(self) -> f64 {
+        self.count as f64 / self.time.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Phase {
+    /// Its part of a limited time, among those of the phases that are still to come.
+    fn weight(self) -> u32 {
+        match self {
+            // What a bulk load does not use is for the others, and one cut short is worth nothing.
+            Phase::Load => 20,
+            Phase::Singles | Phase::Batches | Phase::Size => 1,
+            Phase::Reads | Phase::Ranges => 2,
+            Phase::Removals => 3,
+        }
+    }
+}
+
+/// The time of one engine's run.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    until: Option<Instant>,
+    /// Of this phase and those after it.
+    weights: u32,
+}
+
+impl Budget {
+    /// When `phase`, the next one, must end.
+    fn next(&mut self, phase: Phase) -> Deadline {
+        let weights = self.weights.max(phase.weight());
+        self.weights = weights - phase.weight();
+        Deadline(self.until.map(|until| {
+            let now = Instant::now();
+            now + until.saturating_duration_since(now) * phase.weight() / weights
+        }))
+    }
+}
+
+/// When a phase must end; none for whenever it has done everything.
+#[derive(Clone, Copy, Debug)]
+struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn has_passed(self) -> bool {
+        self.0.is_some_and(|until| Instant::now() >= until)
+    }
+}
 
 /// Hears how far a phase is.
 pub(crate) trait Watch {
@@ -200,71 +282,101 @@ impl Workload {
     }
 
     fn wants(&self, phase: Phase) -> bool {
-        self.only.is_empty() || self.only.contains(&phase)
+        phase == Phase::Load || self.only.is_empty() || self.only.contains(&phase)
     }
 
-    /// Does everything to `engine`, whose files are in `dir`.
+    /// Items that are there when [`Row::SizeFull`] is measured.
+    pub(crate) fn items_when_full(&self) -> u64 {
+        let Counts { items, singles, batches, batch_items, .. } = self.counts;
+        let of = |phase, count| if self.wants(phase) { count } else { 0 };
+        items + of(Phase::Singles, singles) + of(Phase::Batches, batches * batch_items)
+    }
+
+    fn budget(&self, until: Option<Instant>) -> Budget {
+        let wanted = Phase::value_variants().iter().filter(|phase| self.wants(**phase));
+        Budget { until, weights: wanted.map(|phase| phase.weight()).sum() }
+    }
+
+    /// Does everything to `engine`, whose files are in `dir`, until `until` at the latest; what it came
+    /// to, and what was cut short.
     pub(crate) fn run(
         &self,
         engine: &mut dyn Engine,
         dir: &Path,
+        until: Option<Instant>,
         watch: &mut dyn Watch,
-    ) -> Result<Measured, Fault> {
+    ) -> Result<(Measured, Vec<Cut>), Fault> {
         let mut measured = Measured::new();
+        let mut cuts = Vec::new();
+        let mut budget = self.budget(until);
+        let mut cut = |row: Row, done: Done, planned: u64| {
+            if done.count < planned {
+                cuts.push(Cut { row, done: done.count, planned });
+            }
+            done.count < planned
+        };
         let mut note = |watch: &mut dyn Watch, row: Row, value: f64| {
             measured.insert(row, value);
             watch.end(row, value);
         };
         let counts = self.counts;
-        let load = self.load(engine, watch)?;
-        note(watch, Row::BulkLoad, rate(counts.items, load));
+        let load = self.load(engine, budget.next(Phase::Load), watch)?;
+        note(watch, Row::BulkLoad, load.rate());
+        if cut(Row::BulkLoad, load, counts.items) {
+            return Ok((measured, cuts));
+        }
         let settled = settle(engine, watch)?;
         note(watch, Row::LoadSettle, settled.as_secs_f64());
         let mut written = counts.items;
-        if self.wants(Phase::Singles) {
-            let time = self.batches(engine, watch, "single writes", written, counts.singles, 1)?;
-            note(watch, Row::SingleWrites, rate(counts.singles, time));
-            written += counts.singles;
-        }
-        if self.wants(Phase::Batches) {
-            let Counts { batches, batch_items, .. } = counts;
-            let time = self.batches(engine, watch, "batches", written, batches, batch_items)?;
-            note(watch, Row::Batches, rate(batches * batch_items, time));
-            written += batches * batch_items;
+        for (phase, row, what, commits, items) in [
+            (Phase::Singles, Row::SingleWrites, "single writes", counts.singles, 1),
+            (Phase::Batches, Row::Batches, "batches", counts.batches, counts.batch_items),
+        ] {
+            if self.wants(phase) {
+                let first = written;
+                let done =
+                    self.batches(engine, budget.next(phase), watch, what, first, commits, items)?;
+                note(watch, row, done.rate());
+                cut(row, done, commits * items);
+                written += done.count;
+            }
         }
         settle(engine, watch)?;
         if self.wants(Phase::Size) {
-            note(watch, Row::SizeFull, disk_bytes(dir)? as f64);
-            if let Some(bytes) = engine.used_bytes() {
-                note(watch, Row::UsedFull, bytes as f64);
+            for (row, bytes) in sizes(engine, dir, &FULL)? {
+                note(watch, row, bytes);
             }
         }
         if self.wants(Phase::Reads) {
             let cpu = thread_cpu_nanos();
-            let time = self.reads(engine, watch, written)?;
-            note(watch, Row::RandomReads, rate(counts.reads, time));
-            note(watch, Row::RandomReadCpu, micros_each(cpu, counts.reads));
+            let done = self.reads(engine, budget.next(Phase::Reads), watch, written)?;
+            note(watch, Row::RandomReads, done.rate());
+            note(watch, Row::RandomReadCpu, micros_each(cpu, done.count));
+            cut(Row::RandomReads, done, counts.reads);
         }
         if self.wants(Phase::Ranges) {
             let cpu = thread_cpu_nanos();
-            let time = self.ranges(engine, watch, written)?;
-            note(watch, Row::RangeReads, rate(counts.ranges, time));
-            note(watch, Row::RangeReadCpu, micros_each(cpu, counts.ranges));
+            let done = self.ranges(engine, budget.next(Phase::Ranges), watch, written)?;
+            note(watch, Row::RangeReads, done.rate());
+            note(watch, Row::RangeReadCpu, micros_each(cpu, done.count));
+            cut(Row::RangeReads, done, counts.ranges);
         }
+        let mut is_half_removed = false;
         if self.wants(Phase::Removals) {
-            let removals = written / 2;
-            let time = self.removals(engine, watch, removals)?;
-            note(watch, Row::Removals, rate(removals, time));
+            let deadline = budget.next(Phase::Removals);
+            let done = self.removals(engine, deadline, watch, written / 2)?;
+            note(watch, Row::Removals, done.rate());
+            is_half_removed = !cut(Row::Removals, done, written / 2);
             settle(engine, watch)?;
-            self.check_removals(engine, removals, written)?;
-            if self.wants(Phase::Size) {
-                note(watch, Row::SizeRemoved, disk_bytes(dir)? as f64);
-                if let Some(bytes) = engine.used_bytes() {
-                    note(watch, Row::UsedRemoved, bytes as f64);
-                }
+            self.check_removals(engine, done.count, written)?;
+        }
+        if is_half_removed && self.wants(Phase::Size) {
+            for (row, bytes) in sizes(engine, dir, &REMOVED)? {
+                note(watch, row, bytes);
             }
         }
-        if self.wants(Phase::Size) {
+        // Nothing can end a compaction that has begun.
+        if self.wants(Phase::Size) && !Deadline(until).has_passed() {
             watch.begin("compaction", 1);
             let began = Instant::now();
             if engine.compact()? {
@@ -273,83 +385,94 @@ impl Workload {
                 note(watch, Row::Compaction, began.elapsed().as_secs_f64());
             }
         }
-        Ok(measured)
+        Ok((measured, cuts))
     }
 
-    fn load(&self, engine: &mut dyn Engine, watch: &mut dyn Watch) -> Result<Duration, Fault> {
+    fn load(
+        &self,
+        engine: &mut dyn Engine,
+        deadline: Deadline,
+        watch: &mut dyn Watch,
+    ) -> Result<Done, Fault> {
         watch.begin("bulk load", self.counts.items);
         let began = Instant::now();
-        let mut pairs = (0..self.counts.items).map(|index| {
-            if index % STRIDE == STRIDE - 1 {
-                watch.step(STRIDE);
-            }
+        let mut count = 0;
+        let mut pairs = strides(self.counts.items, deadline, watch).map(|index| {
+            count = index + 1;
             self.pair(index)
         });
         engine.load(&mut pairs)?;
-        Ok(began.elapsed())
+        Ok(Done { count, time: began.elapsed() })
     }
 
-    /// `commits` commits of `items` new items each; what makes them is not timed.
+    /// `commits` commits of `items` new items each; what makes them is not timed. Counts items.
+    #[expect(clippy::too_many_arguments, reason = "two phases that differ in three numbers")]
     fn batches(
         &self,
         engine: &mut dyn Engine,
+        deadline: Deadline,
         watch: &mut dyn Watch,
         what: &'static str,
         written: u64,
         commits: u64,
         items: u64,
-    ) -> Result<Duration, Fault> {
+    ) -> Result<Done, Fault> {
         watch.begin(what, commits);
-        let mut time = Duration::ZERO;
+        let mut done = Done { count: 0, time: Duration::ZERO };
         let mut pairs = Vec::with_capacity(items as usize);
         for commit in 0..commits {
+            if commit > 0 && deadline.has_passed() {
+                break;
+            }
             let first = written + commit * items;
             pairs.clear();
             pairs.extend((first..first + items).map(|index| self.pair(index)));
             let began = Instant::now();
             engine.put_batch(&pairs)?;
-            time += began.elapsed();
+            done.time += began.elapsed();
+            done.count += items;
             watch.step(1);
         }
-        Ok(time)
+        Ok(done)
     }
 
     fn reads(
         &self,
         engine: &mut dyn Engine,
+        deadline: Deadline,
         watch: &mut dyn Watch,
         written: u64,
-    ) -> Result<Duration, Fault> {
+    ) -> Result<Done, Fault> {
         watch.begin("random reads", self.counts.reads);
         let mut chosen = Words::new(self.seed ^ READS, 0);
         let mut reader = engine.reader()?;
+        let mut count = 0;
         let began = Instant::now();
-        for read in 0..self.counts.reads {
+        for read in strides(self.counts.reads, deadline, watch) {
             let (key, value) = self.pair(chosen.below(written));
             let mut is_right = false;
             reader.get(&key, &mut |found| is_right = found == value)?;
             if !is_right {
                 return Err("a read did not find what was written".into());
             }
-            if read % STRIDE == STRIDE - 1 {
-                watch.step(STRIDE);
-            }
+            count = read + 1;
         }
-        Ok(began.elapsed())
+        Ok(Done { count, time: began.elapsed() })
     }
 
     fn ranges(
         &self,
         engine: &mut dyn Engine,
+        deadline: Deadline,
         watch: &mut dyn Watch,
         written: u64,
-    ) -> Result<Duration, Fault> {
+    ) -> Result<Done, Fault> {
         watch.begin("range reads", self.counts.ranges);
         let mut chosen = Words::new(self.seed ^ RANGES, 0);
         let mut reader = engine.reader()?;
-        let (mut seen, mut short) = (0u64, 0u64);
+        let (mut seen, mut short, mut count) = (0u64, 0u64, 0);
         let began = Instant::now();
-        for range in 0..self.counts.ranges {
+        for range in strides(self.counts.ranges, deadline, watch) {
             let (key, value) = self.pair(chosen.below(written));
             let (mut items, mut is_right) = (0, true);
             reader.range(&key, self.counts.range_items as usize, &mut |found| {
@@ -365,9 +488,7 @@ impl Workload {
                 return Err("a range read did not begin with what was written".into());
             }
             short += u64::from(items < self.counts.range_items);
-            if range % STRIDE == STRIDE - 1 {
-                watch.step(STRIDE);
-            }
+            count = range + 1;
         }
         std::hint::black_box(seen);
         let time = began.elapsed();
@@ -375,25 +496,26 @@ impl Workload {
         if short > self.counts.ranges / 10 {
             return Err("most range reads ended before their last item".into());
         }
-        Ok(time)
+        Ok(Done { count, time })
     }
 
+    /// Removes the first items.
     fn removals(
         &self,
         engine: &mut dyn Engine,
+        deadline: Deadline,
         watch: &mut dyn Watch,
         removals: u64,
-    ) -> Result<Duration, Fault> {
+    ) -> Result<Done, Fault> {
         watch.begin("removals", removals);
         let began = Instant::now();
-        let mut keys = (0..removals).map(|index| {
-            if index % STRIDE == STRIDE - 1 {
-                watch.step(STRIDE);
-            }
+        let mut count = 0;
+        let mut keys = strides(removals, deadline, watch).map(|index| {
+            count = index + 1;
             self.key(index)
         });
         engine.remove(&mut keys)?;
-        Ok(began.elapsed())
+        Ok(Done { count, time: began.elapsed() })
     }
 
     /// What was removed is gone, what was not is there.
@@ -442,6 +564,37 @@ const READS: u64 = 0x5EAD;
 const RANGES: u64 = 0x5CA7;
 const CHECKING: u64 = 0xC4EC;
 
+/// 0 up to `count`, with a look at the clock now and then; ends early when the time is over, but never
+/// before something was done.
+fn strides<'w>(
+    count: u64,
+    deadline: Deadline,
+    watch: &'w mut dyn Watch,
+) -> impl Iterator<Item = u64> + use<'w> {
+    (0..count).take_while(move |index| {
+        if *index == 0 || index % STRIDE != 0 {
+            return true;
+        }
+        watch.step(STRIDE);
+        !deadline.has_passed()
+    })
+}
+
+/// The rows of an engine's size at one moment: all of it, and its parts.
+type SizeRows = [Row; 4];
+const FULL: SizeRows = [Row::SizeFull, Row::UsedFull, Row::LogFull, Row::ReserveFull];
+const REMOVED: SizeRows =
+    [Row::SizeRemoved, Row::UsedRemoved, Row::LogRemoved, Row::ReserveRemoved];
+
+fn sizes(engine: &dyn Engine, dir: &Path, rows: &SizeRows) -> Result<Vec<(Row, f64)>, Fault> {
+    let all = disk_bytes(dir)?;
+    let mut bytes = vec![all];
+    if let Some(Parts { live_bytes, log_bytes }) = engine.parts() {
+        bytes.extend([live_bytes, log_bytes, all.saturating_sub(live_bytes + log_bytes)]);
+    }
+    Ok(rows.iter().copied().zip(bytes.into_iter().map(|bytes| bytes as f64)).collect())
+}
+
 fn settle(engine: &mut dyn Engine, watch: &mut dyn Watch) -> Result<Duration, Fault> {
     watch.begin("settling", 1);
     let began = Instant::now();
@@ -451,11 +604,7 @@ fn settle(engine: &mut dyn Engine, watch: &mut dyn Watch) -> Result<Duration, Fa
 
 /// Of this thread's CPU since it was `before`.
 fn micros_each(before: u64, count: u64) -> f64 {
-    (thread_cpu_nanos() - before) as f64 / 1e3 / count as f64
-}
-
-fn rate(count: u64, time: Duration) -> f64 {
-    count as f64 / time.as_secs_f64().max(1e-9)
+    (thread_cpu_nanos() - before) as f64 / 1e3 / count.max(1) as f64
 }
 
 /// Bytes that the files below `dir` take on the disk: sparse files count by their blocks.

@@ -17,6 +17,8 @@
 //! intended start (closed loop: its start) lies in. It is waited for after the end, up to the limit
 //! for one operation, and counted whatever its end is.
 
+mod follow;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use super::record::{Cause, Shared};
 use super::schedule::Pacing;
 use super::slots::{Phases, Slots, Taken};
-use super::{Settings, ThreadReport};
+use super::{Fatal, Settings, ThreadReport};
 use crate::ledger::LedgerWriter;
 use crate::sys;
 use crate::target::{Codec, Request, Target};
@@ -38,6 +40,8 @@ const READY_POLL_NANOS: u64 = Nanos::PER_MILLI;
 const RECONNECT_NANOS: u64 = 100 * Nanos::PER_MILLI;
 /// How often time limits are checked.
 const EXPIRE_NANOS: u64 = 50 * Nanos::PER_MILLI;
+/// A run against replicas does not wait longer for those that cannot be reached.
+const CONNECT_GRACE_NANOS: u64 = Nanos::PER_SECOND;
 
 #[derive(Debug)]
 struct Socket<C> {
@@ -47,6 +51,10 @@ struct Socket<C> {
     is_up: bool,
     /// When it was opened.
     opened: Nanos,
+    /// When something arrived last.
+    heard: Nanos,
+    /// When it was asked for a sign of life last.
+    probed: Nanos,
     codec: C,
     /// Requests of this turn, or of more turns while an earlier buffer is under way.
     out: SendBuf,
@@ -112,6 +120,11 @@ pub(crate) struct Generator<T: Target> {
     /// Connections whose bytes were not the protocol, to be closed at the turn's end.
     broken: Vec<ConnId>,
     down: usize,
+    /// No lost connection is due to be opened again before.
+    connect_due: Nanos,
+    /// There are leaders to follow.
+    is_replicated: bool,
+    connecting_since: Option<Nanos>,
     phase: Phase,
     timeline: Timeline,
     exhausted: bool,
@@ -120,7 +133,7 @@ pub(crate) struct Generator<T: Target> {
     cpu: CpuWatch,
     /// Open loop: never started, by the interval of the intended start.
     not_started: BTreeMap<u64, u64>,
-    fatal: Option<String>,
+    fatal: Option<Fatal>,
 }
 
 impl<T: Target> Generator<T> {
@@ -140,6 +153,8 @@ impl<T: Target> Generator<T> {
                 conn: None,
                 is_up: false,
                 opened: Nanos(0),
+                heard: Nanos(0),
+                probed: Nanos(0),
                 codec: target.codec(),
                 out: SendBuf::new(),
                 spare: Some(SendBuf::new()),
@@ -161,6 +176,9 @@ impl<T: Target> Generator<T> {
             dirty: Vec::with_capacity(sockets.len()),
             broken: Vec::new(),
             down: sockets.len(),
+            connect_due: Nanos(0),
+            is_replicated: target.replicas() > 1,
+            connecting_since: None,
             sockets,
             phase: Phase::Connecting { announced: false },
             timeline: Timeline {
@@ -212,8 +230,8 @@ impl<T: Target> Generator<T> {
         (self.sockets.get(index as usize)?.conn == Some(conn)).then_some(index)
     }
 
-    fn give_up(&mut self, words: String) {
-        self.fatal.get_or_insert(words);
+    fn give_up(&mut self, why: Fatal) {
+        self.fatal.get_or_insert(why);
         self.shared.stop();
     }
 
@@ -221,7 +239,7 @@ impl<T: Target> Generator<T> {
         self.reconnect_due(now, fx);
         self.give_up_handshakes(now);
         self.flush(fx);
-        if self.down > 0 {
+        if !self.is_connected(now) {
             fx.wake_at = Some(now + EXPIRE_NANOS);
             return;
         }
@@ -237,6 +255,19 @@ impl<T: Target> Generator<T> {
             Some(start) => fx.wake_at = Some(start),
             None => fx.wake_at = Some(now + READY_POLL_NANOS),
         }
+    }
+
+    /// Whether the run may begin: with every connection, or with some of each lane's to replicas, when
+    /// the others had their time.
+    fn is_connected(&mut self, now: Nanos) -> bool {
+        if self.down == 0 || !self.is_replicated {
+            return self.down == 0;
+        }
+        let waited = now.since(*self.connecting_since.get_or_insert(now));
+        if waited > self.settings.timeout_nanos && !self.slots.all_lanes_up() {
+            self.give_up(Fatal::Target("no node can be reached".to_owned()));
+        }
+        waited > CONNECT_GRACE_NANOS && self.slots.all_lanes_up()
     }
 
     fn begin(&mut self, start: Nanos) {
@@ -272,9 +303,15 @@ impl<T: Target> Generator<T> {
         if now >= self.timeline.expire_at {
             self.slots.expire(now - self.settings.timeout_nanos);
             self.give_up_handshakes(now);
+            if self.is_replicated {
+                self.listen_for_silence(now);
+            }
             self.timeline.expire_at = now + EXPIRE_NANOS;
         }
         self.start_continuations();
+        if self.is_replicated {
+            self.start_moved(now);
+        }
         match self.pacing {
             Pacing::Closed => self.start_closed(now),
             Pacing::Open(_) => self.start_open(now),
@@ -369,25 +406,18 @@ impl<T: Target> Generator<T> {
         let key = self.keys.spell(planned.record);
         let socket = taken.lane * addresses + self.target.route(key) as u32;
         let correlation = self.slots.start(taken, planned, socket, intended, now, waited_for_depth);
-        let request = match planned.kind {
-            OpKind::Get | OpKind::ReadModifyWrite => Request::Get { key },
-            OpKind::Put | OpKind::Insert => {
-                Request::Put { key, value: self.slots.source.value(planned) }
-            }
-            OpKind::ConditionalPut => {
-                Request::PutExisting { key, value: self.slots.source.value(planned) }
-            }
-            OpKind::Query => Request::Query { key, items: planned.argument as u32 },
-            OpKind::Scan => Request::Scan { key, items: planned.argument as u32 },
-        };
+        if self.is_replicated && !self.sockets[socket as usize].is_up {
+            // Its turn comes at once, if another replica can be asked.
+            return self.slots.hold(correlation, now);
+        }
+        let request = request(&mut self.slots.source, planned, true, key);
         encode(&mut self.sockets, &mut self.dirty, socket, request, correlation);
     }
 
     fn start_continuations(&mut self) {
         while let Some((correlation, planned, socket)) = self.slots.continuation() {
-            let Planned { record, .. } = planned;
-            let key = self.keys.spell(record);
-            let request = Request::Put { key, value: self.slots.source.value(planned) };
+            let key = self.keys.spell(planned.record);
+            let request = request(&mut self.slots.source, planned, false, key);
             encode(&mut self.sockets, &mut self.dirty, socket, request, correlation);
         }
     }
@@ -398,8 +428,7 @@ impl<T: Target> Generator<T> {
             return;
         };
         if let Err(error) = writer.append(keys.take_acknowledged()) {
-            let words = error.to_string();
-            self.give_up(words);
+            self.give_up(Fatal::Here(error.to_string()));
         }
     }
 
@@ -444,16 +473,27 @@ impl<T: Target> Generator<T> {
     }
 
     fn reconnect_due(&mut self, now: Nanos, fx: &mut Effects) {
-        if self.down == 0 {
+        if self.down == 0 || now < self.connect_due {
             return;
         }
+        self.connect_due = Nanos(u64::MAX);
         let addresses = self.target.addresses();
         for (index, socket) in self.sockets.iter_mut().enumerate() {
-            if socket.connect_at.is_some_and(|at| at <= now) {
-                socket.connect_at = None;
-                fx.connect.push((index as u64, addresses[index % addresses.len()]));
+            match socket.connect_at {
+                Some(at) if at <= now => {
+                    socket.connect_at = None;
+                    fx.connect.push((index as u64, addresses[index % addresses.len()]));
+                }
+                Some(at) => self.connect_due = self.connect_due.min(at),
+                None => {}
             }
         }
+    }
+
+    fn connect_later(&mut self, index: usize, now: Nanos) {
+        let at = now + RECONNECT_NANOS;
+        self.sockets[index].connect_at = Some(at);
+        self.connect_due = self.connect_due.min(at);
     }
 
     /// A protocol that is not ready within the time limit for one operation never will be.
@@ -478,8 +518,15 @@ impl<T: Target> Generator<T> {
         self.slots.first_error().get_or_insert_with(|| words.to_owned());
         self.broken.push(conn);
         self.socket_gone(index, now);
-        if let Phase::Connecting { .. } = self.phase {
-            self.give_up(words.to_owned());
+        self.give_up_while_connecting(|| words.to_owned());
+    }
+
+    /// Before the run has begun, a connection that fails ends it, unless there are replicas.
+    fn give_up_while_connecting(&mut self, words: impl FnOnce() -> String) {
+        if let Phase::Connecting { .. } = self.phase
+            && !self.is_replicated
+        {
+            self.give_up(Fatal::Target(words()));
         }
     }
 
@@ -495,11 +542,19 @@ impl<T: Target> Generator<T> {
         if self.phase == Phase::Running {
             self.slots.recorder.counters().reconnects += 1;
         }
+        if self.is_lane_up(lane) {
+            self.slots.lane_up(lane);
+        }
+    }
+
+    /// A lane needs all its sockets, or any where they are to replicas.
+    fn is_lane_up(&self, lane: u32) -> bool {
         let addresses = self.address_count();
         let first = (lane * addresses) as usize;
-        let sockets = &self.sockets[first..first + addresses as usize];
-        if sockets.iter().all(|socket| socket.is_up) {
-            self.slots.lane_up(lane);
+        let mut sockets = self.sockets[first..first + addresses as usize].iter();
+        match self.is_replicated {
+            true => sockets.any(|socket| socket.is_up),
+            false => sockets.all(|socket| socket.is_up),
         }
     }
 
@@ -546,9 +601,11 @@ impl<T: Target> Generator<T> {
         if let Some(until) = self.slots.thinks_until() {
             at = at.min(until);
         }
+        if let Some(due) = self.slots.moved_until() {
+            at = at.min(due);
+        }
         if self.down > 0 && self.settings.reconnect {
-            let due = self.sockets.iter().filter_map(|socket| socket.connect_at).min();
-            at = at.min(due.unwrap_or(at));
+            at = at.min(self.connect_due);
         }
         if self.cpu.began.is_none() {
             at = at.min(line.measure_from);
@@ -563,9 +620,29 @@ impl<T: Target> Generator<T> {
         socket.codec = self.target.codec();
         socket.out.clear();
         socket.sending = false;
-        socket.connect_at = Some(now + RECONNECT_NANOS);
         let lane = socket.lane;
-        self.slots.lane_down(lane, index);
+        self.connect_later(index as usize, now);
+        let stays_up = self.is_lane_up(lane);
+        self.slots.socket_down(lane, index, stays_up);
+    }
+}
+
+/// The request of an operation; of a read-modify-write, its first or its second.
+fn request<'a>(
+    source: &'a mut Source,
+    planned: Planned,
+    is_first: bool,
+    key: &'a [u8],
+) -> Request<'a> {
+    match planned.kind {
+        OpKind::Get => Request::Get { key },
+        OpKind::ReadModifyWrite if is_first => Request::Get { key },
+        OpKind::Put | OpKind::Insert | OpKind::ReadModifyWrite => {
+            Request::Put { key, value: source.value(planned) }
+        }
+        OpKind::ConditionalPut => Request::PutExisting { key, value: source.value(planned) },
+        OpKind::Query => Request::Query { key, items: planned.argument as u32 },
+        OpKind::Scan => Request::Scan { key, items: planned.argument as u32 },
     }
 }
 
@@ -601,22 +678,23 @@ impl<T: Target> Machine for Generator<T> {
     }
 
     fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos) {
-        if let Phase::Connecting { .. } = self.phase {
-            let address = self.target.addresses()[token as usize % self.target.addresses().len()];
+        let address = self.target.addresses()[token as usize % self.target.addresses().len()];
+        self.give_up_while_connecting(|| {
             let error = std::io::Error::from_raw_os_error(errno);
-            self.give_up(format!("cannot open a connection to {address}: {error}"));
-        }
-        self.sockets[token as usize].connect_at = Some(now + RECONNECT_NANOS);
+            format!("cannot open a connection to {address}: {error}")
+        });
+        self.connect_later(token as usize, now);
     }
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, _fx: &mut Effects) {
         let Some(index) = self.socket_of(conn) else { return };
         let slots = &mut self.slots;
         slots.clock(now);
-        let decoded =
-            self.sockets[index as usize].codec.decode(bytes, &mut |correlation, outcome| {
-                slots.complete(correlation, outcome, now);
-            });
+        let socket = &mut self.sockets[index as usize];
+        socket.heard = now;
+        let decoded = socket.codec.decode(bytes, &mut |correlation, outcome| {
+            slots.complete(correlation, outcome, now);
+        });
         if let Err(error) = decoded {
             let words = format!("the target does not speak its protocol: {error}");
             self.refuse(index, conn, &words, now);
@@ -630,6 +708,10 @@ impl<T: Target> Machine for Generator<T> {
         let Some(index) = self.socket_of(conn) else { return };
         let socket = &mut self.sockets[index as usize];
         buf.clear();
+        if socket.out.is_empty() {
+            // The bytes just sent are in the processor's cache; those of the other buffer may not be.
+            std::mem::swap(&mut socket.out, &mut buf);
+        }
         socket.spare = Some(buf);
         socket.sending = false;
         if !socket.out.is_empty() && !socket.dirty {
@@ -641,9 +723,9 @@ impl<T: Target> Machine for Generator<T> {
     fn closed(&mut self, conn: ConnId, _reason: CloseReason, now: Nanos) {
         if let Some(index) = self.socket_of(conn) {
             self.socket_gone(index, now);
-            if let Phase::Connecting { .. } = self.phase {
-                self.give_up("the target closed a connection before the run began".to_owned());
-            }
+            self.give_up_while_connecting(|| {
+                "the target closed a connection before the run began".to_owned()
+            });
         }
     }
 

@@ -11,6 +11,8 @@
 
 mod machine;
 mod record;
+#[cfg(test)]
+mod replica_tests;
 mod schedule;
 mod slots;
 #[cfg(test)]
@@ -77,9 +79,18 @@ pub(crate) struct ThreadReport {
     /// Open loop: operations never started, by the interval of their intended start.
     pub(crate) not_started: BTreeMap<u64, u64>,
     /// Why the run could not go on.
-    pub(crate) fatal: Option<String>,
+    pub(crate) fatal: Option<Fatal>,
     /// Lines in the ledger.
     pub(crate) ledger_written: u64,
+}
+
+/// What ends a run as if it had never been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fatal {
+    /// Not all connections could be opened.
+    Target(String),
+    /// A file of the tool's own cannot be written.
+    Here(String),
 }
 
 impl ThreadReport {
@@ -362,11 +373,13 @@ pub(crate) fn run_gathered<T: Target, G>(
             let ended = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             reports.push(ended?);
         }
-        if let Some(words) = reports.iter_mut().find_map(|report| report.fatal.take()) {
-            return Err(BenchError::Io {
-                what: "the run stopped",
-                source: std::io::Error::other(words),
-            });
+        match reports.iter_mut().find_map(|report| report.fatal.take()) {
+            Some(Fatal::Target(words)) => return Err(BenchError::CannotBegin { words }),
+            Some(Fatal::Here(words)) => {
+                let source = std::io::Error::other(words);
+                return Err(BenchError::Io { what: "the run stopped", source });
+            }
+            None => {}
         }
         Ok((gathered, reports))
     })

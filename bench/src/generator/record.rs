@@ -46,14 +46,24 @@ pub(crate) enum Cause {
     Timeout,
     /// The connection ended before the answer.
     ConnectionLost,
+    /// The store answered that it does not know what becomes of it.
+    Unknown,
+    /// No replica led within the limit for one operation; none has executed it.
+    NoLeader,
     /// Open loop: intended within the run, but no connection was free until its end.
     NotStarted,
 }
 
 impl Cause {
     /// All of them.
-    pub(crate) const ALL: [Cause; 4] =
-        [Cause::Refused, Cause::Timeout, Cause::ConnectionLost, Cause::NotStarted];
+    pub(crate) const ALL: [Cause; 6] = [
+        Cause::Refused,
+        Cause::Timeout,
+        Cause::ConnectionLost,
+        Cause::Unknown,
+        Cause::NoLeader,
+        Cause::NotStarted,
+    ];
     /// How many there are.
     pub(crate) const COUNT: usize = Cause::ALL.len();
 
@@ -63,6 +73,8 @@ impl Cause {
             Cause::Refused => "refused",
             Cause::Timeout => "timeout",
             Cause::ConnectionLost => "connection_lost",
+            Cause::Unknown => "unknown",
+            Cause::NoLeader => "no_leader",
             Cause::NotStarted => "not_started",
         }
     }
@@ -73,6 +85,8 @@ impl Cause {
 pub(crate) struct Counters {
     /// Failed operations, by [`Cause`].
     pub(crate) errors: [u64; Cause::COUNT],
+    /// Those of them that may have written all the same: sent, and without an answer that says.
+    pub(crate) unknown_writes: u64,
     /// Successful operations that ended within the measured time.
     pub(crate) in_time: u64,
     /// Reads that found no record. They are successes.
@@ -106,6 +120,7 @@ impl Counters {
         for (sum, more) in self.errors.iter_mut().zip(other.errors) {
             *sum += more;
         }
+        self.unknown_writes += other.unknown_writes;
         self.in_time += other.in_time;
         self.missing += other.missing;
         self.late_starts += other.late_starts;
@@ -271,10 +286,13 @@ impl Recorder {
         &mut self.of_phase(phase).counters
     }
 
+    #[inline]
     fn of_phase(&mut self, phase: u32) -> &mut Interval {
-        if phase == self.phase {
-            return &mut self.current;
-        }
+        if phase == self.phase { &mut self.current } else { self.of_other_phase(phase) }
+    }
+
+    #[cold]
+    fn of_other_phase(&mut self, phase: u32) -> &mut Interval {
         // At most the phases with operations under way: a handful, after a phase's end.
         let known = self.others.iter().position(|(other, _)| *other == phase);
         let index = known.unwrap_or_else(|| {

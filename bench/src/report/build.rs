@@ -13,7 +13,7 @@ use crate::generator::{Arrivals, Cause, Counters, Interval, Plan, RunOutcome, Th
 use crate::stamps::Stamps;
 use crate::sys::{self, Hardware};
 use crate::target::TargetUrl;
-use crate::workload::{OpKind, Scenario};
+use crate::workload::{OpKind, Scenario, VALUES_MADE};
 
 /// More of a core than this and the client is the limit.
 const CLIENT_LIMIT_FRACTION: f64 = 0.9;
@@ -124,6 +124,11 @@ pub(crate) fn report(
         records: args.traffic.records,
         key_bytes: args.traffic.data.key_bytes,
         value_bytes: args.traffic.value_bytes,
+        values_made: match scenario.is_ledger {
+            true => "each names its record and its sequence number, and carries a checksum",
+            false => VALUES_MADE,
+        }
+        .to_owned(),
         key_distribution: distribution,
         connections: plan.connections,
         depth: plan.depth,
@@ -145,6 +150,7 @@ pub(crate) fn report(
         achieved_ops_s: counters.in_time as f64 / duration,
         errors: counters.errors_all(),
         errors_by_cause: by_cause(total),
+        unknown_writes: counters.unknown_writes,
         first_error: outcome.threads.iter().find_map(|thread| thread.first_error.clone()),
         reads_that_found_nothing: counters.missing,
         late_starts: counters.late_starts,

@@ -15,7 +15,12 @@ pub(crate) enum Progress {
     /// One line a second on a terminal; nothing elsewhere.
     Rows,
     /// A bar towards the number of records.
-    Bar(indicatif::ProgressBar),
+    Bar {
+        /// It.
+        bar: indicatif::ProgressBar,
+        /// Records that were there already when this began.
+        before: u64,
+    },
 }
 
 /// Who hears of each interval while the run goes on.
@@ -204,7 +209,7 @@ pub(crate) fn collect(
 
 fn show(progress: &Progress, row: &IntervalRow, successes: u64) {
     match progress {
-        Progress::Bar(bar) => bar.set_position(successes),
+        Progress::Bar { bar, before } => bar.set_position(before + successes),
         Progress::Rows if std::io::stderr().is_terminal() => {
             let mut line = format!(
                 "\r\x1b[2K{:>6.0} s  {:>9} ops  p50 {:>8.0} us  p99 {:>8.0} us  max {:>8.0} us",
@@ -224,7 +229,8 @@ fn show(progress: &Progress, row: &IntervalRow, successes: u64) {
 
 fn finish(progress: &Progress) {
     match progress {
-        Progress::Bar(bar) => bar.finish_and_clear(),
+        // Another pass may follow.
+        Progress::Bar { .. } => {}
         Progress::Rows if std::io::stderr().is_terminal() => {
             let _ = std::io::stderr().write_all(b"\r\x1b[2K");
         }

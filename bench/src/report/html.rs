@@ -39,7 +39,7 @@ white-space:normal;text-align:left;vertical-align:top}.facts td:first-child{colo
 width:190px;white-space:nowrap}.bad td{color:var(--warn)}td.soft{color:var(--soft);opacity:.7}td.words{text-align:left}pre{background:var(--card);padding:12px 14px;\
 border-radius:8px;overflow-x:auto;white-space:pre-wrap;word-break:break-word;font-size:13px}a{\
 color:var(--c0)}@media(max-width:640px){main{padding:16px 12px 40px}.facts td:first-child{\
-width:auto;white-space:normal}th,td{padding:4px 5px;font-size:12px}th:first-child,td:first-child{\
+width:auto;white-space:normal}th,td{padding:4px 3px;font-size:12px}th:first-child,td:first-child{\
 white-space:normal}.facts td{font-size:13px}}";
 
 /// Writes the page and the picture into `dir`.
@@ -99,7 +99,7 @@ fn subtitle(report: &Report) -> String {
         report.depth,
         length(report),
         utc(report.began_unix_s),
-        report.version
+        report.version_line()
     )
 }
 
@@ -220,7 +220,7 @@ fn operations(report: &Report, out: &mut String) {
         out.push_str(&latency_row("all together", &report.overall));
     }
     if let Some(delay) = &report.start_delay {
-        out.push_str(&latency_row("start delay (within the above)", delay));
+        out.push_str(&latency_row("start delay", delay));
     }
     for (cause, count) in report.errors_by_cause.iter().filter(|(_, count)| **count > 0) {
         put(
@@ -234,6 +234,12 @@ fn operations(report: &Report, out: &mut String) {
         );
     }
     out.push_str("</table></div>");
+    if report.start_delay.is_some() {
+        out.push_str(
+            "<p class=\"soft\">The start delay, from the intended start to the real one, is part of the \
+             latencies above it.</p>",
+        );
+    }
     let is_thin = |summary: &LatencySummary| summary.count > 0 && summary.count < 100_000;
     if report.ops.values().any(is_thin) {
         out.push_str(
@@ -247,7 +253,7 @@ fn phases(report: &Report, out: &mut String) {
     put(
         out,
         format_args!(
-            "<h2>Phases</h2><div class=\"wide\"><table><tr><th>phase, as numbered in the pictures</th><th>from</th><th>to</th>\
+            "<h2>Phases</h2><div class=\"wide\"><table><tr><th>phase</th><th>from</th><th>to</th>\
          <th>offered/s</th><th>achieved/s</th><th>errors</th><th>late starts</th><th>p50</th>\
          <th>p99</th><th>p99.9</th><th>max</th></tr>"
         ),
@@ -287,6 +293,11 @@ fn phases(report: &Report, out: &mut String) {
         out.push_str("</tr>");
     }
     out.push_str("</table></div>");
+    if report.phases.len() > 1 {
+        out.push_str(
+            "<p class=\"soft\">Where a phase's name has no room in a picture, its number stands.</p>",
+        );
+    }
 }
 
 /// Everything needed to repeat the run, by name. Text and page show the same.
@@ -324,7 +335,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         (
             "workload",
             format!(
-                "{}: {}; {} records in table {}, {} B keys, {} B values of random bytes, {}, seed {}",
+                "{}: {}; {} records in table {}, {} B keys, {} B values, {}, seed {}",
                 report.workload,
                 report.operations,
                 report.records,
@@ -335,6 +346,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
                 report.seed
             ),
         ),
+        ("values", report.values_made.clone()),
         ("target", format!("{} ({})", report.target, facts(&report.target_facts))),
         ("store process", store),
         ("store disk", device),
@@ -398,6 +410,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
         ("began", utc(report.began_unix_s)),
         ("forebay-bench", report.version_line()),
     ];
+    stamps.retain(|(_, words)| !words.is_empty());
     stamps.extend(report.remarks.iter().map(|remark| ("remark", remark.clone())));
     stamps
 }

@@ -54,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) records: u64,
     pub(crate) key_bytes: u64,
     pub(crate) value_bytes: u64,
+    /// What their bytes are.
+    #[serde(default)]
+    pub(crate) values_made: String,
     pub(crate) key_distribution: String,
     pub(crate) connections: u32,
     pub(crate) depth: u32,
@@ -83,6 +86,9 @@ pub(crate) struct Report {
     pub(crate) achieved_ops_s: f64,
     pub(crate) errors: u64,
     pub(crate) errors_by_cause: BTreeMap<String, u64>,
+    /// Errors that may have written all the same.
+    #[serde(default)]
+    pub(crate) unknown_writes: u64,
     pub(crate) first_error: Option<String>,
     pub(crate) reads_that_found_nothing: u64,
     /// Open loop: started more than 1 ms after the intended start.
@@ -266,9 +272,13 @@ impl Report {
                 .map(|(cause, count)| format!("{count} {}", cause.replace('_', " ")))
                 .collect();
             warn(format!(
-                "{} operations failed ({}); latencies are of successes only. First: {}",
+                "{} operations failed ({}){}; latencies are of successes only. First: {}",
                 self.errors,
                 causes.join(", "),
+                match self.unknown_writes {
+                    0 => String::new(),
+                    count => format!(", of them {count} writes whose outcome is unknown"),
+                },
                 self.first_error.as_deref().unwrap_or("unknown")
             ));
         }

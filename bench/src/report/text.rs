@@ -38,6 +38,10 @@ pub(crate) fn render(report: &Report) -> String {
         let cause = cause.replace('_', " ");
         line(format_args!("{cause:<18} {count:>11} failed, in no latency above"));
     }
+    if report.unknown_writes > 0 {
+        let count = report.unknown_writes;
+        line(format_args!("{:<18} {count:>11} of these, which may be there", "unknown writes"));
+    }
     for phase in report.phases.iter().filter(|_| report.phases.len() > 1) {
         line(format_args!(
             "{}{} from {} s: {:.0} ops/s of {:.0}, p50 {:.1}, p99 {:.1}, max {:.1}",

@@ -46,8 +46,13 @@ pub(crate) struct WorkerReport {
 /// A worker that did not live to the end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Lost {
-    /// Seconds since the measurement began; negative in the warm-up.
-    pub(crate) at_s: f64,
+    /// So many of its intervals, from the first on, are in the report, each of them whole; nothing of
+    /// later ones is.
+    pub(crate) intervals: u64,
+    /// Where they end: seconds since the measurement began; negative in the warm-up.
+    pub(crate) whole_until_s: f64,
+    /// When it was missed, in the same seconds.
+    pub(crate) noticed_s: f64,
     pub(crate) why: String,
 }
 
@@ -55,10 +60,11 @@ pub(crate) struct Lost {
 pub(crate) fn warnings(workers: &[WorkerReport], warn: &mut impl FnMut(String)) {
     for worker in workers {
         let address = &worker.address;
-        if let Some(Lost { at_s, why }) = &worker.lost {
+        if let Some(Lost { intervals, whole_until_s, noticed_s, why }) = &worker.lost {
             warn(format!(
-                "worker {address} was lost {at_s:.1} s into the measurement ({why}): from then on its \
-                 {:.0} % of the load was missing, and what it had under way is in no figure",
+                "worker {address} was lost ({why}): of its {:.0} % of the load the first {intervals} \
+                 intervals are in these figures, until {whole_until_s:.1} s, each of them whole, and \
+                 nothing after that; it was missed at {noticed_s:.1} s",
                 worker.share * 100.0
             ));
         }
@@ -96,7 +102,7 @@ fn table(workers: &[WorkerReport]) -> Vec<[String; 10]> {
             us => format!("{:+.6} s", us / 1e6),
         };
         let state = match (&worker.lost, worker.client_limited) {
-            (Some(lost), _) => format!(" (lost at {:.1} s)", lost.at_s),
+            (Some(lost), _) => format!(" (lost; whole until {:.1} s)", lost.whole_until_s),
             (None, true) => " (the limit)".to_owned(),
             (None, false) => String::new(),
         };
@@ -195,22 +201,32 @@ pub(crate) mod tests {
 
     #[test]
     fn the_table_names_the_lost_and_the_limit() {
-        let lost = Some(Lost { at_s: 2.34, why: "it closed <the> connection".to_owned() });
+        let why = "it closed <the> connection".to_owned();
+        let lost = Some(Lost { intervals: 3, whole_until_s: 2.0, noticed_s: 2.34, why });
         let workers = [
             WorkerReport { lost, ..sample() },
             WorkerReport { client_limited: true, busy_cores: 1.0, ..sample() },
         ];
         let table = text(&workers);
-        for words in
-            ["(lost at 2.3 s)", "(the limit)", "50.0 %", "-1.500000 s +- 23 us, moved +2 us"]
-        {
+        for words in [
+            "(lost; whole until 2.0 s)",
+            "(the limit)",
+            "50.0 %",
+            "-1.500000 s +- 23 us, moved +2 us",
+        ] {
             assert!(table.contains(words), "{words} in\n{table}");
         }
         let page = html(&workers);
-        assert!(page.contains("<th>worker</th>") && page.contains("lost at 2.3 s"), "{page}");
+        assert!(page.contains("<th>worker</th>") && page.contains("whole until 2.0 s"), "{page}");
         let mut warned = String::new();
         warnings(&workers, &mut |words| warned += &words);
-        for words in ["lost 2.3 s into", "50 % of the load", "was the limit", "not idle"] {
+        for words in [
+            "first 3 intervals",
+            "50 % of the load",
+            "missed at 2.3 s",
+            "was the limit",
+            "not idle",
+        ] {
             assert!(warned.contains(words), "{words} in {warned}");
         }
         assert_eq!(text(&[]), "");

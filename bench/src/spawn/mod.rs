@@ -54,6 +54,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), BenchError> {
         workload: Some(run.workload.clone()),
         connections: 16,
         depth: LOAD_DEPTH,
+        workers: Vec::new(),
     };
     let loaded = commands::load_quietly(&load)?;
     println!("loaded       {} records in {:.1} s", loaded.records, loaded.seconds);

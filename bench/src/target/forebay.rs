@@ -6,24 +6,31 @@
 //! the items whose hashes follow the start key's, within its partition.
 //!
 //! Requests are unconditional puts and consistent gets. Each goes straight to the shard that leads
-//! its partition.
+//! its partition. On one node that is known from the start. Of several nodes
+//! (`forebay://A:P,B:P,C:P`) each may lead any partition, and the leaders change:
+//!
+//! ```text
+//!   addresses   node A: shard 0, shard 1 │ node B: shard 0, shard 1 │ node C: …     a part for each node
+//!   leading     partition ─► address      one atomic number each, shared by all threads
+//! ```
+//!
+//! A partition is asked of the first node until an answer names another ([`Outcome::Elsewhere`]). No
+//! connection carries operations before its node has answered once, because the kernel accepts
+//! connections for a stopped process too.
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+mod setup;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use forebay_core::expression::{Condition, ConditionExpression, SortKeyCondition};
 use forebay_core::item::{ItemRef, ItemWriter, ValueRef};
 use forebay_core::key::partition_hash;
-use forebay_core::limits::FRAME_BYTES_MAX;
 use forebay_core::message::{
-    ArchivedDescribeNodeReply, ArchivedErrorReply, ArchivedGetReply, ArchivedTableReply,
-    CreateTableRequest, DescribeNodeRequest, DescribeTableRequest, ErrorCode, GetRequest, Kind,
-    Message, PutRequest, QueryRequest, ReturnValues, ScanRequest,
+    ArchivedErrorReply, ArchivedGetReply, ArchivedNotLeaderReply, DescribeNodeRequest, ErrorCode,
+    GetRequest, Kind, PutRequest, QueryRequest, ReturnValues, ScanRequest,
 };
-use forebay_core::table::{KeySchema, KeyType, TableDescription, TableStatus};
-use forebay_net::frame::{self, Frame, FrameSerializer, Inbox, PROTOCOL_VERSION};
+use forebay_net::frame::{self, Frame, Inbox, PROTOCOL_VERSION};
 use forebay_net::machine::SendBuf;
 
 use super::{Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl, split_key};
@@ -35,16 +42,17 @@ const ID: &str = "id";
 const SORT: &str = "n";
 /// The value attribute.
 const VALUE: &str = "v";
-/// How long a new table may take to serve.
-const TABLE_READY: Duration = Duration::from_secs(30);
-/// Between two looks at it.
-const TABLE_POLL: Duration = Duration::from_millis(20);
+/// Correlation of what a connection asks for itself; no operation has it.
+const PROBE: u64 = u64::MAX;
 
-/// A node, and a table on it.
+/// A cluster, and a table on it.
 #[derive(Debug)]
 pub(crate) struct Forebay {
-    /// Of the shards that lead partitions of the table.
+    /// Of the shards that hold partitions of the table, node by node.
     addresses: Vec<SocketAddr>,
+    nodes: usize,
+    /// By partition, the address that its requests go to.
+    leading: Vec<AtomicU32>,
     facts: Vec<(String, String)>,
     route: Route,
 }
@@ -54,11 +62,13 @@ pub(crate) struct Forebay {
 struct Route {
     table: u64,
     hash_seed: [u8; 16],
-    /// Last hash of each partition, ascending, and the address that serves it.
-    partitions: Vec<(u64, usize)>,
+    /// Last hash of each partition, ascending.
+    partitions: Vec<u64>,
     /// Digits at a key's end that are its sort key.
     sort_digits: usize,
     consistent: bool,
+    /// There are several nodes, so connections begin with a question.
+    is_replicated: bool,
 }
 
 impl Route {
@@ -66,132 +76,17 @@ impl Route {
         partition_hash(&self.hash_seed, split_key(key, self.sort_digits).0)
     }
 
-    fn partition(&self, hash: u64) -> (u64, usize) {
-        self.partitions[self.partitions.partition_point(|&(last, _)| last < hash)]
+    /// The number of a hash's partition.
+    fn partition(&self, hash: u64) -> usize {
+        self.partitions.partition_point(|&last| last < hash)
     }
 }
 
 impl Forebay {
-    /// Finds or creates `table` on the node at `url`.
+    /// Finds or creates `table` on the nodes at `url`.
     pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, BenchError> {
-        let Setup { table, sort_digits, consistent, timeout, .. } = *setup;
-        let address = url.resolve()?;
-        let mut node = Asker::connect(address, timeout)
-            .map_err(|source| BenchError::unreachable(url, address, source))?;
-        let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
-        let shards: BTreeMap<u16, SocketAddr> =
-            node.ask(&request, "to describe itself", |frame| {
-                let reply = frame.message::<ArchivedDescribeNodeReply>()?;
-                let shards = reply.shards.iter();
-                Some(
-                    shards
-                        .map(|at| {
-                            (at.shard.to_native(), SocketAddr::new(address.ip(), at.port.into()))
-                        })
-                        .collect(),
-                )
-            })?;
-        let system = shards.get(&0).copied().unwrap_or(address);
-        let mut system = Asker::connect(system, timeout)
-            .map_err(|source| BenchError::unreachable(url, system, source))?;
-        let table = find_or_create(&mut system, table, &schema(sort_digits))?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        let mut partitions = Vec::new();
-        for partition in &table.partitions {
-            let address = shards.get(&partition.shard.0).copied().ok_or(BenchError::Refused {
-                what: "the table's place",
-                words: format!("no shard {} on this node", partition.shard),
-            })?;
-            let index = addresses.iter().position(|&known| known == address);
-            let index = index.unwrap_or_else(|| {
-                addresses.push(address);
-                addresses.len() - 1
-            });
-            partitions.push((partition.hash_last, index));
-        }
-        let facts = vec![
-            ("protocol".to_owned(), PROTOCOL_VERSION.to_string()),
-            ("shards".to_owned(), shards.len().to_string()),
-            ("partitions".to_owned(), partitions.len().to_string()),
-            ("reads".to_owned(), if consistent { "consistent" } else { "eventual" }.to_owned()),
-            ("durability".to_owned(), "every acknowledged write is on the device".to_owned()),
-        ];
-        let route = Route {
-            table: table.id.0,
-            hash_seed: table.hash_seed,
-            partitions,
-            sort_digits,
-            consistent,
-        };
-        Ok(Forebay { addresses, facts, route })
+        setup::setup(url, setup)
     }
-}
-
-/// The key of a table whose records' last digits are their sort key.
-fn schema(sort_digits: usize) -> KeySchema {
-    let schema = KeySchema::partition_only(ID, KeyType::S);
-    if sort_digits == 0 { schema } else { schema.with_sort(SORT, KeyType::S) }
-}
-
-fn find_or_create(
-    node: &mut Asker,
-    name: &str,
-    schema: &KeySchema,
-) -> Result<TableDescription, BenchError> {
-    let began = Instant::now();
-    let mut created = false;
-    loop {
-        let described =
-            node.ask(&DescribeTableRequest { name }, "to describe the table", read_table);
-        match described {
-            Ok(table) if table.status == TableStatus::Active => {
-                if table.schema != *schema {
-                    let sort = schema.sort.as_ref().map_or("no sort key", |_| "sort key `n` (S)");
-                    return Err(BenchError::Usage(format!(
-                        "table {name} has another key than `{ID}` (S) and {sort}: choose another \
-                         --table"
-                    )));
-                }
-                return Ok(table);
-            }
-            Ok(_) => {}
-            Err(BenchError::Refused { words, .. })
-                if !created && words.starts_with(ErrorCode::UnknownTable.name()) =>
-            {
-                created = true;
-                let request = CreateTableRequest {
-                    name,
-                    partition_key: ID,
-                    partition_key_type: b'S',
-                    sort_key: schema.sort.as_ref().map_or("", |_| SORT),
-                    sort_key_type: schema.sort.as_ref().map_or(0, |_| b'S'),
-                    partitions: 0,
-                };
-                match node.ask(&request, "to create the table", |_| Some(())) {
-                    // Another client was faster: its table is as good.
-                    Err(BenchError::Refused { words, .. })
-                        if words.starts_with(ErrorCode::TableExists.name()) => {}
-                    other => other?,
-                }
-            }
-            Err(BenchError::Refused { words, .. })
-                if words.starts_with(ErrorCode::TableNotActive.name()) => {}
-            Err(error) => return Err(error),
-        }
-        if began.elapsed() > TABLE_READY {
-            return Err(BenchError::Refused {
-                what: "to serve the table",
-                words: format!("{name} is not active after {} s", TABLE_READY.as_secs()),
-            });
-        }
-        std::thread::sleep(TABLE_POLL);
-    }
-}
-
-fn read_table(frame: Frame<'_>) -> Option<TableDescription> {
-    let reply = frame.message::<ArchivedTableReply<'_>>()?;
-    let item = ItemRef::validate(&reply.description).ok()?;
-    TableDescription::from_item(item).ok()
 }
 
 impl Target for Forebay {
@@ -209,7 +104,19 @@ impl Target for Forebay {
         if self.addresses.len() == 1 {
             return 0;
         }
-        self.route.partition(self.route.hash(key)).1
+        let partition = self.route.partition(self.route.hash(key));
+        self.leading[partition].load(Ordering::Relaxed) as usize
+    }
+
+    fn replicas(&self) -> usize {
+        self.nodes
+    }
+
+    fn lead(&self, key: &[u8], from: usize, to: usize) {
+        let leading = &self.leading[self.route.partition(self.route.hash(key))];
+        // Where another was faster, its word is as good.
+        let _ =
+            leading.compare_exchange(from as u32, to as u32, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn facts(&self) -> &[(String, String)] {
@@ -221,6 +128,7 @@ impl Target for Forebay {
 #[derive(Debug)]
 pub(crate) struct ForebayCodec {
     route: Route,
+    greeting: Greeting,
     /// The item being sent.
     item: Vec<u8>,
     inbox: Inbox,
@@ -230,11 +138,21 @@ pub(crate) struct ForebayCodec {
     sort: Vec<u8>,
 }
 
+/// How far the node's first sign of life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Greeting {
+    Due,
+    Asked,
+    Answered,
+}
+
 impl ForebayCodec {
     fn new(route: Route) -> ForebayCodec {
         let exists = ConditionExpression::exists(ID).compile();
+        let greeting = if route.is_replicated { Greeting::Due } else { Greeting::Answered };
         ForebayCodec {
             route,
+            greeting,
             item: Vec::new(),
             inbox: Inbox::default(),
             exists: Some(exists.expect("a condition on one attribute")),
@@ -336,7 +254,7 @@ impl Codec for ForebayCodec {
                     table,
                     epoch: 0,
                     hash_first: hash,
-                    hash_last: self.route.partition(hash).0,
+                    hash_last: self.route.partitions[self.route.partition(hash)],
                     limit: items,
                     filter: None,
                     projection: None,
@@ -353,8 +271,11 @@ impl Codec for ForebayCodec {
         reply: &mut impl FnMut(u64, Outcome<'_>),
     ) -> Result<(), ProtocolError> {
         let mut damaged = None;
+        let greeting = &mut self.greeting;
         self.inbox
             .receive(bytes, |frame| match outcome_of(&frame) {
+                // Whatever it says, it lives.
+                _ if frame.correlation == PROBE => *greeting = Greeting::Answered,
                 Ok(outcome) => reply(frame.correlation, outcome),
                 Err(what) => damaged = Some(what),
             })
@@ -363,6 +284,22 @@ impl Codec for ForebayCodec {
             None => Ok(()),
             Some(what) => Err(ProtocolError::Damaged { what }),
         }
+    }
+
+    fn speak(&mut self, out: &mut SendBuf) {
+        if self.greeting == Greeting::Due {
+            self.greeting = Greeting::Asked;
+            self.probe(out);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.greeting == Greeting::Answered
+    }
+
+    fn probe(&mut self, out: &mut SendBuf) {
+        let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
+        frame::append(out, PROBE, &request);
     }
 }
 
@@ -380,7 +317,16 @@ fn outcome_of<'a>(frame: &Frame<'a>) -> Result<Outcome<'a>, &'static str> {
         }
         Some(Kind::ErrorReply) => {
             let reply = frame.message::<ArchivedErrorReply<'_>>().ok_or("error reply")?;
-            Ok(Outcome::Refused(code_name(reply)))
+            Ok(match ErrorCode::from_wire(reply.code.to_native()) {
+                Some(ErrorCode::NotLeader) => Outcome::Elsewhere(None),
+                // What it has begun may still be chosen, or not; what it has not, another may do.
+                Some(code) if !code.had_no_effect() => Outcome::Unknown(code.name()),
+                _ => Outcome::Refused(code_name(reply)),
+            })
+        }
+        Some(Kind::NotLeaderReply) => {
+            let reply = frame.message::<ArchivedNotLeaderReply>().ok_or("leader's address")?;
+            Ok(Outcome::Elsewhere(reply.leader(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
         }
         _ => Err("reply of an unknown kind"),
     }
@@ -390,64 +336,15 @@ fn code_name(reply: &ArchivedErrorReply<'_>) -> &'static str {
     ErrorCode::from_wire(reply.code.to_native()).map_or("an unknown error code", ErrorCode::name)
 }
 
-/// One question at a time over a blocking socket, for setup.
-struct Asker {
-    stream: TcpStream,
-    address: SocketAddr,
-    out: SendBuf,
-}
-
-impl Asker {
-    fn connect(address: SocketAddr, timeout: Duration) -> std::io::Result<Asker> {
-        let stream = super::dial(address, timeout)?;
-        Ok(Asker { stream, address, out: SendBuf::new() })
-    }
-
-    /// Sends `request` and reads its reply with `read`. An error reply becomes
-    /// [`BenchError::Refused`], its words beginning with the code's name.
-    fn ask<M, R>(
-        &mut self,
-        request: &M,
-        what: &'static str,
-        read: impl FnOnce(Frame<'_>) -> Option<R>,
-    ) -> Result<R, BenchError>
-    where
-        M: Message + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
-    {
-        self.out.clear();
-        frame::append(&mut self.out, 1, request);
-        let failed = |source| BenchError::Connection { address: self.address, source };
-        self.stream.write_all(&self.out).map_err(failed)?;
-        let mut got = SendBuf::new();
-        let mut piece = [0; 4096];
-        loop {
-            let damaged = |what| BenchError::Protocol(ProtocolError::Damaged { what });
-            if let Some(frame) = frame::split(&got).map_err(|error| damaged(error.name()))? {
-                if frame.kind == Kind::ErrorReply as u16 {
-                    let reply =
-                        frame.message::<ArchivedErrorReply<'_>>().ok_or(damaged("error reply"))?;
-                    let words = format!("{}: {}", code_name(reply), &*reply.message);
-                    return Err(BenchError::Refused { what, words });
-                }
-                return read(frame).ok_or(damaged("reply"));
-            }
-            let count = self.stream.read(&mut piece).map_err(failed)?;
-            if count == 0 || got.len() > FRAME_BYTES_MAX {
-                return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-            got.extend_from_slice(&piece[..count]);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use forebay_core::message::{
-        ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest, ErrorReply, GetReply,
-        WriteReply,
+        ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest, DescribeNodeReply,
+        ErrorReply, GetReply, NotLeaderReply, WriteReply,
     };
 
     use super::super::tests::{Owned, a_warm_codec_allocates_nothing, every_split_decodes_alike};
+    use super::super::{follow, open_route};
     use super::*;
 
     fn codec() -> ForebayCodec {
@@ -455,9 +352,10 @@ mod tests {
         let route = Route {
             table: 7,
             hash_seed: [3; 16],
-            partitions: vec![(half, 0), (u64::MAX, 1)],
+            partitions: vec![half, u64::MAX],
             sort_digits: 0,
             consistent: true,
+            is_replicated: false,
         };
         ForebayCodec::new(route)
     }
@@ -508,7 +406,7 @@ mod tests {
         let frame = frame::split(&out).unwrap().unwrap();
         let scan = frame.message::<ArchivedScanRequest<'_>>().unwrap();
         let hash = codec.route.hash(b"user1");
-        let (last, _) = codec.route.partition(hash);
+        let last = codec.route.partitions[codec.route.partition(hash)];
         assert_eq!((scan.hash_first.to_native(), scan.hash_last.to_native()), (hash, last));
         assert!(hash <= last);
         assert_eq!(scan.limit.to_native(), 42);
@@ -518,9 +416,93 @@ mod tests {
     fn partitions_are_found_by_their_bounds() {
         let route = codec().route;
         let half = u64::MAX / 2;
-        for (hash, address) in [(0, 0), (half, 0), (half + 1, 1), (u64::MAX, 1)] {
-            assert_eq!(route.partition(hash).1, address, "hash {hash}");
+        for (hash, partition) in [(0, 0), (half, 0), (half + 1, 1), (u64::MAX, 1)] {
+            assert_eq!(route.partition(hash), partition, "hash {hash}");
         }
+    }
+
+    /// Three nodes of two shards each, with a partition on every shard.
+    fn cluster() -> Forebay {
+        let addresses = (1..=6).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        Forebay {
+            addresses,
+            nodes: 3,
+            leading: vec![AtomicU32::new(0), AtomicU32::new(1)],
+            facts: Vec::new(),
+            route: Route { is_replicated: true, ..codec().route },
+        }
+    }
+
+    #[test]
+    fn a_named_leader_is_followed_and_otherwise_the_next_node_is_tried() {
+        let (cluster, any) = (cluster(), |_: usize| true);
+        let keys: Vec<String> = (0..50).map(|n| format!("user{n}")).collect();
+        let key = |shard| {
+            let mut of_shard = keys.iter().filter(|key| cluster.route(key.as_bytes()) % 2 == shard);
+            of_shard.next().unwrap().as_bytes()
+        };
+        let (first, second) = (key(0), key(1));
+        let leader = |port| Some(SocketAddr::from(([10, 0, 0, 1], port)));
+        assert_eq!((cluster.route(first), cluster.route(second)), (0, 1));
+        assert_eq!(follow(&cluster, first, 0, leader(5), any), Some(4));
+        assert_eq!(cluster.route(first), 4);
+        assert_eq!(follow(&cluster, first, 0, leader(3), any), Some(2), "an older answer");
+        assert_eq!(cluster.route(first), 4, "the newer word stays");
+        assert_eq!(follow(&cluster, second, 1, None, any), None);
+        assert_eq!(cluster.route(second), 3, "the same shard of the next node");
+        let here = SocketAddr::from(([0, 0, 0, 0], 6));
+        assert_eq!(follow(&cluster, second, 3, Some(here), any), Some(5), "on the same machine");
+        // A leader without a connection, one that is none, itself: the next node.
+        for (from, to, leader) in [(5, 1, leader(4)), (1, 3, leader(77)), (3, 5, leader(4))] {
+            assert_eq!(follow(&cluster, second, from, leader, |at| at != 3), None);
+            assert_eq!(cluster.route(second), to);
+        }
+        assert_eq!(open_route(&cluster, second, |at| at == 3), Some(3));
+        assert_eq!(open_route(&cluster, second, |at| at == 0), None, "no replica is up");
+    }
+
+    #[test]
+    fn a_connection_to_one_of_several_nodes_is_ready_once_the_node_has_answered() {
+        let mut alone = codec();
+        let mut out = SendBuf::new();
+        alone.speak(&mut out);
+        assert!(alone.is_ready() && out.is_empty());
+        let mut codec = cluster().codec();
+        assert!(!codec.is_ready());
+        codec.speak(&mut out);
+        let asked = frame::split(&out).unwrap().unwrap();
+        assert_eq!((asked.kind, asked.correlation), (Kind::DescribeNode as u16, PROBE));
+        let bytes = out.len();
+        codec.speak(&mut out);
+        assert_eq!(out.len(), bytes, "asked once");
+        let mut answer = SendBuf::new();
+        let reply = DescribeNodeReply { node_id: [1; 16], shards: Vec::new(), protocol_version: 1 };
+        frame::append(&mut answer, PROBE, &reply);
+        codec.decode(&answer, &mut |_, _| panic!("no operation's answer")).unwrap();
+        assert!(codec.is_ready());
+    }
+
+    #[test]
+    fn answers_of_members_that_do_not_lead_say_whether_anything_was_begun() {
+        let mut stream = SendBuf::new();
+        let at = SocketAddr::from(([10, 0, 0, 2], 4701));
+        frame::append(&mut stream, 1, &NotLeaderReply::leader_is(at));
+        frame::append(&mut stream, 2, &NotLeaderReply::unknown(0));
+        for (correlation, code) in
+            [(3, ErrorCode::NotLeader), (4, ErrorCode::LeadershipLost), (5, ErrorCode::ShardFailed)]
+        {
+            let (code, message) = (code as u16, "as the shard says");
+            let error = ErrorReply { code, retry_after_micros: 0, message, item: None };
+            frame::append(&mut stream, correlation, &error);
+        }
+        let expected = [
+            (1, Owned::Elsewhere(Some(at))),
+            (2, Owned::Elsewhere(None)),
+            (3, Owned::Elsewhere(None)),
+            (4, Owned::Unknown("LeadershipLost".to_owned())),
+            (5, Owned::Unknown("ShardFailed".to_owned())),
+        ];
+        every_split_decodes_alike(codec, &stream, &expected);
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //!
 //! A lane is what the command line calls a connection: up to `depth` operations outstanding. It has
 //! one socket to every address of its target, because a sharded store serves each key from its own
-//! port; with one address a lane is one socket.
+//! port; with one address a lane is one socket. Of a replicated store it has one to every node as well:
+//! a client that meets a dead leader then has the next one's connection at hand, and what a report
+//! shows is the store's pause, not the time that connecting takes.
 
 pub(crate) mod dynamodb;
 pub(crate) mod etcd;
@@ -46,31 +48,46 @@ macro_rules! with_target {
         let (url, setup): (&TargetUrl, &Setup<'_>) = ($url, $setup);
         match url.scheme {
             Scheme::Redis => {
-                let $target = Arc::new($crate::target::redis::Redis::setup(url, setup.timeout)?);
+                let $target = Arc::new(
+                    $crate::target::redis::Redis::setup(url, setup.timeout)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Floor => {
-                let $target = Arc::new($crate::target::floor::Floor::setup(url, setup.timeout)?);
+                let $target = Arc::new(
+                    $crate::target::floor::Floor::setup(url, setup.timeout)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Forebay => {
-                let $target = Arc::new($crate::target::forebay::Forebay::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::forebay::Forebay::setup(url, setup).map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::Etcd => {
-                let $target = Arc::new($crate::target::etcd::Etcd::setup(url, setup)?);
+                let $target =
+                    Arc::new($crate::target::etcd::Etcd::setup(url, setup).map_err(|e| e.of(url))?);
                 $body
             }
             Scheme::DynamoDb => {
-                let $target = Arc::new($crate::target::dynamodb::DynamoDb::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::dynamodb::DynamoDb::setup(url, setup).map_err(|e| e.of(url))?,
+                );
                 $body
             }
             Scheme::DynamoDbTls => {
-                let $target = Arc::new($crate::target::tls::dynamodb(url, setup)?);
+                let $target =
+                    Arc::new($crate::target::tls::dynamodb(url, setup).map_err(|e| e.of(url))?);
                 $body
             }
             Scheme::Memcached => {
-                let $target = Arc::new($crate::target::memcached::Memcached::setup(url, setup)?);
+                let $target = Arc::new(
+                    $crate::target::memcached::Memcached::setup(url, setup)
+                        .map_err(|e| e.of(url))?,
+                );
                 $body
             }
         }
@@ -174,6 +191,11 @@ pub(crate) enum Outcome<'a> {
     Missing,
     /// An error, in the store's words.
     Refused(&'a str),
+    /// An error that leaves open whether a write takes effect, in the store's words.
+    Unknown(&'a str),
+    /// Not executed, because another replica leads; perhaps it says where (an unspecified address:
+    /// where the one asked is).
+    Elsewhere(Option<SocketAddr>),
 }
 
 /// Bytes that are not the protocol. The connection is of no further use.
@@ -229,6 +251,10 @@ pub(crate) trait Codec {
     /// greetings, acknowledgements, or requests that had to wait. Most protocols have nothing to say.
     fn speak(&mut self, _out: &mut SendBuf) {}
 
+    /// Appends a question that a live server answers at once, to tell a slow one from a stopped one.
+    /// Asked only of targets with replicas.
+    fn probe(&mut self, _out: &mut SendBuf) {}
+
     /// Whether operations may be asked. A protocol that must come to an understanding first says no
     /// until it has; it speaks first, and then whenever something arrives.
     fn is_ready(&self) -> bool {
@@ -249,6 +275,15 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn route(&self, _key: &[u8]) -> usize {
         0
     }
+    /// How many addresses hold each key, of which one leads: the addresses are so many equal parts, one
+    /// a node, and the same place in another part is the next replica. With one there is no leader to
+    /// look for.
+    fn replicas(&self) -> usize {
+        1
+    }
+    /// What was sent to address `from` for `key` goes to address `to` from here on, unless it was sent
+    /// elsewhere already by another's word.
+    fn lead(&self, _key: &[u8], _from: usize, _to: usize) {}
     /// What a report must say about it: version, durability settings.
     fn facts(&self) -> &[(String, String)];
     /// Why `kind` cannot be asked of it.
@@ -259,6 +294,48 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn refuses_keys(&self, _key_bytes: usize) -> Option<&'static str> {
         None
     }
+}
+
+/// The replica after address `at`.
+pub(crate) fn next_replica(target: &impl Target, at: usize) -> usize {
+    let addresses = target.addresses().len();
+    (at + addresses / target.replicas()) % addresses
+}
+
+/// Takes in that address `from` does not lead for `key`, as it says itself. Returns the address to ask
+/// next if it was named; otherwise the next replica is the one to try, after a pause.
+pub(crate) fn follow<T: Target>(
+    target: &T,
+    key: &[u8],
+    from: usize,
+    leader: Option<SocketAddr>,
+    can_be_asked: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let place = |mut leader: SocketAddr| {
+        if leader.ip().is_unspecified() {
+            leader.set_ip(target.addresses()[from].ip());
+        }
+        target.addresses().iter().position(|known| *known == leader)
+    };
+    let named = leader.and_then(place).filter(|&at| at != from && can_be_asked(at));
+    target.lead(key, from, named.unwrap_or_else(|| next_replica(target, from)));
+    named
+}
+
+/// The address that serves `key`, or the next replica that can be asked; None if none can.
+pub(crate) fn open_route<T: Target>(
+    target: &T,
+    key: &[u8],
+    can_be_asked: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    for _ in 0..target.replicas() {
+        let at = target.route(key);
+        if can_be_asked(at) {
+            return Some(at);
+        }
+        target.lead(key, at, next_replica(target, at));
+    }
+    None
 }
 
 /// Bytes of a reply that has not arrived whole.
@@ -316,6 +393,8 @@ pub(crate) mod tests {
         Value(Vec<u8>),
         Missing,
         Refused(String),
+        Unknown(String),
+        Elsewhere(Option<SocketAddr>),
     }
 
     impl From<Outcome<'_>> for Owned {
@@ -325,6 +404,8 @@ pub(crate) mod tests {
                 Outcome::Value(bytes) => Owned::Value(bytes.to_vec()),
                 Outcome::Missing => Owned::Missing,
                 Outcome::Refused(words) => Owned::Refused(words.to_owned()),
+                Outcome::Unknown(words) => Owned::Unknown(words.to_owned()),
+                Outcome::Elsewhere(leader) => Owned::Elsewhere(leader),
             }
         }
     }

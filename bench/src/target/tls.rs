@@ -23,7 +23,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::dynamodb::{DynamoDb, Stream};
 use super::{Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl};
-use crate::error::BenchError;
+use crate::error::{BenchError, in_words};
 use crate::workload::OpKind;
 
 /// DynamoDB's API over TLS, found at `url`.
@@ -36,9 +36,10 @@ pub(crate) fn dynamodb(
     let inner = DynamoDb::setup_over(url, setup, |mut stream| {
         let mut connection = tls.connection();
         while connection.is_handshaking() {
-            connection
-                .complete_io(&mut stream)
-                .map_err(|source| BenchError::Tls { authority: url.authority.clone(), source })?;
+            connection.complete_io(&mut stream).map_err(|source| BenchError::Tls {
+                authority: url.authority.clone(),
+                source: in_words(source),
+            })?;
         }
         spoken = words_of(&connection);
         Ok(Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>)

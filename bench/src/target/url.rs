@@ -25,7 +25,7 @@ pub(crate) enum Scheme {
 }
 
 /// What is expected of a URL, for messages and help.
-const EXPECTED: &str = "expected forebay://HOST:PORT, redis://HOST:PORT, \
+const EXPECTED: &str = "expected forebay://HOST:PORT[,HOST:PORT…], redis://HOST:PORT, \
      etcd://HOST:PORT[,HOST:PORT…], dynamodb+http://HOST:PORT, dynamodb+https://HOST:PORT, memcached://HOST:PORT or \
      floor://HOST:PORT";
 
@@ -50,6 +50,18 @@ impl Scheme {
             Scheme::DynamoDbTls => "dynamodb+https",
             Scheme::Memcached => "memcached",
             Scheme::Floor => "floor",
+        }
+    }
+
+    /// What is expected there, for messages.
+    pub(crate) fn store(self) -> &'static str {
+        match self {
+            Scheme::Forebay => "forebay node",
+            Scheme::Redis => "redis",
+            Scheme::Etcd => "etcd",
+            Scheme::DynamoDb | Scheme::DynamoDbTls => "endpoint of DynamoDB's API",
+            Scheme::Memcached => "memcached",
+            Scheme::Floor => "floor server",
         }
     }
 
@@ -80,7 +92,7 @@ impl Scheme {
 pub(crate) struct TargetUrl {
     /// Which protocol.
     pub(crate) scheme: Scheme,
-    /// `HOST:PORT`; etcd takes more of them, with commas between.
+    /// `HOST:PORT`; forebay and etcd take more of them, with commas between.
     pub(crate) authority: String,
 }
 
@@ -95,7 +107,7 @@ impl FromStr for TargetUrl {
             .ok_or_else(|| format!("unknown store `{name}`: {EXPECTED}"))?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let places: Vec<&str> = match scheme {
-            Scheme::Etcd => authority.split(',').collect(),
+            Scheme::Etcd | Scheme::Forebay => authority.split(',').collect(),
             _ => vec![authority],
         };
         for place in places {
@@ -153,6 +165,7 @@ mod tests {
             "forebay://[::1]:7000",
             "redis://localhost:6379",
             "etcd://127.0.0.1:1,127.0.0.1:2",
+            "forebay://10.0.0.1:4700,10.0.0.2:4700,[::1]:4700",
             "dynamodb+http://h:8000",
             "dynamodb+https://h:443",
             "memcached://h:11211",

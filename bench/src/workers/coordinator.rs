@@ -13,7 +13,7 @@ use forebay_core::time::Nanos;
 
 use super::clock::{Offset, Round};
 use super::error::WorkerError;
-use super::message::{Finished, IntervalMessage, Job, PROTOCOL, ToCoordinator, ToWorker};
+use super::message::{Finished, IntervalMessage, Job, PROTOCOL, Task, ToCoordinator, ToWorker};
 use super::wire::{ALIVE_EVERY, Wire};
 use crate::cli::RunArgs;
 use crate::error::BenchError;
@@ -38,9 +38,9 @@ const OVERTIME: Duration = Duration::from_secs(30);
 
 /// One worker, and its part of the load.
 #[derive(Debug)]
-struct Link {
-    address: String,
-    wire: Arc<Wire>,
+pub(super) struct Link {
+    pub(super) address: String,
+    pub(super) wire: Arc<Wire>,
     hardware: Hardware,
     threads: u32,
     connections: u32,
@@ -54,7 +54,7 @@ struct Brought {
     offset: Offset,
     /// Of the clocks, from before the run to after it.
     moved_nanos: Option<i64>,
-    /// The interval that comes next.
+    /// The interval that comes next: those before it have been taken, each of them whole.
     next_index: u64,
     /// In the measurement.
     ops: u64,
@@ -77,6 +77,7 @@ pub(crate) struct Coordinated {
 fn job(args: &RunArgs, scenario: &Scenario, plan: &Plan, ca_pem: Option<String>) -> Job {
     let data = &args.traffic.data;
     Job {
+        task: Task::Run,
         workload: scenario.name.clone(),
         target: data.target.to_string(),
         table: data.table.clone(),
@@ -110,7 +111,17 @@ pub(crate) fn coordinate(
     watch: &mut Watch,
 ) -> Result<Coordinated, BenchError> {
     let job = job(args, scenario, plan, ca_pem);
-    let places = &args.workers;
+    let (links, (outcome, facts, brought)) =
+        with_workers(&args.workers, plan, |links| conduct(links, &job, plan, watch))?;
+    Ok(Coordinated { outcome, facts, workers: links.into_iter().zip(brought).collect() })
+}
+
+/// Does with the workers at `places` what `conduct` says; then they are free for others.
+pub(super) fn with_workers<R>(
+    places: &[String],
+    plan: &Plan,
+    conduct: impl FnOnce(&[Link]) -> Result<R, BenchError>,
+) -> Result<(Vec<Link>, R), BenchError> {
     let links: Vec<Link> = (0u32..)
         .zip(places)
         .map(|(number, place)| {
@@ -119,10 +130,10 @@ pub(crate) fn coordinate(
         })
         .collect::<Result<_, _>>()?;
     let (over, is_over) = channel();
-    let (outcome, facts, brought) = thread::scope(|scope| {
+    let ended = thread::scope(|scope| {
         let links = &links;
         scope.spawn(move || show_life(links, &is_over));
-        let ended = conduct(links, &job, plan, watch);
+        let ended = conduct(links);
         drop(over);
         if ended.is_err() {
             links.iter().for_each(|link| link.wire.close());
@@ -131,7 +142,7 @@ pub(crate) fn coordinate(
     })?;
     // A worker that has been told the end is free for the next run when this returns.
     links.iter().for_each(|link| link.wire.finish());
-    Ok(Coordinated { outcome, facts, workers: links.into_iter().zip(brought).collect() })
+    Ok((links, ended))
 }
 
 /// Worker `number` of `workers`, and what falls to it.
@@ -176,12 +187,12 @@ fn connect(place: &str, number: u32, workers: u32, plan: &Plan) -> Result<Link, 
     })
 }
 
-fn out_of_turn(found: &ToCoordinator, expected: &'static str) -> WorkerError {
+pub(super) fn out_of_turn(found: &ToCoordinator, expected: &'static str) -> WorkerError {
     WorkerError::OutOfTurn { found: found.name(), expected }
 }
 
 /// What the worker says next, beyond that it lives.
-fn next_message(wire: &Wire) -> Result<ToCoordinator, WorkerError> {
+pub(super) fn next_message(wire: &Wire) -> Result<ToCoordinator, WorkerError> {
     loop {
         match wire.receive()? {
             ToCoordinator::Alive => {}
@@ -252,10 +263,10 @@ fn conduct(
 }
 
 /// What the target told the first worker, and what each found on its machine.
-type Prepared = (Vec<(String, String)>, Vec<Before>);
+pub(super) type Prepared = (Vec<(String, String)>, Vec<Before>);
 
-/// Everyone finds the target and opens its connections.
-fn prepare(links: &[Link], job: &Job) -> Result<Prepared, BenchError> {
+/// Everyone finds the target, and opens its connections for a run.
+pub(super) fn prepare(links: &[Link], job: &Job) -> Result<Prepared, BenchError> {
     let named = |link: &Link, source| BenchError::Worker { address: link.address.clone(), source };
     let ask = |link: &Link| {
         let own = Job {
@@ -393,9 +404,14 @@ fn gather(
             };
             if let Err(error) = taken {
                 eprintln!("\nforebay-bench: worker {} is lost: {error}", link.address);
-                let since = forebay_net::ring::now().0 as f64 - start.0 as f64;
-                let at_s = (since - timing.warmup_nanos() as f64) / 1e9;
-                worker.lost = Some(Lost { at_s, why: error.to_string() });
+                let since = |nanos: f64| (nanos - timing.warmup_nanos() as f64) / 1e9;
+                let noticed = forebay_net::ring::now().0 as f64 - start.0 as f64;
+                worker.lost = Some(Lost {
+                    intervals: worker.next_index,
+                    whole_until_s: since((worker.next_index * timing.interval_nanos) as f64),
+                    noticed_s: since(noticed),
+                    why: error.to_string(),
+                });
                 collector.leaves(worker.next_index);
                 link.wire.close();
             }
@@ -419,7 +435,12 @@ fn gather(
 }
 
 impl Brought {
-    /// Adds an interval of this worker, which has this `number`.
+    /// What its threads said at their end.
+    fn threads(&self) -> &[ThreadReport] {
+        self.finished.as_ref().map_or(&[], |finished| &finished.threads)
+    }
+
+    /// Adds an interval of this worker, which has this `number`: all of it, or after an error nothing.
     fn take(
         &mut self,
         number: usize,
@@ -431,9 +452,9 @@ impl Brought {
         if message.index != self.next_index {
             return Err(WorkerError::Interval("not the one that was due"));
         }
-        self.next_index += 1;
         let from = start + message.index * timing.interval_nanos;
         let sample = message.sample(number as u32, from, timing.phases.len() as u32)?;
+        self.next_index += 1;
         let others = sample.others.iter().map(|(phase, part)| (*phase, part));
         for (phase, part) in others.chain([(sample.phase, &sample.interval)]) {
             if timing.is_measured(phase) {
@@ -450,6 +471,13 @@ impl Coordinated {
     /// Writes the workers into `report`.
     pub(crate) fn tell(self, report: &mut Report) {
         let mut limited = false;
+        // CPU is told at the end: of who was lost before it neither that nor operations count here.
+        let whole = || self.workers.iter().filter(|(_, worker)| worker.finished.is_some());
+        let threads = whole().flat_map(|(_, worker)| worker.threads());
+        let cpu_nanos: u64 = threads.map(|thread| thread.cpu_nanos).sum();
+        let attempts: u64 =
+            whole().map(|(_, worker)| worker.ops + worker.counters.errors_all()).sum();
+        report.client_cpu_us_per_op = cpu_nanos as f64 / 1e3 / attempts.max(1) as f64;
         for (link, worker) in self.workers {
             let told = tell_one(&link, &worker, report);
             limited |= told.client_limited;
@@ -465,7 +493,7 @@ fn tell_one(link: &Link, worker: &Brought, report: &Report) -> WorkerReport {
     let counters = &worker.counters;
     let share = f64::from(link.threads) / f64::from(link.share.threads_all);
     let attempts = worker.ops + counters.errors_all();
-    let threads = worker.finished.as_ref().map_or(&[][..], |finished| &finished.threads);
+    let threads = worker.threads();
     let fractions: Vec<f64> = threads.iter().map(ThreadReport::cpu_fraction).collect();
     let waited = threads.iter().map(ThreadReport::waited_fraction);
     WorkerReport {

@@ -16,6 +16,9 @@
 //!   Ping … Pong: has a clock moved?
 //! ```
 //!
+//! A load of records goes the same way up to Start, which means at once; then the worker says Loaded
+//! now and then, and LoadEnded when its part is there.
+//!
 //! A job has passed the command line's checks on the coordinator; [`Job::check`] repeats those that a
 //! worker's life depends on. Histograms travel as HdrHistogram's V2 compressed encoding in base64,
 //! as they stand in `.hlog` files.
@@ -36,10 +39,10 @@ use crate::report::build::Before;
 use crate::report::gather::Whole;
 use crate::sys::Hardware;
 use crate::target::TargetUrl;
-use crate::workload::{KEY_BYTES_MAX, KEY_BYTES_MIN, OpKind, Shape};
+use crate::workload::{KEY_BYTES_MAX, KEY_BYTES_MIN, OpKind, PHASES_MAX, Shape};
 
 /// To be raised whenever a message changes.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// From the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +64,8 @@ pub(super) enum ToCoordinator {
     Ready,
     Interval(IntervalMessage),
     Finished(Finished),
+    Loaded { records: u64 },
+    LoadEnded { records: u64 },
     Failed { words: String },
     Alive,
 }
@@ -75,15 +80,27 @@ impl ToCoordinator {
             ToCoordinator::Ready => "Ready",
             ToCoordinator::Interval(_) => "Interval",
             ToCoordinator::Finished(_) => "Finished",
+            ToCoordinator::Loaded { .. } => "Loaded",
+            ToCoordinator::LoadEnded { .. } => "LoadEnded",
             ToCoordinator::Failed { .. } => "Failed",
             ToCoordinator::Alive => "Alive",
         }
     }
 }
 
-/// One worker's share of a run.
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// A run of the phases.
+    Run,
+    /// Every record once; there are no phases.
+    Load,
+}
+
+/// One worker's share of a run or of a load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
+    pub(super) task: Task,
     /// The workload's name, for messages.
     pub(super) workload: String,
     /// As on the command line.
@@ -114,7 +131,6 @@ pub(super) struct Job {
 
 /// Slots of one worker: each is some hundred bytes.
 const SLOTS_MAX: u64 = 1 << 24;
-const PHASES_MAX: usize = 1000;
 const RUN_NANOS_MAX: u64 = 100 * 86_400 * Nanos::PER_SECOND;
 const RATE_MAX: f64 = 1e8;
 
@@ -141,6 +157,11 @@ impl Job {
         demand((1..=3_600_000).contains(&self.timeout_millis), "time limit: 1 ms to an hour")?;
         demand(self.think_nanos <= 3600 * Nanos::PER_SECOND, "think time: at most an hour")?;
         demand((10..=60_000).contains(&self.interval_millis), "interval: 10 ms to a minute")?;
+        if self.task == Task::Load {
+            demand(self.phases.is_empty(), "a load with phases")?;
+            self.shape.check()?;
+            return Ok(url);
+        }
         demand((1..=PHASES_MAX).contains(&self.phases.len()), "phases: 1 to 1000")?;
         let interval = self.interval_millis * Nanos::PER_MILLI;
         let mut all_nanos = 0u64;
@@ -303,6 +324,7 @@ pub(super) mod tests {
             ramp: Some(Ramp::steady(0.1 + 0.2)),
         };
         Job {
+            task: Task::Run,
             workload: "gets".to_owned(),
             target: "floor://127.0.0.1:1".to_owned(),
             table: "usertable".to_owned(),
@@ -335,12 +357,14 @@ pub(super) mod tests {
         let text = serde_json::to_string(&job()).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job());
         assert_eq!(job().check().unwrap().to_string(), "floor://127.0.0.1:1");
+        let load = Job { task: Task::Load, phases: Vec::new(), ..job() };
+        assert!(load.check().is_ok());
     }
 
     #[test]
     fn a_job_that_would_harm_the_worker_is_refused() {
         type Harm = (&'static str, fn(&mut Job));
-        let harm: [Harm; 13] = [
+        let harm: [Harm; 14] = [
             ("HOST:PORT", |job| job.target = "mysql://x:1".to_owned()),
             ("threads", |job| job.threads = 0),
             ("connections", |job| job.connections = 1),
@@ -354,6 +378,7 @@ pub(super) mod tests {
             ("warm-up", |job| job.phases.reverse()),
             ("open and closed", |job| job.phases[1].ramp = None),
             ("100", |job| job.shape.mix.percent[0] = 99),
+            ("a load with phases", |job| job.task = Task::Load),
         ];
         for (words, harm) in harm {
             let mut job = job();

@@ -16,10 +16,13 @@
 //! | what happens | what comes of it |
 //! |---|---|
 //! | a worker is not there, busy, of another build, or cannot reach the target | a named error, before any load |
-//! | a worker dies or falls silent in the run | the others go on; the report names it and when |
-//! | a worker dies with its last operations under way | those, and its last interval, are in no figure |
+//! | a worker dies or falls silent in the run | the others go on; the report has all of the intervals that it had told, each of them whole, nothing of later ones, and names the moment in between |
+//! | a worker dies in a load | the load ends with an error that names it; loading again is harmless |
 //! | the coordinator dies | its workers stop and wait for the next |
 //! | a signal | all end with the same interval; the report says so |
+//!
+//! An interval holds what ended in it. What a lost worker had under way belongs to the interval that it
+//! did not tell any more; so do its CPU and its longest silence, which are told at the end.
 //!
 //! Left out: encryption and passwords. Whoever reaches a worker can make it send load anywhere, so
 //! it listens on loopback unless told otherwise. Ledgers, whose file is on one machine. Shares of
@@ -28,12 +31,14 @@
 mod clock;
 mod coordinator;
 mod error;
+mod load;
 mod message;
 mod wire;
 mod worker;
 
 pub(crate) use coordinator::coordinate;
 pub(crate) use error::WorkerError;
+pub(crate) use load::coordinate_load;
 pub(crate) use worker::{WorkerArgs, worker};
 
 /// A coordinator has at most so many workers.
@@ -46,5 +51,15 @@ pub(crate) fn worker_place(text: &str) -> Result<String, String> {
             Ok(text.to_owned())
         }
         _ => Err("expected HOST:PORT of a `forebay-bench worker`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! A plan for tests elsewhere.
+
+    /// A worker's share of a small run.
+    pub(crate) fn plan() -> crate::generator::Plan {
+        super::message::tests::job().plan(&[])
     }
 }

@@ -19,10 +19,11 @@ use std::time::Duration;
 use forebay_core::time::Nanos;
 
 use super::error::WorkerError;
-use super::message::{Finished, IntervalMessage, Job, PROTOCOL, ToCoordinator, ToWorker};
+use super::message::{Finished, IntervalMessage, Job, PROTOCOL, Task, ToCoordinator, ToWorker};
 use super::wire::{ALIVE_EVERY, Wire};
 use crate::error::BenchError;
 use crate::generator::{self, Interval, Sample, Shared};
+use crate::loading::{self, Order};
 use crate::report::build::Before;
 use crate::report::gather::Gather;
 use crate::sys::{self, Hardware};
@@ -31,6 +32,8 @@ use crate::workload::{Mixed, OpKind, Source};
 
 /// Between two looks at whether every connection is open.
 const READY_POLL: Duration = Duration::from_millis(1);
+/// Between two words about a load's progress.
+const LOADED_EVERY: Duration = Duration::from_millis(500);
 /// After a failure to accept: of want of descriptors, for instance.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -41,6 +44,7 @@ load anywhere. Listen on a trusted network only.
 Example, on two machines and then on a third:
   forebay-bench worker --listen 10.0.0.1:4780
   forebay-bench worker --listen 10.0.0.2:4780
+  forebay-bench load --workers 10.0.0.1:4780,10.0.0.2:4780 --target forebay://10.0.0.9:4700
   forebay-bench run --workers 10.0.0.1:4780,10.0.0.2:4780 --target forebay://10.0.0.9:4700 --rate 100000";
 
 /// `forebay-bench worker`.
@@ -214,12 +218,31 @@ fn carry_out(job: &Job, shared: &Arc<Shared>, wire: &Wire, cores: &[usize]) -> R
         ca_pem: job.ca_pem.as_deref().map(str::as_bytes),
     };
     let ended = || -> Result<(), BenchError> {
-        with_target!(url, setup, |target| load(job, url, shared, wire, cores, &target))
+        with_target!(url, setup, |target| match job.task {
+            Task::Run => share_of_run(job, url, shared, wire, cores, &target),
+            Task::Load => share_of_load(job, url, shared, wire, cores, &target),
+        })
     };
     ended().map_err(|error| error.to_string())
 }
 
-fn load<T: Target>(
+fn told(result: Result<(), WorkerError>) -> Result<(), BenchError> {
+    result.map_err(|error| BenchError::Io {
+        what: "telling the coordinator",
+        source: std::io::Error::other(error.to_string()),
+    })
+}
+
+fn check_keys<T: Target>(job: &Job, target: &T) -> Result<(), BenchError> {
+    match target.refuses_keys(job.key_bytes as usize) {
+        Some(reason) => Err(BenchError::Usage(format!("--key-bytes {}: {reason}", job.key_bytes))),
+        None => Ok(()),
+    }
+}
+
+/// Its part of the records, from the start on that everybody waits for: no record is written if one of
+/// the workers cannot take part.
+fn share_of_load<T: Target>(
     job: &Job,
     url: &TargetUrl,
     shared: &Arc<Shared>,
@@ -227,15 +250,49 @@ fn load<T: Target>(
     cores: &[usize],
     target: &Arc<T>,
 ) -> Result<(), BenchError> {
-    let told = |result: Result<(), WorkerError>| {
-        result.map_err(|error| BenchError::Io {
-            what: "telling the coordinator",
-            source: std::io::Error::other(error.to_string()),
-        })
-    };
-    if let Some(reason) = target.refuses_keys(job.key_bytes as usize) {
-        return Err(BenchError::Usage(format!("--key-bytes {}: {reason}", job.key_bytes)));
+    check_keys(job, target.as_ref())?;
+    sys::raise_open_files();
+    let (facts, before) = (target.facts().to_vec(), Box::new(Before::look(url)));
+    told(wire.send(&ToCoordinator::Prepared { facts, before }))?;
+    told(wire.send(&ToCoordinator::Ready))?;
+    while shared.started().0 == 0 {
+        if shared.stopped() {
+            return Ok(());
+        }
+        thread::sleep(READY_POLL);
     }
+    let order = Order {
+        plan: job.plan(cores),
+        records: job.records,
+        sizes: job.shape.sizes.clone(),
+        seed: job.seed,
+    };
+    let bar = indicatif::ProgressBar::hidden();
+    let (over, is_over) = channel::<()>();
+    let loaded = thread::scope(|scope| {
+        let bar = &bar;
+        scope.spawn(move || {
+            while is_over.recv_timeout(LOADED_EVERY) == Err(RecvTimeoutError::Timeout) {
+                // If nobody hears it, the session thread learns that too.
+                let _ = wire.send(&ToCoordinator::Loaded { records: bar.position() });
+            }
+        });
+        let loaded = loading::load_all(target, &order, bar, || shared.stopped());
+        drop(over);
+        loaded
+    })?;
+    told(wire.send(&ToCoordinator::LoadEnded { records: loaded }))
+}
+
+fn share_of_run<T: Target>(
+    job: &Job,
+    url: &TargetUrl,
+    shared: &Arc<Shared>,
+    wire: &Wire,
+    cores: &[usize],
+    target: &Arc<T>,
+) -> Result<(), BenchError> {
+    check_keys(job, target.as_ref())?;
     for kind in OpKind::ALL.into_iter().filter(|kind| job.shape.mix.has(*kind)) {
         if let Some(reason) = target.refuses(kind) {
             return Err(BenchError::Unsupported { workload: job.workload.clone(), reason });

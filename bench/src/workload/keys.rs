@@ -123,6 +123,8 @@ const RECORD_DIGITS: usize = 12;
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpelling {
     buf: Vec<u8>,
+    /// Millions of the last record: most runs stay within one.
+    millions: u64,
 }
 
 impl KeySpelling {
@@ -131,28 +133,37 @@ impl KeySpelling {
         assert!((KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&key_bytes));
         let mut buf = vec![b'0'; key_bytes];
         buf[..KEY_PREFIX.len()].copy_from_slice(KEY_PREFIX);
-        KeySpelling { buf }
+        KeySpelling { buf, millions: 0 }
     }
 
     /// The key of `record`; valid until the next call.
     pub(crate) fn spell(&mut self, record: u64) -> &[u8] {
-        let digits = &mut self.buf[KEY_PREFIX.len()..];
-        let mut rest = record;
-        // Zeroes all the way to the front of the fixed digits, so that a shorter number never
-        // keeps a longer one's leading digits; padding beyond them never changes.
-        let first = digits.len() - RECORD_DIGITS;
-        for pair in digits[first..].rchunks_exact_mut(2) {
-            let low = (rest % 100) as u8;
-            rest /= 100;
-            pair[0] = b'0' + low / 10;
-            pair[1] = b'0' + low % 10;
+        let (millions, below) = (record / MILLION, record % MILLION);
+        let first = self.buf.len() - RECORD_DIGITS;
+        let (high, low) = self.buf[first..].split_at_mut(RECORD_DIGITS - 6);
+        spell_six(below as u32, low);
+        if millions != self.millions {
+            debug_assert!(millions < MILLION, "record {record} has more digits than a key");
+            spell_six(millions as u32, high);
+            self.millions = millions;
         }
-        debug_assert_eq!(rest, 0, "record {record} has more than {RECORD_DIGITS} digits");
         &self.buf
     }
 }
 
-const _: () = assert!(RECORD_DIGITS.is_multiple_of(2));
+const MILLION: u64 = 1_000_000;
+const _: () = assert!(RECORD_DIGITS == 12);
+
+/// All six of them, so that a shorter number never keeps a longer one's leading digits.
+fn spell_six(number: u32, out: &mut [u8]) {
+    let mut rest = number;
+    for pair in out.rchunks_exact_mut(2) {
+        let low = (rest % 100) as u8;
+        rest /= 100;
+        pair[0] = b'0' + low / 10;
+        pair[1] = b'0' + low % 10;
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -168,6 +179,8 @@ mod tests {
         let mut keys = KeySpelling::new(24);
         assert_eq!(keys.spell(987_654_321_012), b"user00000000987654321012");
         assert_eq!(keys.spell(7), b"user00000000000000000007");
+        assert_eq!(keys.spell(1_000_000), b"user00000000000001000000");
+        assert_eq!(keys.spell(999_999), b"user00000000000000999999");
         assert_eq!(KeySpelling::new(16).spell(42), b"user000000000042");
     }
 

@@ -52,11 +52,13 @@ pub(crate) use ledger::{LedgerKeys, LedgerPut};
 pub(crate) use load::{Load, Records};
 pub(crate) use mixed::{Mixed, Shape};
 pub(crate) use names::{Mix, WorkloadName};
-pub(crate) use scenario::{PhaseSpec, Scenario};
+pub(crate) use scenario::{PHASES_MAX, PhaseSpec, Scenario};
 pub(crate) use sizes::Sizes;
 #[cfg(test)]
 pub(crate) use value::write_ledger_value;
-pub(crate) use value::{LEDGER_VALUE_BYTES_MIN, LedgerValueError, Values, read_ledger_value};
+pub(crate) use value::{
+    LEDGER_VALUE_BYTES_MIN, LedgerValueError, VALUES_MADE, Values, read_ledger_value,
+};
 
 /// The operations that latencies are reported for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,11 @@ impl OpKind {
     ];
     /// How many there are.
     pub(crate) const COUNT: usize = OpKind::ALL.len();
+
+    /// Whether it may change a record.
+    pub(crate) fn writes(self) -> bool {
+        !matches!(self, OpKind::Get | OpKind::Scan | OpKind::Query)
+    }
 
     /// Its name in reports.
     pub(crate) fn label(self) -> &'static str {

@@ -1,8 +1,9 @@
 //! Bytes to store.
 //!
-//! Ordinary values are slices of one pool of random bytes at a random offset: as incompressible as
-//! fresh random bytes over any window shorter than the pool, at the cost of a copy. Ledger values
-//! prove themselves: they name the record and the sequence number and carry a checksum.
+//! Ordinary values follow each other in one pool of random bytes, round and round, each lap beginning
+//! elsewhere: over any window shorter than the pool they are fresh random bytes, no byte used twice, at
+//! the cost of a copy from memory that the processor has fetched ahead. Ledger values prove themselves:
+//! they name the record and the sequence number and carry a checksum.
 //!
 //! | offset | bytes | ledger value |
 //! |-------:|------:|---|
@@ -17,6 +18,12 @@ use super::Sizes;
 
 /// Bytes of the pool beyond one value.
 const POOL_BYTES: usize = 64 * 1024;
+/// A lap begins within so many of them.
+const LAP_SHIFT: usize = 16 * 1024;
+
+/// How they are made, for reports.
+pub(crate) const VALUES_MADE: &str = "consecutive pieces of 64 KiB of pseudo-random bytes of this seed, each lap from another byte on";
+const _: () = assert!(POOL_BYTES == 64 << 10 && LAP_SHIFT < POOL_BYTES);
 
 /// The smallest value that can prove itself.
 pub(crate) const LEDGER_VALUE_BYTES_MIN: usize = 20;
@@ -26,6 +33,8 @@ pub(crate) const LEDGER_VALUE_BYTES_MIN: usize = 20;
 pub(crate) struct Values {
     pool: Vec<u8>,
     sizes: Sizes,
+    /// Where the next one begins.
+    next: usize,
 }
 
 impl Values {
@@ -33,14 +42,18 @@ impl Values {
     pub(crate) fn new(sizes: Sizes, rng: &mut impl Rng) -> Values {
         let mut pool = vec![0; POOL_BYTES + sizes.max()];
         rng.fill_bytes(&mut pool);
-        Values { pool, sizes }
+        Values { pool, sizes, next: 0 }
     }
 
     /// A value.
-    pub(crate) fn draw(&self, rng: &mut impl RngCore) -> &[u8] {
+    pub(crate) fn draw(&mut self, rng: &mut impl RngCore) -> &[u8] {
         let bytes = self.sizes.draw(rng);
-        let offset = rng.next_u32() as usize % POOL_BYTES;
-        &self.pool[offset..offset + bytes]
+        if self.next >= POOL_BYTES {
+            self.next = rng.next_u32() as usize % LAP_SHIFT;
+        }
+        let begin = self.next;
+        self.next += bytes;
+        &self.pool[begin..begin + bytes]
     }
 }
 
@@ -117,11 +130,28 @@ mod tests {
     fn equal_seeds_give_equal_values() {
         let draw = || {
             let mut rng = SmallRng::seed_from_u64(9);
-            let values = Values::new(Sizes::Fixed(100), &mut rng);
+            let mut values = Values::new(Sizes::Fixed(100), &mut rng);
             (0..10).map(|_| values.draw(&mut rng).to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());
         assert!(draw().iter().all(|value| value.len() == 100));
+    }
+
+    #[test]
+    fn within_a_lap_no_byte_is_used_twice_and_laps_differ() {
+        let mut rng = SmallRng::seed_from_u64(9);
+        let mut values = Values::new(Sizes::Fixed(100), &mut rng);
+        let mut seen = std::collections::HashSet::new();
+        // Eight random bytes at any place are their own name.
+        for _ in 0..5 * POOL_BYTES / 100 {
+            seen.insert(values.draw(&mut rng)[..8].to_vec());
+        }
+        let drawn = 5 * POOL_BYTES / 100;
+        // Two laps may begin so far apart that their values are the same, one pair in a hundred.
+        assert!(seen.len() > drawn * 3 / 5, "{} of {drawn}", seen.len());
+        let mut values = Values::new(Sizes::Uniform { min: 1, max: 390_000 }, &mut rng);
+        let longest = (0..200).map(|_| values.draw(&mut rng).len()).max().unwrap();
+        assert!(longest > POOL_BYTES, "longer than the pool's laps: {longest}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What all tests of the tool share: the tool as its users start it, servers that end with their
-//! owner, and, in `stores`, the stores of others.
+//! owner; in `stores` the stores of others, in `relay` an ear between coordinator and worker.
 
 // Every file of tests is a program of its own, and none uses everything.
 #![allow(dead_code)]
 
+pub(crate) mod relay;
 pub(crate) mod stores;
 
 use std::io::{BufRead as _, BufReader};

@@ -25,20 +25,20 @@ pub use error::{
     ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, ErrorReply, NotLeaderReply,
 };
 pub use reply::{
-    ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedDescribeNodeReply, ArchivedGetReply,
-    ArchivedListTablesReply, ArchivedPageReply, ArchivedShardAddress, ArchivedTableReply,
-    ArchivedWriteReply, BatchGetReply, BatchWriteReply, DescribeNodeReply, GetReply,
-    ListTablesReply, PageReply, ShardAddress, TableReply, WriteReply,
+    AdminReply, ArchivedAdminReply, ArchivedBatchGetReply, ArchivedBatchWriteReply,
+    ArchivedDescribeNodeReply, ArchivedGetReply, ArchivedListTablesReply, ArchivedPageReply,
+    ArchivedShardAddress, ArchivedTableReply, ArchivedWriteReply, BatchGetReply, BatchWriteReply,
+    DescribeNodeReply, GetReply, ListTablesReply, PageReply, ShardAddress, TableReply, WriteReply,
 };
 pub use request::{
-    ArchivedBatchGetRequest, ArchivedBatchOperation, ArchivedBatchWriteRequest,
-    ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
-    ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
-    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedReturnValues,
-    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, BatchOperation, BatchWriteRequest,
-    CreateTableRequest, DeleteRequest, DeleteTableRequest, DescribeNodeRequest,
-    DescribeTableRequest, GetRequest, ListTablesRequest, PutRequest, QueryRequest, ReturnValues,
-    ScanRequest, UpdateRequest,
+    AdminRequest, ArchivedAdminRequest, ArchivedBatchGetRequest, ArchivedBatchOperation,
+    ArchivedBatchWriteRequest, ArchivedCreateTableRequest, ArchivedDeleteRequest,
+    ArchivedDeleteTableRequest, ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest,
+    ArchivedGetRequest, ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest,
+    ArchivedReturnValues, ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest,
+    BatchOperation, BatchWriteRequest, CreateTableRequest, DeleteRequest, DeleteTableRequest,
+    DescribeNodeRequest, DescribeTableRequest, GetRequest, ListTablesRequest, PutRequest,
+    QueryRequest, ReturnValues, ScanRequest, UpdateRequest,
 };
 
 /// What a frame carries. The numbers are the wire's; they are never reused.
@@ -71,6 +71,8 @@ pub enum Kind {
     DeleteTable = 12,
     /// [`DescribeNodeRequest`]
     DescribeNode = 13,
+    /// [`AdminRequest`]
+    Admin = 14,
     /// [`WriteReply`]
     WriteReply = 0x8001,
     /// [`GetReply`]
@@ -87,6 +89,8 @@ pub enum Kind {
     ListTablesReply = 0x800b,
     /// [`DescribeNodeReply`]
     DescribeNodeReply = 0x800d,
+    /// [`AdminReply`]
+    AdminReply = 0x800e,
     /// [`NotLeaderReply`]
     NotLeaderReply = 0xfffe,
     /// [`ErrorReply`]
@@ -95,7 +99,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables of counters and for tests.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Put,
         Kind::Get,
         Kind::Delete,
@@ -109,6 +113,7 @@ impl Kind {
         Kind::ListTables,
         Kind::DeleteTable,
         Kind::DescribeNode,
+        Kind::Admin,
         Kind::WriteReply,
         Kind::GetReply,
         Kind::PageReply,
@@ -117,6 +122,7 @@ impl Kind {
         Kind::TableReply,
         Kind::ListTablesReply,
         Kind::DescribeNodeReply,
+        Kind::AdminReply,
         Kind::NotLeaderReply,
         Kind::ErrorReply,
     ];
@@ -165,6 +171,7 @@ messages! {
     ListTablesRequest<'a> => ListTables v 1;
     DeleteTableRequest<'a> => DeleteTable v 1;
     DescribeNodeRequest => DescribeNode v 1;
+    AdminRequest<'a> => Admin v 1;
     WriteReply<'a> => WriteReply v 1;
     GetReply<'a> => GetReply v 1;
     PageReply<'a> => PageReply v 1;
@@ -173,6 +180,7 @@ messages! {
     TableReply<'a> => TableReply v 1;
     ListTablesReply => ListTablesReply v 1;
     DescribeNodeReply => DescribeNodeReply v 1;
+    AdminReply<'a> => AdminReply v 1;
     NotLeaderReply => NotLeaderReply v 1;
     ErrorReply<'a> => ErrorReply v 1;
 }

@@ -89,3 +89,11 @@ pub struct DescribeNodeReply {
     /// Newest protocol version that the node speaks.
     pub protocol_version: u16,
 }
+
+/// The answer to an operator's command.
+#[derive(Debug, Archive, Serialize)]
+pub struct AdminReply<'a> {
+    /// JSON.
+    #[rkyv(with = InlineAsBox)]
+    pub answer: &'a [u8],
+}

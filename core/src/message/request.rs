@@ -236,3 +236,11 @@ pub struct DescribeNodeRequest {
     /// Newest protocol version that the sender speaks.
     pub protocol_version: u16,
 }
+
+/// An operator's command to a node of a cluster.
+#[derive(Debug, Archive, Serialize)]
+pub struct AdminRequest<'a> {
+    /// JSON; what it says is between the node and its operators.
+    #[rkyv(with = InlineAsBox)]
+    pub command: &'a [u8],
+}

@@ -63,6 +63,7 @@ mod wire;
 mod write;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub use write::{Delete, Put, Update, UpdateReturn};
 use crate::machine::SendBuf;
 use attempts::Attempts;
 use cluster::{Cluster, Place};
-use deadline::Deadline;
+use deadline::{Deadline, back_off};
 use table::Known;
 use wire::{Call, Received, Request, append, check_size, not_understood};
 
@@ -136,8 +137,15 @@ impl Client {
         let mut connecting = JoinSet::new();
         for endpoint in inner.cluster.given().iter().cloned() {
             connecting.spawn(async move {
-                let connected = endpoint.connection(deadline).await.map(drop);
-                (endpoint, connected)
+                loop {
+                    match endpoint.connection(deadline).await {
+                        // A node that is starting accepts connections before it answers on them.
+                        Err(error)
+                            if error.kind() == io::ErrorKind::TimedOut
+                                && deadline.pause(back_off(1)).await => {}
+                        connected => return (endpoint, connected.map(drop)),
+                    }
+                }
             });
         }
         let mut failed = None;

@@ -20,7 +20,7 @@ mod shard_thread;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{self, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ use crate::replication::{Topology, TopologyNode};
 use crate::ring::RingError;
 use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
 use config::{ClusterPlace, NodeConfig, shard_address};
-use shard_thread::{Hello, ShardPlan};
+use shard_thread::{Hello, Ports, ShardPlan};
 
 /// Messages on their way from one shard to another at most; more wait at the sender.
 const MAIL_QUEUE: usize = 1024;
@@ -120,6 +120,8 @@ pub struct Node {
     control: Option<ControlServer>,
     directory: DataDirectory,
     cluster: Option<ClusterPlace>,
+    /// What operators have told a shard.
+    joins: mpsc::Receiver<Topology>,
 }
 
 impl Node {
@@ -140,8 +142,15 @@ impl Node {
         let wakers: Vec<Waker> = wakeups.iter().map(Wakeup::waker).collect();
         let (mut outgoing, mut incoming) = mail_routes(count);
         let (hello, hellos) = channel();
-        let mut node =
-            Node { shards: Vec::new(), stop, control: None, directory, cluster: config.cluster };
+        let (joined, joins) = channel();
+        let mut node = Node {
+            shards: Vec::new(),
+            stop,
+            control: None,
+            directory,
+            cluster: config.cluster,
+            joins,
+        };
         let mut go = Vec::new();
         for (index, wakeup) in wakeups.into_iter().enumerate() {
             let (told, hears) = lane(MAIL_QUEUE);
@@ -168,6 +177,7 @@ impl Node {
                 metrics: Arc::clone(&metrics),
                 hello: hello.clone(),
                 ports_known,
+                joined: joined.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
@@ -203,7 +213,10 @@ impl Node {
                 }
             }
         }
-        let ports: Vec<u16> = node.shards.iter().map(|shard| shard.native.port()).collect();
+        let ports = Ports {
+            native: node.shards.iter().map(|shard| shard.native.port()).collect(),
+            peer: node.shards.iter().filter_map(|shard| shard.peer).collect(),
+        };
         for ports_known in go {
             // A shard that has ended meanwhile says why when it is joined.
             let _ = ports_known.send(ports.clone());
@@ -252,6 +265,13 @@ impl Node {
             native: self.native_addrs(),
             peer: self.shards.iter().map(|shard| shard.peer).collect::<Option<_>>()?,
         })
+    }
+
+    /// The cluster that an operator has put this node in since the last call. Write it down, then
+    /// call [`Node::set_topology`], now and at every start.
+    #[must_use]
+    pub fn take_joined(&self) -> Option<Topology> {
+        self.joins.try_recv().ok()
     }
 
     /// Tells every shard who is in the cluster. With `bootstrap` the cluster is new, and its first

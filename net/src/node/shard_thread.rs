@@ -26,6 +26,7 @@ use crate::control::boottime_nanos;
 use crate::lane::{Waker, Wakeup};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::{ShardMetrics, ShardPhase};
+use crate::replication::Topology;
 use crate::ring::{self, Ring, RingConfig};
 use crate::shard::{Clock, ClusterContext, Mail, PEER_LISTENER, Shard, ShardContext};
 
@@ -50,7 +51,16 @@ pub(super) struct ShardPlan {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) hello: mpsc::Sender<Hello>,
-    pub(super) ports_known: mpsc::Receiver<Vec<u16>>,
+    pub(super) ports_known: mpsc::Receiver<Ports>,
+    pub(super) joined: mpsc::Sender<Topology>,
+}
+
+/// Where all shards of the node listen.
+#[derive(Clone, Debug)]
+pub(super) struct Ports {
+    pub(super) native: Vec<u16>,
+    /// None where the node stands alone.
+    pub(super) peer: Vec<SocketAddr>,
 }
 
 /// A shard's first word: where it listens.
@@ -145,13 +155,15 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     let context = ShardContext {
         shard: plan.shard,
         node_id: plan.node_id.to_be_bytes(),
-        ports,
+        ports: ports.native,
         random_seed: random_seed(),
         unix_millis_at_zero: unix_millis().saturating_sub(boottime_nanos() / Nanos::PER_MILLI),
         metrics: Arc::clone(&plan.metrics),
-        cluster: config
-            .cluster
-            .map(|_| ClusterContext { clock: Clock(Arc::new(|| Nanos(boottime_nanos()))) }),
+        cluster: config.cluster.map(|cluster| ClusterContext {
+            az: cluster.az,
+            peer: ports.peer,
+            clock: Clock(Arc::new(|| Nanos(boottime_nanos()))),
+        }),
     };
     let shard = Shard::new(context, store, Nanos(boottime_nanos()));
     if let Some(source) = shard.unreadable().cloned() {
@@ -168,6 +180,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         counters: ring.counters(),
         metrics: plan.metrics,
         maintenance: Maintenance::new(verifier),
+        joined: plan.joined,
     };
     ring.run(&mut machine)?;
     if let Some(source) = machine.shard.unreadable().cloned() {
@@ -231,6 +244,7 @@ struct Hosted {
     counters: Arc<ring::RingCounters>,
     metrics: Arc<ShardMetrics>,
     maintenance: Maintenance,
+    joined: mpsc::Sender<Topology>,
 }
 
 impl Hosted {
@@ -297,6 +311,10 @@ impl Machine for Hosted {
         }
         self.shard.turn(now, fx);
         self.send_mail(fx);
+        if let Some(topology) = self.shard.take_joined() {
+            // The node is gone only when it is stopping.
+            let _ = self.joined.send(topology);
+        }
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);
             self.maintenance.step(self.shard.store(), &self.metrics);

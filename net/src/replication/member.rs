@@ -11,7 +11,7 @@ use forebay_core::paxos::{
     NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::{AcceptedEntry, GroupOrdinal, Refused, Store};
+use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
 use super::{Event, entry};
 use crate::link::Links;
@@ -38,6 +38,8 @@ pub enum NotProposed {
 pub struct MemberStatus {
     /// The group.
     pub group: GroupId,
+    /// Its place on the shard.
+    pub ordinal: GroupOrdinal,
     /// The member.
     pub id: MemberId,
     /// What it keeps.
@@ -79,6 +81,15 @@ struct Outgoing {
     entries: Range<usize>,
 }
 
+/// A message whose entries are being read from the log.
+#[derive(Debug)]
+struct Reading {
+    token: u64,
+    to: Peer,
+    route: Route,
+    message: Message,
+}
+
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct Members {
@@ -95,6 +106,8 @@ pub(super) struct Members {
     /// Kind, and the bytes' place in [`Members::bytes`].
     entries: Vec<(EntryKind, Range<usize>)>,
     bytes: Vec<u8>,
+    reading: Vec<Reading>,
+    reads: u64,
     persisted: Vec<(GroupOrdinal, PersistId)>,
     applied: Vec<(GroupOrdinal, Slot)>,
     checkpointed: Vec<(GroupOrdinal, Slot)>,
@@ -119,6 +132,8 @@ impl Members {
             outgoing: Vec::new(),
             entries: Vec::new(),
             bytes: Vec::new(),
+            reading: Vec::new(),
+            reads: 0,
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),
@@ -190,8 +205,11 @@ impl Members {
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
-        self.list.iter().flatten().map(|member| MemberStatus {
+        let members = self.list.iter().enumerate();
+        let members = members.filter_map(|(index, member)| Some((index, member.as_deref()?)));
+        members.map(|(index, member)| MemberStatus {
             group: member.group,
+            ordinal: GroupOrdinal(index as u32),
             id: member.id,
             role: member.role,
             serves: member.serves,
@@ -238,6 +256,9 @@ impl Members {
 
     /// Tells the replicas what the store has done since the last call, and what followed.
     pub(super) fn take_done(&mut self, store: &mut Store, now: Nanos) {
+        while let Some(past) = store.take_read_entries() {
+            self.queue_past(&past);
+        }
         loop {
             let mut persisted = std::mem::take(&mut self.persisted);
             let mut applied = std::mem::take(&mut self.applied);
@@ -337,6 +358,25 @@ impl Members {
         let until = member.replica.lease_until(at);
         member.lease = (now, until);
         Ok(until)
+    }
+
+    pub(super) fn hand_over(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        to: Peer,
+        now: Nanos,
+    ) -> Result<(), String> {
+        let Members { liveness, list, effects, .. } = self;
+        let member = list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER);
+        let known = member.replica.configuration();
+        let members = known.iter().flat_map(|known| known.configuration.members());
+        let found = members.clone().find(|other| other.peer == to).map(|other| other.id);
+        let id = found.ok_or_else(|| format!("shard {} holds no member of the group", to.0))?;
+        let at = At { now, liveness, random: 0 };
+        let begun = member.replica.hand_over(id, at, effects);
+        self.carry_out(store, ordinal);
+        begun.map_err(|error| error.to_string())
     }
 
     pub(super) fn hand_over_all(&mut self, store: &mut Store, now: Nanos) -> usize {
@@ -493,7 +533,7 @@ impl Members {
     /// Encodes the message's entries as they are now.
     fn queue(
         &mut self,
-        store: &Store,
+        store: &mut Store,
         ordinal: GroupOrdinal,
         to: Peer,
         route: Route,
@@ -503,6 +543,14 @@ impl Members {
         let begin = self.entries.len();
         if let Message::Accept { first, .. } | Message::Fetched { first, .. } = &message {
             let replica = &self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER).replica;
+            if last >= *first && replica.held(*first).is_none() {
+                return self.read_first(
+                    store,
+                    ordinal,
+                    Reading { token: 0, to, route, message },
+                    last,
+                );
+            }
             for slot in (first.0..=last.0).map(Slot) {
                 let Some(held) = replica.held(slot) else { break };
                 let at = self.bytes.len();
@@ -523,6 +571,52 @@ impl Members {
         }
         let entries = begin..self.entries.len();
         self.outgoing.push(Outgoing { to, route, message, last, entries });
+    }
+
+    /// The message's entries have left memory: it goes when they were read. One at a time for each
+    /// member that is behind; it is asked for again anyway.
+    fn read_first(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        mut reading: Reading,
+        last: Slot,
+    ) {
+        let (Message::Accept { first, .. } | Message::Fetched { first, .. }) = reading.message
+        else {
+            unreachable!("only these come with entries");
+        };
+        if self.reading.iter().any(|other| other.route == reading.route) {
+            return;
+        }
+        self.reads += 1;
+        reading.token = self.reads;
+        if store.read_entries(ordinal, first, last, reading.token) {
+            self.reading.push(reading);
+        }
+    }
+
+    fn queue_past(&mut self, past: &PastEntries) {
+        let Some(at) = self.reading.iter().position(|reading| reading.token == past.token) else {
+            return;
+        };
+        let Reading { to, route, message, .. } = self.reading.swap_remove(at);
+        let (first, begin) = (past.first, self.entries.len());
+        for slot in (first.0..first.0 + past.count() as u64).map(Slot) {
+            let Some(entry) = past.get(slot) else { break };
+            let from = self.bytes.len();
+            match entry {
+                PastEntry::NoOp => {}
+                PastEntry::Data(bytes) => entry::encode(bytes, &mut self.bytes),
+                PastEntry::Configuration(bytes) => self.bytes.extend_from_slice(bytes),
+            }
+            self.entries.push((entry.kind(), from..self.bytes.len()));
+        }
+        let entries = begin..self.entries.len();
+        if !entries.is_empty() {
+            let last = Slot(first.0 + entries.len() as u64 - 1);
+            self.outgoing.push(Outgoing { to, route, message, last, entries });
+        }
     }
 
     pub(super) fn send_outgoing(&mut self, links: &mut Links) {

@@ -34,6 +34,7 @@
 //!
 //! Left out: snapshots for a member that needs what has left the logs.
 
+mod admin;
 mod entry;
 mod member;
 mod topology;
@@ -43,7 +44,9 @@ use std::sync::Arc;
 use forebay_core::ids::{GroupId, Slot, TableId};
 use forebay_core::liveness::{Liveness, LivenessSettings, PairEffect, PairMessage, Peer};
 use forebay_core::message::peer::{Authentication, GroupMessage, Identity, StepKind, TableStep};
-use forebay_core::paxos::{Configuration, MemberId, MemberRole, NotServed, Replica, Settings};
+use forebay_core::paxos::{
+    At, Configuration, Member, MemberId, MemberRole, NotServed, Replica, Settings,
+};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, MemberDescriptor, Refused, Store, Ticket};
 
@@ -51,6 +54,7 @@ use crate::link::{LinkEvent, LinkSettings, Links, Sink};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use member::Members;
 
+pub use admin::{ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, NodeDescription};
 pub use member::{MemberStatus, NotProposed};
 pub use topology::{Topology, TopologyNode, peer_of};
 
@@ -237,6 +241,33 @@ impl Replication {
     /// Every member here, for operators.
     pub fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
         self.members.statuses()
+    }
+
+    /// Whether this member leads the group and holds the lease at this moment.
+    #[must_use]
+    pub fn holds_lease(&self, group: GroupOrdinal, now: Nanos) -> bool {
+        let at = At { now, liveness: &self.members.liveness, random: 0 };
+        self.members.get(group).replica.holds_lease(at)
+    }
+
+    /// The group's members, by the newest configuration that is known to be chosen.
+    pub fn members_of(&self, group: GroupOrdinal) -> impl Iterator<Item = &Member> {
+        let known = self.members.get(group).replica.configuration();
+        known.into_iter().flat_map(|known| known.configuration.members())
+    }
+
+    /// Lets the member on shard `to` lead the group.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn hand_over(
+        &mut self,
+        store: &mut Store,
+        group: GroupOrdinal,
+        to: Peer,
+        now: Nanos,
+    ) -> Result<(), String> {
+        self.members.hand_over(store, group, to, now)
     }
 
     /// Gives up the lead of every group here to a member that lives, so that nobody has to wait for

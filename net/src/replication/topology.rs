@@ -11,6 +11,7 @@ use forebay_core::ids::ShardId;
 use forebay_core::liveness::Peer;
 use forebay_core::message::peer::Expected;
 use forebay_core::paxos::{Az, MemberId};
+use serde::{Deserialize, Serialize};
 
 use crate::link::PeerInfo;
 
@@ -20,7 +21,7 @@ const SHARDS_PER_NODE: u32 = 256;
 const FOUNDERS: usize = 3;
 
 /// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyNode {
     /// Its data directory's random id.
     pub node_id: [u8; 16],
@@ -33,7 +34,7 @@ pub struct TopologyNode {
 }
 
 /// See the module's docs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// Random, drawn when the cluster was made.
     pub cluster_id: [u8; 16],

@@ -27,9 +27,11 @@
 //! | `tables` | which partitions are here |
 //! | `parking` | requests that wait for a page, and writes that wait for room |
 //! | `replicated` | groups of a cluster: proposals, leases, what peers say |
+//! | `admin` | operators' commands in a cluster |
 //! | `system` | tables: create, describe, list, delete (shard 0 leads the system group) |
 //! | `refusal` | named errors |
 
+mod admin;
 mod connections;
 mod observe;
 mod page;
@@ -60,7 +62,7 @@ pub use system::{Mail, ShardMail};
 use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
-use crate::replication::{Event, Replication};
+use crate::replication::{Event, Replication, Topology};
 use connections::Connections;
 use page::PageBuilder;
 use parking::{Held, Parking};
@@ -171,6 +173,8 @@ pub struct Shard {
     replication: Option<Box<Replication>>,
     slots: SlotQueues,
     events: Vec<Event>,
+    /// The cluster that an operator has put this node in.
+    joins: Option<Topology>,
     /// A stopping shard hands over what it leads until then.
     hand_over_until: Option<Nanos>,
     parking: Parking,
@@ -209,6 +213,7 @@ impl Shard {
             replication: None,
             slots: SlotQueues::default(),
             events: Vec::new(),
+            joins: None,
             hand_over_until: None,
             parking: Parking::default(),
             together: Together::default(),

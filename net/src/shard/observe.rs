@@ -28,6 +28,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "list_tables",
         "delete_table",
         "describe_node",
+        "admin",
         "other",
     ],
     replies: &[

@@ -9,6 +9,7 @@
 //! On a shard that stands alone none of this exists: writes wait by tickets of the log.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId, Slot, TableId};
@@ -35,6 +36,10 @@ const HAND_OVER_NANOS_MAX: u64 = 500 * Nanos::PER_MILLI;
 /// hears later ([`ShardMail::Topology`]); until then it refuses everything as if it led nothing.
 #[derive(Clone, Debug)]
 pub struct ClusterContext {
+    /// Where the node stands.
+    pub az: u16,
+    /// Where each shard of the node listens for peers, by shard number.
+    pub peer: Vec<SocketAddr>,
     /// The shard's clock, for a look between a read and its reply.
     pub clock: Clock,
 }

@@ -14,11 +14,11 @@
 //! reply.
 
 use forebay_core::message::{
-    ArchivedBatchGetRequest, ArchivedBatchWriteRequest, ArchivedCreateTableRequest,
-    ArchivedDeleteRequest, ArchivedDeleteTableRequest, ArchivedDescribeNodeRequest,
-    ArchivedDescribeTableRequest, ArchivedGetRequest, ArchivedListTablesRequest,
-    ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest, ArchivedUpdateRequest,
-    DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
+    ArchivedAdminRequest, ArchivedBatchGetRequest, ArchivedBatchWriteRequest,
+    ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
+    ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
+    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest,
+    ArchivedUpdateRequest, DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
 };
 use forebay_core::time::Nanos;
 use forebay_storage::tree::PageRef;
@@ -219,6 +219,7 @@ impl Shard {
             Kind::DeleteTable => {
                 self.delete_table(asker, message::<ArchivedDeleteTableRequest<'_>>(payload)?)
             }
+            Kind::Admin => self.admin(asker, message::<ArchivedAdminRequest<'_>>(payload)?),
             Kind::DescribeNode => {
                 message::<ArchivedDescribeNodeRequest>(payload)?;
                 self.describe_node(asker);

@@ -117,6 +117,12 @@ impl Tables {
         table.partitions.insert(at, LocalPartition { hash_first, hash_last, epoch, group });
     }
 
+    /// The table whose partition a group of this shard is.
+    pub(super) fn name_of(&self, group: GroupOrdinal) -> Option<&str> {
+        let holds = |table: &&Table| table.partitions.iter().any(|part| part.group == group);
+        self.by_id.values().find(holds).map(|table| table.description.name.as_str())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Table> {
         self.by_id.values()
     }

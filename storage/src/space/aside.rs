@@ -271,9 +271,15 @@ impl SpaceMap {
         self.aside.blocks()
     }
 
-    /// Bytes of items in both generations for which extents were set aside.
+    /// Bytes of items of the active generation for which extents were set aside.
     #[must_use]
-    pub fn aside_bytes(&self) -> u64 {
+    pub fn active_aside_bytes(&self) -> u64 {
+        self.aside.active.extent_bytes
+    }
+
+    /// Bytes of items in both generations for which extents were set aside.
+    #[cfg(test)]
+    pub(super) fn aside_bytes(&self) -> u64 {
         self.aside.active.extent_bytes + self.aside.frozen.extent_bytes
     }
 }

@@ -30,6 +30,7 @@ use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;
 
 use super::pace::Begun;
+use super::room::Merging;
 use super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
 use crate::log::{AppendError, LogPoint};
@@ -97,6 +98,9 @@ pub(super) struct Checkpoint {
     pub(super) merged_entries: usize,
     pub(super) units_used: usize,
     pub(super) begun: Begun,
+    pub(super) merging: Merging,
+    /// The last one merged nothing, to make room for the next, which follows at once.
+    pub(super) cleared: bool,
     /// Writes begun when the last slice ran.
     pub(super) paid_writes: u64,
     pub(super) waits_for_pages: bool,
@@ -139,6 +143,8 @@ impl Checkpoint {
             merged_entries: 0,
             units_used: 0,
             begun: Begun::default(),
+            merging: Merging::default(),
+            cleared: false,
             paid_writes: 0,
             waits_for_pages: false,
             blocked: false,
@@ -224,6 +230,7 @@ impl Store {
         let paced = !config.checkpoints_off && (now >= due_at || self.is_filling());
         let due = self.checkpoint.format
             || (changed && (self.closing || paced || !self.overlay.has_room(TYPICAL_ENTRY_BYTES)))
+            || self.checkpoint.cleared
             || self.log_needs_checkpoint()
             || self.disk_needs_checkpoint(changed, now, work);
         if !due {
@@ -234,14 +241,21 @@ impl Store {
         }
         // Everything durable is applied by now, so this point has all of it before it.
         self.apply_durable();
+        if !self.checkpoint.cleared && self.needs_clearing() {
+            self.begin_clearing(now);
+            return true;
+        }
         let point = self.log.durable_point();
+        let bytes = self.active_single_bytes();
         let entries = self.overlay.freeze().map_or(0, |frozen| frozen.entries);
+        self.begin_room(entries as u64, bytes);
         let in_flight = self.pending.iter().map(|pending| pending.entry.runs());
         self.space.freeze_aside(in_flight.chain(self.staged.runs()));
         self.freeze_history(point);
         let checkpoint = &mut self.checkpoint;
         checkpoint.run_refused = false;
         checkpoint.format = false;
+        checkpoint.cleared = false;
         checkpoint.hastened = false;
         checkpoint.point = point;
         checkpoint.begun_at = now;
@@ -264,6 +278,21 @@ impl Store {
         checkpoint.phase = Phase::Merging;
         self.begin_pace();
         true
+    }
+
+    /// Begins a checkpoint of the same state again: it changes nothing but which superblock is the
+    /// older one, and so which freed pages can be reused.
+    fn begin_clearing(&mut self, now: Nanos) {
+        self.begin_room(0, 0);
+        let (superblock, checkpoint) = (&self.superblock, &mut self.checkpoint);
+        checkpoint.cleared = true;
+        checkpoint.point = superblock.log_start;
+        checkpoint.history_start = superblock.history_start();
+        checkpoint.required_lsn = Lsn(0);
+        checkpoint.begun_at = now;
+        (checkpoint.frozen_entries, checkpoint.merged_entries) = (0, 0);
+        checkpoint.phase = Phase::Writing;
+        self.begin_pace();
     }
 
     /// Whether memory or log are as full as they should be when a checkpoint begins.

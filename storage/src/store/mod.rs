@@ -50,14 +50,14 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor};
+pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry, READS_MAX};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
-use members::{Append, StagedEntries};
+use members::{Append, ReadBack, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
 #[derive(Clone, Copy, Debug)]
@@ -203,6 +203,9 @@ pub struct Store {
     appended_lsn: Lsn,
     /// Entries of theirs that were staged, ever.
     staged_count: u64,
+    /// Of entries that have left memory.
+    reads: Vec<ReadBack>,
+    past_entries: Vec<PastEntries>,
     persisted: Vec<(GroupOrdinal, PersistId)>,
     applied: Vec<(GroupOrdinal, Slot)>,
     checkpointed: Vec<(GroupOrdinal, Slot)>,
@@ -409,6 +412,8 @@ impl Store {
             self.apply_durable();
         } else if self.cache.owns_read(done.op) {
             self.page_read(done, now);
+        } else if self.owns_read_back(done.op) {
+            self.read_back_done(done);
         } else {
             self.checkpoint_done(done, now);
         }

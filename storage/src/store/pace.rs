@@ -13,6 +13,11 @@
 //! **Writes wait.** Beyond that rate, writes may use up the room only as the checkpoint proceeds. So
 //! they slow down to its speed from the start, each a little, where they would otherwise run at full
 //! speed into a full log and then stand still.
+//!
+//! Both need room: checkpoints begin while half of the log is free. Then no write waits longer than
+//! the device needs for what it can have in flight, whatever its speed and theirs: 20 ms on a
+//! simulated device of 20 MB/s whose checkpoints take 450 ms. With checkpoints that begin in a log
+//! that is nine tenths full it was up to twice what is in flight.
 
 use forebay_core::ids::Lsn;
 

@@ -515,6 +515,8 @@ impl Opening {
             appends: VecDeque::new(),
             appended_lsn: Lsn(0),
             staged_count: 0,
+            reads: Vec::new(),
+            past_entries: Vec::new(),
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),

@@ -17,6 +17,12 @@
 //! the next page of the level even if no change falls there, and both become one (or two halves).
 //! A page whose entries did not change is passed on as it was.
 //!
+//! Neighbours that are all rewritten share what they hold: where the next page of the same parent
+//! has changes, too, pages are cut nearly full ([`Fill::Packed`]) and the rest waits for it. Only
+//! before an untouched page is what is left cut evenly, half a page of it at least. So a batch as
+//! large as the tree packs it, no page is rewritten for the sake of packing alone, and the pages
+//! written are hardly ever more than those replaced and those that the new bytes fill.
+//!
 //! It runs in slices: [`Merge::step`] stops when its budget is used, when a page is missing, when the
 //! cache is full of unwritten pages or the file of allocated ones; every state in which it can stop
 //! is a state from which it goes on.
@@ -35,6 +41,7 @@
 use super::build::{Builder, Fill};
 use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
 use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
+use crate::block::BLOCK_BYTES;
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
 use forebay_core::digest::Digest;
@@ -46,6 +53,19 @@ pub const READ_AHEAD_MAX: usize = 32;
 const PAGE_OPEN_COST: usize = 3;
 const PAGE_CUT_COST: usize = 15;
 const BLOCK_COPY_COST: usize = 6;
+
+/// Blocks that a merge of so many changes, of which so many bytes go to tree pages, may take at worst
+/// in a tree of `live_blocks`, beside a few for its top.
+///
+/// Each change rewrites its leaf and its share of the path. But no page is rewritten twice, and where
+/// changes are so dense that this counts, neighbours are packed: a page cut from a run of them is
+/// three quarters full even if its entries are as large as they get (15/16, less half an entry of a
+/// third), and what the end of a run wastes, it has from the untouched page or the parent after it.
+#[must_use]
+pub fn blocks_max(changes: u64, bytes: u64, live_blocks: u64) -> u64 {
+    let new = bytes.div_ceil(BLOCK_BYTES as u64);
+    (3 * changes).min(live_blocks + live_blocks / 3) + new + new / 3
+}
 
 /// What happens to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +162,8 @@ pub struct Merge {
     missing: Vec<PageRef>,
     allocated: Vec<(u64, u16)>,
     freed: Vec<(u64, u16)>,
+    /// Of `freed`.
+    replaced_blocks: u64,
     separator: Vec<u8>,
     key: Vec<u8>,
     /// Fences and bounds of pages that were left.
@@ -177,6 +199,7 @@ impl Merge {
             missing: Vec::new(),
             allocated: Vec::new(),
             freed: Vec::new(),
+            replaced_blocks: 0,
             separator: Vec::new(),
             key: Vec::new(),
             spare_keys: Vec::new(),
@@ -200,6 +223,12 @@ impl Merge {
         &self.missing
     }
 
+    /// Blocks of the old tree that the new one will not hold, as far as the merge has come.
+    #[must_use]
+    pub fn replaced_blocks(&self) -> u64 {
+        self.replaced_blocks
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> MergeStats {
@@ -217,6 +246,7 @@ impl Merge {
             cache.forget(id);
         }
         self.freed.clear();
+        self.replaced_blocks = 0;
         self.builders.iter_mut().for_each(Builder::clear);
         self.state = State::Done(self.tree);
     }
@@ -258,6 +288,7 @@ impl Merge {
             self.stats.blocks_freed += u64::from(blocks);
             space.free(id, blocks);
         }
+        self.replaced_blocks = 0;
         debug_assert!(self.open.is_empty() && self.builders.iter().all(Builder::is_empty));
     }
 
@@ -353,7 +384,7 @@ impl Merge {
         } else if open.index < open.count {
             Ok(self.walk_interior(input, cache))
         } else {
-            self.close_page(cache, space).map(Some)
+            self.close_page(input, cache, space).map(Some)
         }
     }
 
@@ -459,7 +490,7 @@ impl Merge {
             push_old(&mut self.builders[0], &view, open.index..open.count);
             open.index = open.count;
             open.pushed |= rest > 0;
-            return Ok(self.close_page(cache, space)? + rest);
+            return Ok(self.close_page(input, cache, space)? + rest);
         };
         let (at, same) = match view.search(key) {
             Ok(i) => (i, true),
@@ -495,7 +526,10 @@ impl Merge {
             Change::Delete => open.changed |= same,
         }
         // Only now, when nothing can stop the change any more.
-        self.freed.extend(replaced);
+        if let Some((id, blocks)) = replaced {
+            self.freed.push((id, blocks));
+            self.replaced_blocks += u64::from(blocks);
+        }
         open.index += usize::from(same);
         input.advance();
         self.stats.changes += 1;
@@ -537,8 +571,9 @@ impl Merge {
 
     /// Leaves the page at the path's end, all of whose entries were looked at. Cuts one page from
     /// its builder if there is more than may stay there; called again until the page is left.
-    fn close_page(
+    fn close_page<I: MergeInput>(
         &mut self,
+        input: &I,
         cache: &mut PageCache,
         space: &mut SpaceMap,
     ) -> Result<usize, Blocked> {
@@ -568,6 +603,7 @@ impl Merge {
             // in those above): the old pages above are gone.
             while let Some(open) = self.open.pop() {
                 self.freed.push((open.child.page.id, open.child.page.blocks));
+                self.replaced_blocks += u64::from(open.child.page.blocks);
                 self.leave(open, cache);
             }
             if nothing_above {
@@ -577,17 +613,33 @@ impl Merge {
             return Ok(1);
         }
         let builder = &self.builders[level];
-        if !(builder.is_empty() || !at_right_edge && builder.is_underfull()) {
+        if self.next_is_touched(input, cache) {
+            if builder.fills_a_page_and_more() {
+                return self.cut(level, Fill::Packed, cache, space);
+            }
+        } else if !(builder.is_empty() || !at_right_edge && builder.is_underfull()) {
             let fill = if at_right_edge && self.appending { Fill::Stream } else { Fill::Even };
             return self.cut(level, fill, cache, space);
         }
         let open = self.open.pop().expect("looked at above");
         self.freed.push((open.child.page.id, open.child.page.blocks));
+        self.replaced_blocks += u64::from(open.child.page.blocks);
         self.leave(open, cache);
         // Its entries are in the builder, or in pages already; nothing else refers to it.
         let parent = self.open.last_mut().expect("the root is at the right edge");
         parent.changed = true;
         Ok(1)
+    }
+
+    /// Whether a change falls into the page after the one at the path's end, under the same parent.
+    fn next_is_touched<I: MergeInput>(&self, input: &I, cache: &PageCache) -> bool {
+        let parent = &self.open[self.open.len() - 2];
+        let Some((key, _)) = input.peek() else { return false };
+        if parent.index + 1 < parent.count {
+            let view = PageView::new(cache.pinned(parent.frame));
+            return view.compare(parent.index + 1, key).is_gt();
+        }
+        parent.index < parent.count && parent.upper.as_deref().is_none_or(|upper| key < upper)
     }
 
     /// Cuts a page off a builder and gives it to the next one.

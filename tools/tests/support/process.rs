@@ -207,7 +207,7 @@ impl Drop for Node {
     }
 }
 
-fn piped(command: &mut Command) {
+pub fn piped(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 }
 

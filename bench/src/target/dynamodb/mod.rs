@@ -124,7 +124,7 @@ impl DynamoDb {
             .set_read_timeout(Some(setup.timeout))
             .and_then(|()| stream.set_write_timeout(Some(setup.timeout)))
             .and_then(|()| stream.set_nodelay(true))
-            .map_err(|source| BenchError::Connection { address, source })?;
+            .map_err(|source| BenchError::connection(address, source))?;
         let codec = DynamoDbCodec::new(endpoint.clone());
         let mut asker = Asker { stream: open(stream)?, address, codec, server: None };
         let mut facts = find_or_create(&mut asker, &endpoint, setup.table)?;
@@ -446,7 +446,7 @@ struct Asker {
 impl Asker {
     /// The answer's status and body.
     fn ask(&mut self, operation: Operation, body: &str) -> Result<(u16, Vec<u8>), BenchError> {
-        let failed = |source| BenchError::Connection { address: self.address, source };
+        let failed = |source| BenchError::connection(self.address, source);
         let mut out = SendBuf::new();
         self.codec.send(operation, body.as_bytes(), &mut out);
         self.stream.write_all(&out).and_then(|()| self.stream.flush()).map_err(failed)?;

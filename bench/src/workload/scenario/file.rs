@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{PhaseSpec, Scenario};
+use super::{PHASES_MAX, PhaseSpec, Scenario};
 use crate::workload::{Distribution, Mix, OpKind, Shape, Sizes};
 
 /// What is wrong, and where.
@@ -207,6 +207,10 @@ fn mix(lines: &Lines<'_>, mix: &Spanned<FileMix>) -> Result<Mix, Wrong> {
 
 fn phases(lines: &Lines<'_>, phases: &[Spanned<FilePhase>]) -> Result<Vec<PhaseSpec>, Wrong> {
     let mut specs: Vec<PhaseSpec> = Vec::new();
+    if let Some(beyond) = phases.get(PHASES_MAX) {
+        let reason = format!("at most {PHASES_MAX} phases");
+        return Err(lines.wrong(beyond.span(), reason));
+    }
     for spanned in phases {
         let phase = spanned.get_ref();
         let rate = |what: &str, rate: &Spanned<f64>| lines.within(what, rate, (0.0, RATE_MAX));

@@ -49,6 +49,9 @@ use std::time::Duration;
 use super::{Shape, WorkloadArg, WorkloadName};
 use crate::error::BenchError;
 
+/// Most phases of one run.
+pub(crate) const PHASES_MAX: usize = 1000;
+
 /// A stretch of a scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PhaseSpec {

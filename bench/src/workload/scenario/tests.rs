@@ -115,7 +115,10 @@ fn a_wrong_file_names_its_line_and_its_reason() {
         ),
         ("name = \"\"\n[mix]\nget = 100", 1, "an empty name"),
     ];
-    for (text, line, words) in cases {
+    let many = "[[phase]]\nname = \"a\"\nseconds = 1\n".repeat(PHASES_MAX + 1);
+    let many = format!("[mix]\nget = 100\n{many}");
+    let beyond = 3 + 3 * PHASES_MAX;
+    for (text, line, words) in cases.into_iter().chain([(&*many, beyond, "at most 1000 phases")]) {
         let Wrong { line: found, reason } = parse(text, "x", otherwise()).unwrap_err();
         assert!(reason.contains(words), "{text:?}: {reason}");
         assert_eq!(found, line, "{text:?}: {reason}");

@@ -10,7 +10,7 @@ use forebay_core::message::{
 };
 
 use super::fake::{Act, Asked, FakeNode, description};
-use super::{echo_get, key, one_connection};
+use super::{echo_get, hasty, key, one_connection};
 use crate::client::{BatchWrite, Client, ClientConfig, ClientError, Table};
 
 /// Who leads, as all nodes know it; None while nobody does. By shard, because the fakes' groups have
@@ -110,8 +110,19 @@ async fn one_address_that_answers_is_enough() {
     let table = client.table("tab").await.unwrap();
     table.put(&key(1)).send().await.unwrap();
     nodes.nodes[2].kill().await;
-    let error = Client::connect(nodes.addrs(), ClientConfig::default()).await.unwrap_err();
+    let error = Client::connect(nodes.addrs(), hasty()).await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_still_starting_is_waited_for() {
+    let node = FakeNode::start(1, |asked| answer(&asked)).await;
+    node.freeze();
+    let config = ClientConfig { connect_timeout: Duration::from_millis(50), ..hasty() };
+    let connecting = tokio::spawn(Client::connect(node.addr(), config));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.thaw();
+    connecting.await.unwrap().unwrap().table("tab").await.unwrap();
 }
 
 #[tokio::test]
@@ -160,7 +171,8 @@ async fn a_port_without_an_address_is_on_the_node_that_named_it() {
     *port.lock().unwrap() = leader.addr().port();
     // The leader's address is not one that the application gave.
     let table = follower.table(one_connection()).await;
-    (table.put(&key(1)).send().await.unwrap(), table.put(&key(2)).send().await.unwrap());
+    table.put(&key(1)).send().await.unwrap();
+    table.put(&key(2)).send().await.unwrap();
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 

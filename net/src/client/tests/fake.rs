@@ -166,6 +166,11 @@ impl FakeNode {
         self.shared.mode.send_replace(Mode::Frozen);
     }
 
+    /// Goes on after [`FakeNode::freeze`].
+    pub(super) fn thaw(&self) {
+        self.shared.mode.send_replace(Mode::Running);
+    }
+
     pub(super) fn addr(&self) -> SocketAddr {
         self.shared.addrs[0]
     }

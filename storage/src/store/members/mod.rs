@@ -38,6 +38,7 @@
 
 mod append;
 mod positions;
+mod read_back;
 mod recovery;
 mod staged;
 mod state;
@@ -56,6 +57,8 @@ use crate::overlay::KeyHash;
 use crate::space::Runs;
 
 pub(super) use append::Append;
+pub(super) use read_back::ReadBack;
+pub use read_back::{PastEntries, PastEntry, READS_MAX};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;
 

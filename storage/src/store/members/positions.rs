@@ -129,7 +129,6 @@ impl Positions {
     }
 
     /// From where on to read for `slot`, under which ballot, and up to which slot that holds.
-    #[cfg(test)]
     pub(super) fn find(&self, slot: Slot) -> Option<(Lsn, Ballot, Slot)> {
         let at = self.runs.partition_point(|run| run.first <= slot).checked_sub(1)?;
         let run = self.runs[at];

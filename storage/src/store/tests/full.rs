@@ -220,7 +220,7 @@ fn put_until_full(rig: &mut Rig, group: u64, first: usize, bytes: usize) -> usiz
 
 /// What is in memory gets into the trees, by checkpoints as time goes by.
 #[track_caller]
-fn all_merged(rig: &mut Rig) {
+pub(super) fn all_merged(rig: &mut Rig) {
     work_until(rig, "the end of a merge", |rig| {
         rig.now.0 += rig.config.checkpoint_interval_nanos / 100;
         let in_memory = rig.store.overlay.entries() + rig.model.pending.len();

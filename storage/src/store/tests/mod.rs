@@ -16,6 +16,8 @@ mod fallback;
 mod full;
 mod groups;
 mod model;
+mod pacing;
+mod room;
 mod space;
 mod three;
 

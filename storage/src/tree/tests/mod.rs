@@ -3,4 +3,5 @@
 mod crash;
 mod harness;
 mod model;
+mod packing;
 mod pages;

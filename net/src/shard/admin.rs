@@ -1,0 +1,125 @@
+//! Operators' commands to a node of a cluster.
+
+use forebay_core::ids::GroupId;
+use forebay_core::liveness::Peer;
+use forebay_core::message::{AdminReply, ArchivedAdminRequest, ErrorCode};
+use forebay_core::paxos::MemberRole;
+
+use super::refusal::Refusal;
+use super::request::Outcome;
+use super::{Asker, Shard};
+use crate::replication::{
+    ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, MemberStatus, NodeDescription,
+    Topology,
+};
+
+fn keeps(role: MemberRole) -> String {
+    let name = match role {
+        MemberRole::Storage => "storage",
+        MemberRole::Log => "log",
+    };
+    name.to_owned()
+}
+
+impl Shard {
+    pub(super) fn admin(
+        &mut self,
+        asker: Asker,
+        request: &ArchivedAdminRequest<'_>,
+    ) -> Result<Outcome, Refusal> {
+        let invalid = |words: String| Refusal::new(ErrorCode::InvalidRequest, words);
+        if request.command.len() > ADMIN_BYTES_MAX {
+            return Err(invalid(format!("a command of {} bytes", request.command.len())));
+        }
+        let command = serde_json::from_slice(&request.command)
+            .map_err(|error| invalid(format!("no command of this version: {error}")))?;
+        let answer = match command {
+            AdminCommand::Describe => AdminAnswer::Node(Box::new(self.describe())),
+            AdminCommand::Init(topology) => self.init(topology),
+            AdminCommand::Groups => AdminAnswer::Groups(self.describe_groups()),
+            AdminCommand::MoveLeader { group, to } => self.move_leader(GroupId(group), Peer(to)),
+        };
+        let answer = serde_json::to_vec(&answer).expect("plain data serializes");
+        self.connections.reply(asker.conn, asker.correlation, &AdminReply { answer: &answer });
+        self.answered(asker);
+        Ok(Outcome::Done)
+    }
+
+    fn describe(&self) -> NodeDescription {
+        let cluster = self.context.cluster.as_ref();
+        let replication = self.replication.as_deref();
+        NodeDescription {
+            node_id: self.context.node_id,
+            clustered: cluster.is_some(),
+            az: cluster.map_or(0, |cluster| cluster.az),
+            native_ports: self.context.ports.clone(),
+            peer: cluster.map_or_else(Vec::new, |cluster| cluster.peer.clone()),
+            topology: replication
+                .and_then(|replication| replication.topology())
+                .map(|topology| Topology::clone(topology)),
+            system_leader: self.system.group.and_then(|group| Some(replication?.leader(group)?.0)),
+        }
+    }
+
+    /// The node takes it from here: it writes it down, and tells every shard.
+    fn init(&mut self, topology: Topology) -> AdminAnswer {
+        let refused = |words: &str| AdminAnswer::Refused(words.to_owned());
+        if !self.is_clustered() {
+            return refused(
+                "this node stands alone; to make it one of a cluster, give it a [cluster] section \
+                 in its configuration and an empty data directory",
+            );
+        }
+        if self.replication.is_some() || self.joins.is_some() {
+            return refused("this node is in a cluster already");
+        }
+        if !topology.nodes.iter().any(|node| node.node_id == self.context.node_id) {
+            return refused("this node is not in the list; describe it again");
+        }
+        self.joins = Some(topology);
+        AdminAnswer::Accepted
+    }
+
+    /// The cluster that an operator has put this node in, for the node to write down.
+    pub fn take_joined(&mut self) -> Option<Topology> {
+        self.joins.take()
+    }
+
+    fn describe_groups(&self) -> Vec<GroupDescription> {
+        let Some(replication) = self.replication.as_deref() else { return Vec::new() };
+        let describe = |status: MemberStatus| GroupDescription {
+            group: status.group.0,
+            table: self.tables.name_of(status.ordinal).map(str::to_owned),
+            member: status.id.0,
+            keeps: keeps(status.role),
+            role: format!("{:?}", status.figures.role).to_lowercase(),
+            lease: replication.holds_lease(status.ordinal, self.now),
+            leader: status.leader.map(|peer| peer.0),
+            members: replication
+                .members_of(status.ordinal)
+                .map(|member| (member.peer.0, member.az.0, keeps(member.role)))
+                .collect(),
+            ballot: status.figures.promised.0,
+            last_slot: status.figures.last_slot.0,
+            chosen_slot: status.figures.chosen_slot.0,
+            applied_slot: status.figures.applied_slot.0,
+            trimmed_slot: status.figures.trimmed_slot.0,
+            needs_snapshot: status.needs_snapshot,
+        };
+        replication.statuses().map(describe).collect()
+    }
+
+    fn move_leader(&mut self, group: GroupId, to: Peer) -> AdminAnswer {
+        let refused = |words: String| AdminAnswer::Refused(words);
+        let Some(ordinal) = self.store.group(group) else {
+            return refused(format!("group {group} has no member on this shard"));
+        };
+        let Some(replication) = self.replication.as_deref_mut() else {
+            return refused("this node is in no cluster".to_owned());
+        };
+        match replication.hand_over(&mut self.store, ordinal, to, self.now) {
+            Ok(()) => AdminAnswer::Accepted,
+            Err(words) => refused(words),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `admin`: what an operator does to a cluster.
+//!
+//! ```text
+//!   init ──► Describe ─► each node       a list of them, in order, with a fresh cluster id
+//!        ──► Init(list) ─► each node     each writes it down and tells its shards
+//!        ◄── Describe ── until all know the leader of the system group
+//! ```
+
+mod exchange;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use forebay_net::replication::{
+    AdminAnswer, AdminCommand, GroupDescription, NodeDescription, Topology, TopologyNode,
+};
+
+use crate::exit::{Exit, Failure};
+use exchange::{ask, resolve};
+
+const EXAMPLES: &str = "Examples:
+  forebay admin init 10.0.0.1:4700 10.0.0.2:4700 10.0.0.3:4700
+  forebay admin groups 10.0.0.1:4700                       members, leaders, leases, lag
+  forebay admin move-leader 10.0.0.1:4700 --group 0 --to 256
+
+Each node must run with a [cluster] section in its configuration; see
+`forebay node --print-sample-config`.";
+
+/// How long a new cluster may take to elect the first leader.
+const INIT_MAX: Duration = Duration::from_secs(15);
+
+/// Make a cluster, look at its groups, move a leader
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a cluster of running nodes that are in none; the first three hold the system group
+    Init {
+        /// Where each node listens for clients
+        #[arg(required = true, num_args = 1.., value_name = "HOST:PORT")]
+        nodes: Vec<String>,
+    },
+    /// Show every group of the cluster: members, leader, lease, and how far behind each member is
+    Groups {
+        /// Any node of the cluster
+        node: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let another shard lead a group; clients follow
+    MoveLeader {
+        /// Any node of the cluster
+        node: String,
+        /// The group
+        #[arg(long)]
+        group: u64,
+        /// The shard that is to lead: 256 times the node's place in the cluster, plus its number there
+        #[arg(long)]
+        to: u32,
+    },
+}
+
+/// Carries the command out.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::Init { nodes } => init(nodes),
+        Command::Groups { node, json } => groups(node, *json),
+        Command::MoveLeader { node, group, to } => move_leader(node, *group, *to),
+    }
+}
+
+fn unexpected(address: SocketAddr) -> Failure {
+    Failure::new(Exit::Other, format!("{address} answers another question"))
+}
+
+fn describe(address: SocketAddr) -> Result<NodeDescription, Failure> {
+    match ask(address, &AdminCommand::Describe)? {
+        AdminAnswer::Node(node) => Ok(*node),
+        _ => Err(unexpected(address)),
+    }
+}
+
+/// The node as the others must know it, reached at `address`.
+fn node_of(address: SocketAddr, node: &NodeDescription) -> TopologyNode {
+    let reached = |mut at: SocketAddr| {
+        if at.ip().is_unspecified() {
+            at.set_ip(address.ip());
+        }
+        at
+    };
+    let native = node.native_ports.iter().map(|port| SocketAddr::new(address.ip(), *port));
+    TopologyNode {
+        node_id: node.node_id,
+        az: node.az,
+        native: native.collect(),
+        peer: node.peer.iter().copied().map(reached).collect(),
+    }
+}
+
+fn init(names: &[String]) -> Result<(), Failure> {
+    let addresses: Vec<SocketAddr> =
+        names.iter().map(|name| resolve(name)).collect::<Result<_, _>>()?;
+    let mut nodes: Vec<TopologyNode> = Vec::with_capacity(addresses.len());
+    for address in &addresses {
+        let node = describe(*address)?;
+        let refuse = |words: &str| {
+            Err(Failure::new(Exit::Usage, format!("{address} {words}; nothing was changed")))
+        };
+        if !node.clustered {
+            return refuse(
+                "stands alone: give it a [cluster] section in its configuration and an empty data \
+                 directory",
+            );
+        }
+        if node.topology.is_some() {
+            return refuse("is in a cluster already");
+        }
+        if nodes.iter().any(|other| other.node_id == node.node_id) {
+            return refuse("is a node that was named before");
+        }
+        nodes.push(node_of(*address, &node));
+    }
+    let cluster_id = crate::dev_cluster::draw_id()
+        .map_err(|error| Failure::new(Exit::Other, format!("no randomness: {error}")))?;
+    let topology = Topology { cluster_id, nodes };
+    for address in &addresses {
+        match ask(*address, &AdminCommand::Init(topology.clone()))? {
+            AdminAnswer::Accepted => {}
+            AdminAnswer::Refused(words) => {
+                let message = format!(
+                    "{address} refuses: {words}. Nodes that were asked before it may be in cluster \
+                     {:032x} now: empty their data directories, and begin again",
+                    u128::from_be_bytes(cluster_id)
+                );
+                return Err(Failure::new(Exit::Other, message));
+            }
+            _ => return Err(unexpected(*address)),
+        }
+    }
+    let until = Instant::now() + INIT_MAX;
+    loop {
+        let described: Vec<NodeDescription> =
+            addresses.iter().map(|address| describe(*address)).collect::<Result<_, _>>()?;
+        let joined = described.iter().filter(|node| node.topology.is_some()).count();
+        let leader = described.iter().find_map(|node| node.system_leader);
+        if let Some(leader) = leader.filter(|_| joined == described.len()) {
+            let id = u128::from_be_bytes(cluster_id);
+            crate::say(&format!(
+                "cluster {id:032x} of {joined} nodes; shard {leader} leads its system group\n"
+            ));
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let message = format!(
+                "{joined} of {} nodes have joined, and no leader is known yet: look at the nodes' \
+                 messages and at the addresses on which they listen for peers",
+                addresses.len()
+            );
+            return Err(Failure::new(Exit::Other, message));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Every shard of the cluster with its address, from a node that is in it.
+fn shards(name: &str) -> Result<(Topology, Vec<SocketAddr>), Failure> {
+    let address = resolve(name)?;
+    let node = describe(address)?;
+    let Some(topology) = node.topology else {
+        return Err(Failure::new(Exit::Usage, format!("{address} is in no cluster")));
+    };
+    let shards = topology.nodes.iter().flat_map(|node| node.native.iter().copied()).collect();
+    Ok((topology, shards))
+}
+
+fn groups(name: &str, json: bool) -> Result<(), Failure> {
+    let (_, shards) = shards(name)?;
+    let mut found: BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>> = BTreeMap::new();
+    let mut silent = Vec::new();
+    for shard in shards {
+        match ask(shard, &AdminCommand::Groups) {
+            Ok(AdminAnswer::Groups(groups)) => {
+                for group in groups {
+                    found.entry(group.group).or_default().push((shard, group));
+                }
+            }
+            Ok(_) => return Err(unexpected(shard)),
+            Err(failure) => silent.push(failure.message),
+        }
+    }
+    if json {
+        let all: Vec<_> = found.into_values().flatten().collect();
+        let text = serde_json::to_string_pretty(&all).expect("plain data serializes");
+        crate::say(&format!("{text}\n"));
+    } else {
+        crate::say(&table(&found));
+    }
+    for message in silent {
+        eprintln!("forebay: {message}");
+    }
+    Ok(())
+}
+
+/// One line for each member.
+fn table(found: &BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>>) -> String {
+    let mut text = format!(
+        "{:<20} {:<16} {:<22} {:<8} {:<11} {:<6} {:>12} {:>8} {:>12}\n",
+        "group", "table", "shard", "keeps", "role", "lease", "chosen", "lag", "trimmed"
+    );
+    for (id, members) in found {
+        let chosen = members.iter().map(|(_, member)| member.chosen_slot).max().unwrap_or(0);
+        for (shard, member) in members {
+            let name = match (id, &member.table) {
+                (0, _) => "(system)",
+                (_, Some(name)) => name.as_str(),
+                (_, None) => "?",
+            };
+            let known =
+                if member.keeps == "log" { member.chosen_slot } else { member.applied_slot };
+            let lag = if member.needs_snapshot {
+                "too far".to_owned()
+            } else {
+                (chosen - known).to_string()
+            };
+            text.push_str(&format!(
+                "{id:<20} {name:<16} {:<22} {:<8} {:<11} {:<6} {:>12} {lag:>8} {:>12}\n",
+                shard.to_string(),
+                member.keeps,
+                member.role,
+                if member.lease { "held" } else { "-" },
+                member.chosen_slot,
+                member.trimmed_slot,
+            ));
+        }
+    }
+    text
+}
+
+fn move_leader(name: &str, group: u64, to: u32) -> Result<(), Failure> {
+    let (topology, shards) = shards(name)?;
+    for shard in shards {
+        let Ok(AdminAnswer::Groups(groups)) = ask(shard, &AdminCommand::Groups) else { continue };
+        if !groups.iter().any(|found| found.group == group && found.role == "leading") {
+            continue;
+        }
+        return match ask(shard, &AdminCommand::MoveLeader { group, to })? {
+            AdminAnswer::Accepted => {
+                let at = topology.native(forebay_core::liveness::Peer(to));
+                let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+                crate::say(&format!("group {group}: shard {to}{at} takes over\n"));
+                Ok(())
+            }
+            AdminAnswer::Refused(words) => Err(Failure::new(Exit::Usage, words)),
+            _ => Err(unexpected(shard)),
+        };
+    }
+    Err(Failure::new(Exit::Other, format!("nobody leads group {group} at the moment; try again")))
+}

@@ -1,0 +1,316 @@
+//! Clusters of the real binary: made by an operator, written to by the real client, and deprived of
+//! their leader.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use forebay_core::item::{Item, Value};
+use forebay_core::table::{KeySchema, KeyType};
+use forebay_net::client::{Client, ClientConfig, ClientError, Table};
+use support::process::{Node, code, command, forebay, piped, refused, stderr, stdout};
+use support::{scratch, text};
+
+/// What nothing in these tests may take longer than, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Three nodes, each in a process of its own.
+struct Three {
+    dir: PathBuf,
+    natives: Vec<SocketAddr>,
+    nodes: Vec<Option<Node>>,
+}
+
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    // All are held until all are known, so that they differ.
+    let listeners: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
+}
+
+fn config_file(dir: &Path, place: usize) -> PathBuf {
+    dir.join(format!("node-{place}.toml"))
+}
+
+impl Three {
+    /// Running, and in no cluster yet.
+    fn start(dir: &Path) -> Three {
+        let addresses = free_addresses(6);
+        let (natives, peers) = addresses.split_at(3);
+        for place in 0..3 {
+            let config = format!(
+                "data = {:?}\nnative = \"{}\"\nhttp = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n\
+                 [cluster]\npeer = \"{}\"\naz = {place}\n",
+                dir.join(format!("data-{place}")),
+                natives[place],
+                peers[place],
+            );
+            std::fs::write(config_file(dir, place), config).unwrap();
+        }
+        let nodes = (0..3).map(|place| Some(Node::configured(&config_file(dir, place)))).collect();
+        Three { dir: dir.to_owned(), natives: natives.to_vec(), nodes }
+    }
+
+    fn init(&self) {
+        let names: Vec<String> = self.natives.iter().map(SocketAddr::to_string).collect();
+        let mut args = vec!["admin", "init"];
+        args.extend(names.iter().map(String::as_str));
+        let output = forebay(&args);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stdout(&output).contains("of 3 nodes"), "{}", stdout(&output));
+    }
+
+    fn kill(&mut self, place: usize) {
+        let mut node = self.nodes[place].take().expect("it runs");
+        node.kill();
+        drop(node.end());
+    }
+
+    fn restart(&mut self, place: usize) {
+        self.nodes[place] = Some(Node::configured(&config_file(&self.dir, place)));
+    }
+
+    fn stop(self) {
+        for node in self.nodes.into_iter().flatten() {
+            node.stop();
+        }
+    }
+
+    /// Every member of every group that answers: `(group, shard's address, what it says)`.
+    fn members(&self) -> Vec<(u64, SocketAddr, serde_json::Value)> {
+        let up = (0..3).find(|place| self.nodes[*place].is_some()).expect("one runs");
+        let output = forebay(&["admin", "groups", &self.natives[up].to_string(), "--json"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let found: Vec<(SocketAddr, serde_json::Value)> =
+            serde_json::from_str(&stdout(&output)).unwrap();
+        let group = |member: &serde_json::Value| member["group"].as_u64().unwrap();
+        found.into_iter().map(|(at, member)| (group(&member), at, member)).collect()
+    }
+
+    /// The node that leads some group of `table`.
+    fn leader(&self, table: &str) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let members = self.members();
+            let leads = members.iter().find(|(_, _, member)| {
+                member["table"] == table && member["role"] == "leading" && member["lease"] == true
+            });
+            if let Some((_, at, _)) = leads {
+                return self.natives.iter().position(|native| native == at).unwrap();
+            }
+            assert!(Instant::now() < deadline, "nobody leads: {members:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until every member of every group has applied the same slot, on all three nodes.
+    fn wait_until_equal(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let members = self.members();
+            let mut slots: HashMap<u64, Vec<u64>> = HashMap::new();
+            for (group, _, member) in &members {
+                slots.entry(*group).or_default().push(member["applied_slot"].as_u64().unwrap());
+            }
+            let equal = |slots: &Vec<u64>| slots.len() == 3 && slots.iter().all(|s| *s == slots[0]);
+            if slots.values().all(equal) {
+                return;
+            }
+            if Instant::now() > deadline {
+                let mut words = String::new();
+                for (group, at, member) in members {
+                    let _ = writeln!(words, "{group} {at} {member}");
+                }
+                panic!("the members do not become equal:\n{words}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> Client {
+    Client::connect(addresses, ClientConfig::default()).await.expect("a node answers")
+}
+
+async fn create(client: &Client, name: &str, partitions: u32) -> Table {
+    let schema = KeySchema::partition_only("id", KeyType::S);
+    client.create_table(name, schema).partitions(partitions).send().await.expect("it is created")
+}
+
+fn item(writer: usize, number: u64) -> Item {
+    Item::new().with("id", format!("w{writer}-{}", number % 50)).with("number", number)
+}
+
+/// What one writer knows of each of its keys: the last number acknowledged, and those after it whose
+/// outcome it was not told.
+type Ledger = HashMap<String, (u64, Vec<u64>)>;
+
+/// Writes until told to stop. Returns its ledger, when each acknowledgement came, and how many
+/// outcomes are unknown.
+async fn write(table: Table, writer: usize, stop: Arc<AtomicBool>) -> (Ledger, Vec<Instant>, u64) {
+    let (mut ledger, mut times, mut unknown) = (Ledger::new(), Vec::new(), 0);
+    let mut number = 0;
+    while !stop.load(Relaxed) {
+        number += 1;
+        let entry = ledger.entry(format!("w{writer}-{}", number % 50)).or_default();
+        match table.put(&item(writer, number)).send().await {
+            Ok(_) => {
+                *entry = (number, Vec::new());
+                times.push(Instant::now());
+            }
+            Err(ClientError::Unknown { .. }) => {
+                unknown += 1;
+                entry.1.push(number);
+            }
+            Err(ClientError::Refused { .. } | ClientError::Timeout { .. }) => {}
+            Err(ClientError::Connect { .. }) => {}
+            Err(error) => panic!("writer {writer}: {error}"),
+        }
+    }
+    (ledger, times, unknown)
+}
+
+async fn check(table: &Table, ledgers: &[Ledger]) {
+    for ledger in ledgers {
+        for (id, (acknowledged, unknown)) in ledger {
+            let key = Item::new().with("id", id.as_str());
+            let found = table.get(&key).consistent(true).send().await.expect("a leader answers");
+            let number = found.map_or(0, |item| match item.0.get("number") {
+                Some(Value::N(number)) => number.to_u64().expect("a small number"),
+                other => panic!("{id}: {other:?}"),
+            });
+            assert!(
+                number == *acknowledged || unknown.contains(&number),
+                "{id}: {number} is there, {acknowledged} was acknowledged last, then {unknown:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledged_write_survives_the_loss_of_any_node() {
+    let Some(dir) = scratch() else { return };
+    let mut three = Three::start(dir.path());
+    three.init();
+    let client = connect(&three.natives).await;
+    let table = create(&client, "ledger", 3).await;
+    let mut ledgers = Vec::new();
+    for round in 0..3 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (round * 4..round * 4 + 4)
+            .map(|writer| tokio::spawn(write(table.clone(), writer, Arc::clone(&stop))))
+            .collect();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let victim = three.leader("ledger");
+        let killed = Instant::now();
+        three.kill(victim);
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        stop.store(true, Relaxed);
+        let (mut after, mut lost, mut written) = (0, 0, 0);
+        for writer in writers {
+            let (ledger, times, unknown) = writer.await.expect("a writer does not panic");
+            ledgers.push(ledger);
+            after += times.iter().filter(|at| **at > killed + Duration::from_secs(1)).count();
+            (lost, written) = (lost + unknown, written + times.len());
+        }
+        eprintln!("round {round}: {written} written, {after} after the loss, {lost} unknown");
+        assert!(after > 0, "nobody took over within seconds");
+        check(&table, &ledgers).await;
+        three.restart(victim);
+        three.wait_until_equal();
+        check(&table, &ledgers).await;
+    }
+    three.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_in_one_process_finds_its_data_again() {
+    let Some(dir) = scratch() else { return };
+    let data = dir.path().join("data");
+    let start = || {
+        let mut command = command();
+        command.args(["dev", "--nodes", "3", "--data"]).arg(&data);
+        command.args(["--native", "127.0.0.1:0", "--http", "off", "--memory", "192MiB"]);
+        command.args(["--log", "64MiB"]);
+        piped(&mut command);
+        Node::spawn(command)
+    };
+    let addresses = |node: &Node| -> Vec<SocketAddr> {
+        node.value("native").split(',').map(|at| at.parse().unwrap()).collect()
+    };
+    let node = start();
+    let client = connect(&addresses(&node)).await;
+    let table = create(&client, "kept", 2).await;
+    for number in 0..100 {
+        table.put(&item(1, number)).send().await.expect("it is written");
+    }
+    drop((table, client));
+    node.stop();
+    let node = start();
+    assert_eq!(addresses(&node).len(), 3);
+    let client = connect(&addresses(&node)).await;
+    let table = client.table("kept").await.expect("it is there");
+    for number in 50..100 {
+        let found = table.get(&item(1, number)).send().await;
+        // A key has one attribute only.
+        assert!(found.is_err(), "{found:?}");
+        let key = Item::new().with("id", format!("w1-{}", number % 50));
+        assert_eq!(table.get(&key).send().await.expect("it is read"), Some(item(1, number)));
+    }
+    client.delete_table("kept").await.expect("it is deleted");
+    node.stop();
+}
+
+#[test]
+fn a_cluster_is_made_once_and_of_nodes_that_were_meant_for_one() {
+    let Some(dir) = scratch() else { return };
+    let alone = Node::dev(&dir.path().join("alone"), &["--http", "off"]);
+    refused(&["admin", "init", &alone.native().to_string()], 2, &["stands alone", "[cluster]"]);
+    refused(&["admin", "groups", &alone.native().to_string()], 2, &["is in no cluster"]);
+    let three = Three::start(dir.path());
+    let names: Vec<String> = three.natives.iter().map(SocketAddr::to_string).collect();
+    let twice = ["admin", "init", &names[0], &names[1], &names[1]];
+    refused(&twice, 2, &["named before", "nothing was changed"]);
+    three.init();
+    refused(&["admin", "init", &names[0], &names[1], &names[2]], 2, &["in a cluster already"]);
+    let nobody = free_addresses(1)[0].to_string();
+    refused(&["admin", "groups", &nobody], 18, &["does not answer"]);
+    refused(&["admin", "groups", "nonsense"], 2, &["HOST:PORT"]);
+    assert!(text(dir.path()).contains('/'));
+    alone.stop();
+    three.stop();
+}
+
+#[test]
+fn a_leader_moves_where_it_is_told_to() {
+    let Some(dir) = scratch() else { return };
+    let three = Three::start(dir.path());
+    three.init();
+    let leading = |members: &[(u64, SocketAddr, serde_json::Value)]| {
+        members.iter().find(|(_, _, member)| member["lease"] == true).map(|found| found.1)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let before = loop {
+        if let Some(leader) = leading(&three.members()) {
+            break leader;
+        }
+        assert!(Instant::now() < deadline, "nobody leads: {:?}", three.members());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let to = three.natives.iter().position(|native| *native != before).unwrap();
+    let shard = (256 * to).to_string();
+    let node = three.natives[0].to_string();
+    let output = forebay(&["admin", "move-leader", &node, "--group", "0", "--to", &shard]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    while leading(&three.members()) != Some(three.natives[to]) {
+        assert!(Instant::now() < deadline, "shard {shard} does not lead: {:?}", three.members());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    three.stop();
+}
