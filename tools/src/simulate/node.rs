@@ -242,7 +242,8 @@ impl Node {
     fn cluster_context(&self) -> ClusterContext {
         let glance = Arc::clone(&self.glance);
         let clock = move || Nanos(glance.load(Ordering::Relaxed));
-        ClusterContext { clock: ShardClock(Arc::new(clock)) }
+        let (az, peer) = (self.number as u16, vec![address(PEER_PORT, self.number)]);
+        ClusterContext { az, peer, clock: ShardClock(Arc::new(clock)) }
     }
 
     /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.
