@@ -6,13 +6,17 @@ fn short(seed: u64, nodes: usize) -> Options {
     Options { nanos: NANOS_MIN, ..Options::new(seed, nodes) }
 }
 
+/// Runs of three nodes whose logs hold all that is written in them.
+const ROOMY: [u64; 6] = [1, 6, 9, 10, 12, 13];
+
 #[test]
 fn fixed_seeds_are_clean() {
-    for seed in 0..12 {
-        let outcome = run(&short(seed, 1));
+    for (seed, nodes) in (0..12).map(|seed| (seed, 1)).chain(ROOMY.map(|seed| (seed, 3))) {
+        let outcome = run(&short(seed, nodes));
         println!("seed {seed}: {:?}", outcome.stats);
-        assert_eq!(outcome.failure, None, "seed {seed}");
+        assert_eq!(outcome.failure, None, "seed {seed}, {nodes} node(s)");
         assert!(outcome.stats.faults >= 1 && outcome.stats.checkpoints >= 1);
+        assert_eq!(outcome.stats.digests_compared > 0, nodes > 1, "seed {seed}");
         let operations = outcome.stats.operations;
         assert!(operations.wanted >= 100 * (NANOS_MIN / 1_000_000_000 - 3), "{operations:?}");
         assert!(operations.answered > operations.wanted / 4, "{operations:?}");
@@ -21,10 +25,12 @@ fn fixed_seeds_are_clean() {
 
 #[test]
 fn a_seed_repeats_its_history() {
-    let options = Options { trace: true, ..short(77, 1) };
-    let (first, second) = (run(&options), run(&options));
-    assert_eq!(first.stats, second.stats);
-    assert_eq!(first.trace, second.trace);
+    for nodes in [1, 3] {
+        let options = Options { trace: true, ..short(77, nodes) };
+        let (first, second) = (run(&options), run(&options));
+        assert_eq!(first.stats, second.stats);
+        assert_eq!(first.trace, second.trace);
+    }
 }
 
 #[test]
