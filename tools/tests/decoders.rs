@@ -68,6 +68,7 @@ each_alone! {
     superblock,
     space,
     catalog,
+    member,
     recovery,
     shard,
 }

@@ -83,7 +83,7 @@ impl Replica {
     /// Whether this member misses a leader.
     fn misses_leader(&self, at: At<'_>) -> bool {
         let Some(leader) = self.leader else { return true };
-        if self.relinquished >= leader.ballot {
+        if self.is_relinquished(leader.ballot) {
             return true;
         }
         if at.liveness.heard_incarnation(leader.peer) > leader.incarnation {

@@ -50,6 +50,12 @@ pub const CONFIGURATION_AT_BYTES_MAX: usize = SLOT_BYTES + CONFIGURATION_BYTES_M
 const _: () = assert!(MEMBERS_MAX <= u8::MAX as usize && CONFIGURATION_BYTES_MAX == 176);
 
 impl Configuration {
+    /// How many bytes it takes.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        HEADER_BYTES + self.members().len() * MEMBER_BYTES
+    }
+
     /// Appends its bytes.
     pub fn encode(&self, to: &mut Vec<u8>) {
         let members = self.members();
@@ -170,6 +176,7 @@ mod tests {
         expected.extend([0x33, 0x33, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 7, 0, 0, 0]);
         expected.extend([3, 0, 1, 0, 0, 0, 0, 0]);
         assert_eq!(bytes(), expected);
+        assert_eq!(sample().configuration.encoded_bytes(), expected.len() - SLOT_BYTES);
     }
 
     #[test]

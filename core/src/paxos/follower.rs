@@ -190,16 +190,31 @@ impl Replica {
             self.protocol_errors += 1;
             return;
         }
-        self.relinquished = self.relinquished.max(ballot);
-        if self.leader.is_some_and(|leader| leader.ballot <= ballot) {
+        self.note_relinquished(ballot);
+        if self.leader.is_some_and(|leader| self.is_relinquished(leader.ballot)) {
             self.leader = None;
             if successor.is_some() {
                 self.let_another_stand(at);
             }
         }
-        if ballot >= self.acceptor.promised() && successor == Some(self.id) {
+        if ballot == self.acceptor.promised() && successor == Some(self.id) {
             self.successor = true;
         }
+    }
+
+    /// The owner of `ballot` uses it no more. Other ballots, lower ones too, have other owners: a
+    /// candidate that gives up says nothing of the leader that it did not replace.
+    pub(super) fn note_relinquished(&mut self, ballot: Ballot) {
+        let promised = self.acceptor.promised();
+        // The one that matters stays noted; else one that a late Prepare may still ask for.
+        if ballot == promised || (ballot > promised && self.relinquished != promised) {
+            self.relinquished = ballot;
+        }
+    }
+
+    pub(super) fn is_relinquished(&self, ballot: Ballot) -> bool {
+        let lower = self.planted.has(Bug::RelinquishedCoversLower);
+        self.relinquished == ballot || (lower && self.relinquished > ballot)
     }
 
     /// Moves the watermark, and acknowledges what is new.

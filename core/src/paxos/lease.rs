@@ -50,7 +50,8 @@ impl Replica {
     pub(super) fn may_promise(&self, candidate: Peer, at: At<'_>) -> bool {
         let promised = self.acceptor.promised();
         let owner = self.owner;
-        if promised == Ballot(0) || self.relinquished >= promised || owner.peer == Some(candidate) {
+        if promised == Ballot(0) || self.is_relinquished(promised) || owner.peer == Some(candidate)
+        {
             return true;
         }
         if owner.before_restart {

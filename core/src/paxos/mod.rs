@@ -17,6 +17,22 @@
 //! with the shard's [`crate::liveness::Liveness`], which all groups of the shard share. So an idle
 //! group costs nothing: it sends no message and has no timer.
 //!
+//! # The shell's contract
+//!
+//! * Effects are carried out in order, and everything that is persisted in the order of its
+//!   [`PersistId`]s. Input handed in while effects wait comes after them.
+//! * Entries that come with a message are staged first. Where there is no room for all of them, the
+//!   message is handed in with those that fit. **If there is none even for the first, the message is
+//!   dropped**: handed in without its entries it would be answered as a repetition or a gap, and a
+//!   leader sends what a gap misses again at once, all of it, round after round, while the member is
+//!   short of room. Silence is answered after [`Settings::resend_nanos`].
+//! * A range to be sent may be cut short, and is not sent at all where it begins with an entry that
+//!   the shell does not have: also that is taken for a lost message.
+//! * A handle is the machine's from [`Replica::propose`], or from the message that brought the entry,
+//!   until [`Effect::Discard`] or until its slot is applied.
+//! * [`Input::Trimmed`] never goes beyond [`Effect::MayTrim`]; it may stay behind, to keep what a
+//!   follower lacks.
+//!
 //! # The protocol
 //! Lamport, "Paxos Made Simple", sections 2 and 3; with the care of Chandra, Griesemer and Redstone,
 //! "Paxos Made Live" (PODC'07, section 5): snapshots, leases, and disks that lose data.

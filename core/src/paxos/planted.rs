@@ -47,6 +47,8 @@ pub enum Bug {
     ChosenOverStaleEntries,
     /// Goes on serving after it relinquished.
     ServeAfterRelinquish,
+    /// Takes a ballot for relinquished when the owner of a higher one gives that up.
+    RelinquishedCoversLower,
     /// Counts acknowledgements of another ballot.
     CountStaleAcknowledgement,
     /// Becomes leader with one promise less than a quorum.
@@ -57,7 +59,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 24] = [
         Bug::AnswerUndurablePromise,
         Bug::AcknowledgeUndurable,
         Bug::TrustExpiredLease,
@@ -78,6 +80,7 @@ impl Bug {
         Bug::ServeBeforeOwnBallot,
         Bug::ChosenOverStaleEntries,
         Bug::ServeAfterRelinquish,
+        Bug::RelinquishedCoversLower,
         Bug::CountStaleAcknowledgement,
         Bug::PromiseQuorumTooSmall,
         Bug::AcceptQuorumTooSmall,

@@ -180,6 +180,7 @@ pub struct Replica {
     pub(super) configurations: Configurations,
     pub(super) owner: Owner,
     pub(super) leader: Option<LeaderSeen>,
+    /// Its owner has said that it uses it no more.
     pub(super) relinquished: Ballot,
     /// The highest own ballot that this process has used and given up, while nobody leads.
     pub(super) abandoned: Ballot,
@@ -424,6 +425,8 @@ impl Replica {
             Input::Applied { slot } => self.applied(slot),
             Input::Checkpointed { slot } => {
                 assert!(slot <= self.applied, "a checkpoint contains what was applied");
+                // The leader is told even if the group is idle: logs are trimmed by it.
+                self.answer_due |= slot > self.checkpoint;
                 self.checkpoint = self.checkpoint.max(slot);
             }
             Input::Trimmed { slot } => {
@@ -622,7 +625,7 @@ impl Replica {
             }
         };
         if let Some(ballot) = ballot {
-            self.relinquished = self.relinquished.max(ballot);
+            self.note_relinquished(ballot);
             self.abandoned = ballot;
             self.ask_all(&Message::Relinquish { ballot, successor }, &[], effects);
         }

@@ -9,6 +9,10 @@
 //! A member that lives gets lost messages again after [`super::Settings::resend_nanos`]; one that
 //! does not gets nothing beyond its window until its shard is heard again. When all members have
 //! told the leader's watermark, the group is idle and has no timer.
+//!
+//! **Trimming goes on while the group is idle**, because full logs may be what keeps it idle: a
+//! member tells of its checkpoint when it has one, and the leader of a new trim slot when there is
+//! one, whether or not another message would go out. The leader asks until that was answered.
 
 use super::effect::Effect;
 use super::membership::{Member, MemberId};
@@ -33,6 +37,8 @@ pub(super) struct Progress {
     chosen: Slot,
     /// What the member was told is chosen.
     told: Slot,
+    /// What the member was told may leave its log.
+    told_trim: Slot,
     pub(super) applied: Slot,
     pub(super) checkpoint: Slot,
     in_flight_bytes: u64,
@@ -61,6 +67,7 @@ impl Progress {
             durable,
             chosen: durable,
             told: durable,
+            told_trim: Slot(0),
             applied: Slot(0),
             checkpoint: Slot(0),
             in_flight_bytes: 0,
@@ -83,6 +90,8 @@ impl Progress {
         }
         self.in_flight_bytes = 0;
         self.told = self.chosen;
+        // Whether it heard what may be trimmed, nobody says: once more.
+        self.told_trim = Slot(0);
         self.ask = true;
     }
 
@@ -207,7 +216,9 @@ impl Replica {
             while progress.probed && self.send_entries(progress, effects) {
                 sent = true;
             }
-            if !sent && (progress.told < chosen || (progress.ask && fresh)) {
+            let news = progress.told_trim < self.may_trim;
+            progress.ask |= news && !sent;
+            if !sent && (news || progress.told < chosen || (progress.ask && fresh)) {
                 self.send_chosen(progress, effects);
                 sent = true;
             }
@@ -252,7 +263,7 @@ impl Replica {
         let message = Message::Accept { ballot, first, chosen, trim };
         effects.push(Effect::Send { to: progress.id, message, last });
         progress.next = last.next();
-        progress.told = chosen;
+        (progress.told, progress.told_trim) = (chosen, trim);
         progress.in_flight_bytes += bytes;
         true
     }
@@ -263,7 +274,7 @@ impl Replica {
         let last =
             if progress.probed { Slot(progress.next.0 - 1) } else { self.acceptor.stream_slot() };
         let message = Message::Chosen { ballot, chosen, last, trim: self.may_trim };
-        progress.told = chosen;
+        (progress.told, progress.told_trim) = (chosen, self.may_trim);
         effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });
     }
 

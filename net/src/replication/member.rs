@@ -16,9 +16,6 @@ use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry
 use super::{Event, entry};
 use crate::link::Links;
 
-/// While the log holds less than this part of what clients may fill, entries stay for members that
-/// were away.
-const LOG_HELD_PERCENT_MAX: u64 = 50;
 /// Senders that no configuration lists are remembered for their answer, at most.
 const STRANGERS_MAX: usize = 4;
 
@@ -284,7 +281,7 @@ impl Members {
                 }
             }
             (self.persisted, self.applied, self.checkpointed) = (persisted, applied, checkpointed);
-            if trims && store.log_held_percent() > LOG_HELD_PERCENT_MAX {
+            if trims {
                 self.trim_all(store, now);
             }
             if !any {
@@ -293,7 +290,7 @@ impl Members {
         }
     }
 
-    /// Lets go of entries that two checkpoints have; see the module's docs.
+    /// Lets go of entries that two checkpoints have, where they take too much of the log.
     fn trim_all(&mut self, store: &mut Store, now: Nanos) {
         for index in 0..self.list.len() {
             let Some(member) = self.list[index].as_deref() else { continue };
@@ -303,8 +300,8 @@ impl Members {
                 MemberRole::Log => figures.chosen_slot,
             };
             let slot = member.may_trim.min(own);
-            if slot > figures.trimmed_slot {
-                let ordinal = GroupOrdinal(index as u32);
+            let ordinal = GroupOrdinal(index as u32);
+            if slot > figures.trimmed_slot && store.must_trim(ordinal) {
                 store.trim(ordinal, slot);
                 self.step(store, ordinal, Input::Trimmed { slot }, now);
             }

@@ -30,7 +30,8 @@
 //!
 //! # Trimming
 //! A group's entries may leave the log when two storage replicas' checkpoints have them. They stay
-//! while the log is less than half full: a member that was away for a while is caught up from them.
+//! until they take too much of it ([`Store::must_trim`]): a member that was away for a while is caught
+//! up from them.
 //!
 //! Left out: snapshots for a member that needs what has left the logs.
 

@@ -410,6 +410,7 @@ impl Store {
     fn freeze_history(&mut self, point: LogPoint) {
         self.checkpoint.history_start = point.lsn;
         self.checkpoint.required_lsn = Lsn(0);
+        self.carried();
         if self.members == 0 {
             return;
         }

@@ -57,7 +57,7 @@ pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
-use members::{Append, ReadBack, StagedEntries};
+use members::{Append, Carrier, ReadBack, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +180,7 @@ const TYPICAL_ENTRY_BYTES: usize = 1_280;
 mod ops {
     pub(super) const OTHER: u64 = 1 << 48;
     pub(super) const LOG: u64 = 2 << 48;
+    pub(super) const CARRY: u64 = 3 << 48;
 }
 
 /// See the module's docs.
@@ -201,6 +202,10 @@ pub struct Store {
     appends: VecDeque<(GroupOrdinal, Append)>,
     /// Position of their newest record.
     appended_lsn: Lsn,
+    /// What the entries that they may not trim take in the log, about.
+    history_bytes: u64,
+    /// Their old entries on the way to the log's head.
+    carrier: Carrier,
     /// Entries of theirs that were staged, ever.
     staged_count: u64,
     /// Of entries that have left memory.
@@ -414,6 +419,8 @@ impl Store {
             self.page_read(done, now);
         } else if self.owns_read_back(done.op) {
             self.read_back_done(done);
+        } else if Store::is_carry_op(done.op) {
+            self.carry_read(done, now);
         } else {
             self.checkpoint_done(done, now);
         }
@@ -495,6 +502,7 @@ impl Store {
             self.forget_damage(now);
             self.fetch_unread();
             self.append_queued();
+            self.carry(now, &mut work);
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
         }

@@ -23,7 +23,7 @@ use forebay_core::time::Nanos;
 use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
-use super::members::StagedEntries;
+use super::members::{Carrier, StagedEntries};
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
@@ -499,6 +499,9 @@ impl Opening {
         let entry_bytes_max = (self.config.log.record_bytes_max as usize - 2)
             .min(OverlayConfig::new(self.config.overlay_generation_bytes).entry_bytes_max())
             .min(self.cache.blocks() / CACHE_SHARE * BLOCK_BYTES);
+        let members = self.groups.iter().filter(|(_, state)| !state.dropped);
+        let history_bytes =
+            members.filter_map(|(_, state)| Some(state.member.as_ref()?.history_bytes())).sum();
         let log = LogWriter::new(self.config.log, recovered, self.trim_lsn, ops::LOG, buffers);
         Store {
             config: self.config,
@@ -514,6 +517,8 @@ impl Opening {
             staged: self.staged,
             appends: VecDeque::new(),
             appended_lsn: Lsn(0),
+            history_bytes,
+            carrier: Carrier::default(),
             staged_count: 0,
             reads: Vec::new(),
             past_entries: Vec::new(),

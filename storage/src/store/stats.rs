@@ -34,6 +34,9 @@ pub struct StoreStats {
     pub pages_free_blocks: u64,
     pub pages_live_blocks: u64,
     pub page_read_errors: u64,
+    pub log_read_errors: u64,
+    pub log_copied_records: u64,
+    pub log_history_bytes: u64,
 }
 
 /// One group in numbers.
@@ -83,14 +86,10 @@ impl Store {
             pages_free_blocks: self.space.free_blocks(),
             pages_live_blocks: self.space.live_blocks(),
             page_read_errors: self.page_read_errors,
+            log_read_errors: self.carrier.errors,
+            log_copied_records: self.carrier.copied,
+            log_history_bytes: self.history_bytes,
         }
-    }
-
-    /// How much of what clients may fill of the log is held, in percent.
-    #[must_use]
-    pub fn log_held_percent(&self) -> u64 {
-        let held = self.log.end_lsn().0 - self.log.trim_lsn().0;
-        held * 100 / self.config.log.client_bytes()
     }
 
     /// Of the shard's log: raised by every recovery.

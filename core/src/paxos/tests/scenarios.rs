@@ -1,6 +1,6 @@
 //! One scenario per rule, and the figures of the undisturbed protocol.
 
-use super::super::{At, ballot::MemberNumber};
+use super::super::{At, Bug, ballot::MemberNumber};
 use super::super::{
     Az, Change, ChangeRefused, Configuration, ConfigurationAt, Effect, EntryKind, Handle, Held,
     Input, MemberId, MemberRole, Message, NotBegun, NotProposed, Offered, Payload, PersistId,
@@ -455,4 +455,108 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
         })
     };
     assert_eq!(groups.iter().filter(serving).count(), GROUPS);
+}
+
+/// Member 3, which supports the shard of member 1 and has told it so under ballot 1 of member 1.
+fn supporter(before: Option<Recovered>, bug: Option<Bug>) -> (Replica, Liveness, u64) {
+    let settings = LivenessSettings::DEFAULT;
+    let restarted = before.is_some();
+    let mut liveness = Liveness::new(Peer(2), 2, settings, !restarted, Nanos(0));
+    (0..2).for_each(|peer| liveness.add_peer(Peer(peer), Nanos(0)));
+    let mut member = match before {
+        Some(before) => Replica::recover_with_bug(MemberId(3), Settings::DEFAULT, before, bug),
+        None => Replica::bootstrap(MemberId(3), Settings::DEFAULT, founders(3)).with_bug(bug),
+    };
+    // After the wait of a restarted member.
+    let now = 2 * settings.lease_nanos;
+    let claims = Vec::new();
+    let heartbeat = PairMessage::Heartbeat { incarnation: 1, sent_at: Nanos(5), claims };
+    liveness.receive(Peer(0), &heartbeat, Nanos(now), &mut Vec::new());
+    let effects = step(&mut member, &liveness, now, message(1, &accept(1, 1, 1), &[data(7)]));
+    assert!(matches!(sent(&effects)[..], [Message::Accepted { epoch: Some(_), .. }]));
+    (member, liveness, now)
+}
+
+/// What is wrong if the member promises a ballot of member 2 while it supports its leader.
+fn promises_another(member: &mut Replica, liveness: &Liveness, now: u64) -> Option<&'static str> {
+    let effects = step(member, liveness, now + 1, message(2, &prepare(9, 2), &[]));
+    let promised = effects.iter().any(|effect| matches!(effect, Effect::PersistPromise { .. }));
+    if promised {
+        return Some("a member promises another ballot under the support it has told of");
+    }
+    let refused = Message::Refused {
+        ballot: Ballot::of(9, MemberNumber(2)),
+        promised: Ballot::of(1, MemberNumber(1)),
+        reason: Refusal::Supporting,
+    };
+    assert_eq!(sent(&effects), [&refused]);
+    None
+}
+
+fn support_told_since_a_restart(bug: Option<Bug>) -> Option<&'static str> {
+    let before = Recovered {
+        promised: Ballot::of(1, MemberNumber(1)),
+        chosen: Slot(0),
+        applied: Slot(0),
+        checkpoint: Slot(0),
+        trimmed: Slot(0),
+        configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
+        entries: Vec::new(),
+    };
+    let (mut member, liveness, now) = supporter(Some(before), bug);
+    promises_another(&mut member, &liveness, now)
+}
+
+fn a_candidate_gives_up(bug: Option<Bug>) -> Option<&'static str> {
+    let (mut member, liveness, now) = supporter(None, bug);
+    let ballot = Ballot::of(5, MemberNumber(2));
+    let given_up = Message::Relinquish { ballot, successor: None };
+    step(&mut member, &liveness, now, message(2, &given_up, &[]));
+    if member.leader() != Some(MemberId(1)) {
+        return Some("a member leaves its leader because another's candidacy was given up");
+    }
+    promises_another(&mut member, &liveness, now)
+}
+
+#[test]
+fn support_told_since_a_restart_holds_back_a_promise() {
+    assert_eq!(support_told_since_a_restart(None), None);
+}
+
+#[test]
+fn a_candidate_that_gives_up_releases_nobody_from_the_leader() {
+    assert_eq!(a_candidate_gives_up(None), None);
+    // What its owner relinquishes is free.
+    let (mut member, liveness, now) = supporter(None, None);
+    let ballot = Ballot::of(1, MemberNumber(1));
+    let relinquished = Message::Relinquish { ballot, successor: None };
+    step(&mut member, &liveness, now, message(1, &relinquished, &[]));
+    assert!(promises_another(&mut member, &liveness, now).is_some());
+}
+
+/// What the bug's scenario finds, if it has one.
+pub(super) fn catches(bug: Bug) -> Option<&'static str> {
+    match bug {
+        Bug::ForgetSupportToldSinceRestart => support_told_since_a_restart(Some(bug)),
+        Bug::RelinquishedCoversLower => a_candidate_gives_up(Some(bug)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_new_checkpoint_and_a_new_trim_slot_are_told_while_the_group_is_idle() {
+    let mut sim = Sim::new(3, QUIET);
+    sim.run_until(300 * MILLI).unwrap();
+    let leader = sim.serving().expect("somebody leads");
+    sim.silence();
+    sim.run_until(sim.now + 100 * MILLI).unwrap();
+    for index in (0..3).filter(|index| *index != leader) {
+        sim.checkpoint(index).unwrap();
+    }
+    sim.run_until(sim.now + 100 * MILLI).unwrap();
+    for index in 0..3 {
+        // The leader has no checkpoint of its own, and keeps what that lacks.
+        let trims = sim.trimmed(index).expect("it runs") > Slot(0);
+        assert_eq!(trims, index != leader, "node {index}");
+    }
 }

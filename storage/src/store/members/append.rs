@@ -5,7 +5,7 @@ use forebay_core::paxos::{Configuration, ConfigurationAt, EntryKind, Handle, Per
 
 use super::super::{GroupOrdinal, PendingEntry, Store};
 use super::{A_MEMBER, AcceptedEntry, check_base, held};
-use crate::log::format::PutPayload;
+use crate::log::format::{PutPayload, record_bytes};
 use crate::log::{AppendError, RecordHeader, RecordKind};
 
 /// A record to be appended, or what is durable after it.
@@ -50,11 +50,13 @@ impl Store {
         state.changed = true;
         let member = state.member.as_deref_mut().expect(A_MEMBER);
         assert!(!member.keeps_state() || base <= member.released(), "a state has no gap");
+        let before = member.history_bytes();
         for gone in member.begin_after(base, at) {
             if gone.handle != Handle::NONE {
                 self.discard(gone.handle);
             }
         }
+        self.history_changed(group, before);
         self.append_or_queue(group, Append::Base(base, Box::new(at)));
         self.append_or_queue(group, Append::Id(id));
     }
@@ -190,7 +192,11 @@ impl Store {
             }
         };
         match appended {
-            Ok(position) => self.appended(group, append, position),
+            Ok(position) => {
+                let before = self.member(group).history_bytes();
+                self.appended(group, append, position);
+                self.history_changed(group, before);
+            }
             Err(AppendError::Full { .. }) => {
                 self.checkpoint.hasten();
                 return false;
@@ -205,11 +211,16 @@ impl Store {
 
     fn appended(&mut self, group: GroupOrdinal, append: &Append, position: Lsn) {
         self.appended_lsn = position;
-        let Append::Entry { slot, ballot, handle, .. } = append else { return };
+        let Append::Entry { slot, ballot, kind, handle, configuration } = append else { return };
         let batch = self.log.batch_lsn();
+        let payload_bytes = match kind {
+            EntryKind::Data => self.staged.get(*handle).bytes as usize + 2,
+            _ => configuration.as_deref().map_or(0, Configuration::encoded_bytes),
+        };
+        let bytes = record_bytes(payload_bytes) as u64;
         let member = self.groups.get_mut(group).member.as_deref_mut().expect(A_MEMBER);
         if *slot > member.trimmed {
-            member.positions.note(*slot, *ballot, batch);
+            member.positions.note(*slot, *ballot, batch, bytes);
         }
         if let Some(accepted) = member.get_mut(*slot)
             && (accepted.ballot, accepted.handle) == (*ballot, *handle)

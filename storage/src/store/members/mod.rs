@@ -37,6 +37,7 @@
 //! [`Replica`]: forebay_core::paxos::Replica
 
 mod append;
+mod carry;
 mod positions;
 mod read_back;
 mod recovery;
@@ -57,6 +58,7 @@ use crate::overlay::KeyHash;
 use crate::space::Runs;
 
 pub(super) use append::Append;
+pub(super) use carry::Carrier;
 pub(super) use read_back::ReadBack;
 pub use read_back::{PastEntries, PastEntry, READS_MAX};
 pub(super) use staged::StagedEntries;
@@ -160,6 +162,10 @@ impl Store {
         let bytes = key.len() + item.map_or(0, <[u8]>::len);
         let runs = if keeps_state { Runs::of(key, item) } else { Runs::default() };
         self.admit(bytes, runs, item.is_none())?;
+        if self.history_is_full(group) {
+            self.checkpoint.hasten();
+            return Err(Refused::Overloaded);
+        }
         let unlogged_bytes = record_bytes(bytes + if item.is_some() { 2 } else { 0 });
         // What is staged and not logged comes before it, and may begin a batch in a new segment.
         let before = self.staged.unlogged_bytes() + self.config.log.largest_batch_bytes();
@@ -268,7 +274,8 @@ impl Store {
     }
 
     /// Slots up to this one may leave this member's log: the caller knows two storage replicas'
-    /// durable checkpoints that contain them (in a group of one, its own).
+    /// durable checkpoints that contain them (in a group of one, its own). How long it may keep what
+    /// a follower still lacks, [`Store::must_trim`] says.
     ///
     /// # Panics
     /// If this member still needs one of them itself.
@@ -278,8 +285,10 @@ impl Store {
         let member = state.member.as_deref_mut().expect(A_MEMBER);
         let limit = if member.keeps_state() { checkpoint } else { member.released() };
         assert!(slot <= limit, "slot {slot} is still needed here, beyond {limit}");
+        let before = member.history_bytes();
         member.trim(slot);
         state.changed = true;
+        self.history_changed(group, before);
     }
 
     /// What became durable since the last call: of each group, in order.
@@ -332,6 +341,7 @@ impl Store {
             return;
         }
         self.members -= 1;
+        self.history_bytes -= self.member(group).history_bytes();
         self.appends.retain(|(of, _)| *of != group);
         for handle in self.staged.of_group(group) {
             let entry = self.staged.get_mut(handle);

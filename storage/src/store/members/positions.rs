@@ -13,6 +13,9 @@
 //! were overwritten lie in the log too; the ballot tells them apart.
 //!
 //! Lost runs are slots whose records are damaged: nobody reads them here.
+//!
+//! A run also knows about how many bytes its records take, in proportion where only a part of them
+//! is let go of: what admission goes by ([`super::carry`]).
 
 use std::collections::VecDeque;
 
@@ -29,6 +32,14 @@ struct Run {
     first: Slot,
     ballot: Ballot,
     batch: Lsn,
+    /// Of its records, about.
+    bytes: u64,
+}
+
+impl Run {
+    fn lost(first: Slot) -> Run {
+        Run { first, ballot: LOST, batch: Lsn(0), bytes: 0 }
+    }
 }
 
 /// See the module's docs. Invariant: runs are in order of slots and cover them without a gap up to
@@ -37,19 +48,21 @@ struct Run {
 pub(super) struct Positions {
     runs: VecDeque<Run>,
     last: Slot,
+    /// Of all runs.
+    bytes: u64,
 }
 
 impl Positions {
     /// Of a member whose log begins after `base`.
     pub(super) fn after(base: Slot) -> Positions {
-        Positions { runs: VecDeque::new(), last: base }
+        Positions { runs: VecDeque::new(), last: base, bytes: 0 }
     }
 
     /// Slots after `base` up to `last` are in the log, but where is not known yet.
     pub(super) fn unread(base: Slot, last: Slot) -> Positions {
         let mut positions = Positions::after(base);
         if last > base {
-            positions.runs.push_back(Run { first: base.next(), ballot: LOST, batch: Lsn(0) });
+            positions.runs.push_back(Run::lost(base.next()));
             positions.last = last;
         }
         positions
@@ -60,17 +73,23 @@ impl Positions {
         self.last
     }
 
-    /// The entry of `slot` under `ballot` is in the batch at `batch`.
-    pub(super) fn note(&mut self, slot: Slot, ballot: Ballot, batch: Lsn) {
-        let new = Run { first: slot, ballot, batch };
+    /// What all entries take in the log, about.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The entry of `slot` under `ballot` is in the batch at `batch`, and takes `bytes` there.
+    pub(super) fn note(&mut self, slot: Slot, ballot: Ballot, batch: Lsn, bytes: u64) {
+        let new = Run { first: slot, ballot, batch, bytes };
         let joins = |run: &Run| {
             run.ballot == ballot && run.batch <= batch && batch.0 - run.batch.0 < SPACING_BYTES
         };
         if slot > self.last {
+            self.bytes += bytes;
             if slot > self.last.next() {
-                let lost = Run { first: self.last.next(), ballot: LOST, batch: Lsn(0) };
-                self.runs.push_back(lost);
-            } else if self.runs.back().is_some_and(joins) {
+                self.runs.push_back(Run::lost(self.last.next()));
+            } else if let Some(run) = self.runs.back_mut().filter(|run| joins(run)) {
+                run.bytes += bytes;
                 self.last = slot;
                 return;
             }
@@ -81,15 +100,28 @@ impl Positions {
         let Some(at) = self.runs.partition_point(|run| run.first <= slot).checked_sub(1) else {
             return;
         };
-        let run = self.runs[at];
-        let end = self.end_of(at);
-        if run.first == slot {
+        let (first, end) = (self.runs[at].first, self.end_of(at));
+        // What this slot took until now.
+        let share = self.runs[at].bytes / (end.0 - first.0 + 1);
+        self.runs[at].bytes -= share;
+        self.bytes = self.bytes - share + bytes;
+        if first == slot {
             // The run keeps what comes after; the run before may take this slot.
             let taken = at > 0 && joins(&self.runs[at - 1]);
+            if taken {
+                self.runs[at - 1].bytes += bytes;
+            }
             match (taken, end == slot) {
-                (true, true) => drop(self.runs.remove(at)),
+                (true, true) => {
+                    // Less than a slot's share was left over by rounding.
+                    self.bytes -= self.runs[at].bytes;
+                    self.runs.remove(at);
+                }
                 (true, false) => self.runs[at].first = slot.next(),
-                (false, true) => self.runs[at] = new,
+                (false, true) => {
+                    self.bytes -= self.runs[at].bytes;
+                    self.runs[at] = new;
+                }
                 (false, false) => {
                     self.runs[at].first = slot.next();
                     self.runs.insert(at, new);
@@ -99,7 +131,11 @@ impl Positions {
         }
         self.runs.insert(at + 1, new);
         if end > slot {
-            self.runs.insert(at + 2, Run { first: slot.next(), ..run });
+            let run = &mut self.runs[at];
+            let behind = run.bytes * (end.0 - slot.0) / (end.0 - first.0);
+            run.bytes -= behind;
+            let rest = Run { first: slot.next(), bytes: behind, ..*run };
+            self.runs.insert(at + 2, rest);
         }
     }
 
@@ -111,20 +147,26 @@ impl Positions {
     pub(super) fn lose(&mut self) {
         if let Some(front) = self.runs.front().copied() {
             self.runs.clear();
-            self.runs.push_back(Run { ballot: LOST, batch: Lsn(0), ..front });
+            self.runs.push_back(Run::lost(front.first));
+            self.bytes = 0;
         }
     }
 
     /// Slots up to this one are not needed any more.
     pub(super) fn release(&mut self, slot: Slot) {
         while self.runs.get(1).is_some_and(|next| next.first <= slot.next()) {
-            self.runs.pop_front();
+            self.bytes -= self.runs.pop_front().map_or(0, |run| run.bytes);
         }
         if slot >= self.last {
+            (self.last, self.bytes) = (slot, 0);
             self.runs.clear();
-            self.last = slot;
-        } else if let Some(front) = self.runs.front_mut() {
-            front.first = front.first.max(slot.next());
+        } else if let Some(front) = self.runs.front().copied()
+            && front.first <= slot
+        {
+            let slots = self.end_of(0).0 - front.first.0 + 1;
+            let gone = front.bytes * (slot.0 - front.first.0 + 1) / slots;
+            self.bytes -= gone;
+            self.runs[0] = Run { first: slot.next(), bytes: front.bytes - gone, ..front };
         }
     }
 
@@ -179,7 +221,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                positions.note(Slot(slot), Ballot(ballot), Lsn(batch));
+                positions.note(Slot(slot), Ballot(ballot), Lsn(batch), 100);
                 model.0.insert(slot, (ballot, batch));
                 for (slot, (ballot, batch)) in &model.0 {
                     let (from, under, upto) = positions.find(Slot(*slot)).expect("noted");
@@ -187,6 +229,10 @@ mod tests {
                     assert!(from.0 <= *batch && *batch - from.0 < SPACING_BYTES);
                     assert!(upto.0 >= *slot);
                 }
+                // All are of one size, so shares are exact.
+                assert_eq!(positions.bytes(), 100 * model.0.len() as u64);
+                let sum: u64 = positions.runs.iter().map(|run| run.bytes).sum();
+                assert_eq!(positions.bytes(), sum);
                 let oldest = positions.oldest().expect("not empty");
                 assert!(model.0.values().all(|(_, batch)| oldest.0 <= *batch));
             }
@@ -197,13 +243,13 @@ mod tests {
     fn lost_slots_are_found_nowhere_until_they_are_written_again() {
         let mut positions = Positions::unread(Slot(4), Slot(9));
         assert_eq!((positions.find(Slot(5)), positions.oldest()), (None, None));
-        positions.note(Slot(5), Ballot(1), Lsn(0));
-        positions.note(Slot(6), Ballot(1), Lsn(0));
+        positions.note(Slot(5), Ballot(1), Lsn(0), 100);
+        positions.note(Slot(6), Ballot(1), Lsn(0), 100);
         assert_eq!(positions.find(Slot(6)), Some((Lsn(0), Ballot(1), Slot(6))));
         assert_eq!(positions.last_lost(Slot(8)), Some(Slot(8)));
         assert_eq!(positions.last_lost(Slot(6)), None);
         positions.lose();
-        positions.note(Slot(8), Ballot(2), Lsn(4096));
+        positions.note(Slot(8), Ballot(2), Lsn(4096), 100);
         assert_eq!(positions.last_lost(Slot(8)), Some(Slot(7)));
         assert_eq!(positions.find(Slot(8)), Some((Lsn(4096), Ballot(2), Slot(8))));
         positions.release(Slot(20));

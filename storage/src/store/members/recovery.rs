@@ -31,6 +31,7 @@ use super::super::{GroupOrdinal, ops};
 use super::state::Accepted;
 use super::{A_MEMBER, MemberState, StagedEntry};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskOp, OpId, ShardFile};
+use crate::log::format::record_bytes;
 use crate::log::reader::{ChainReader, ChainStep};
 use crate::log::recovery::READ_BYTES;
 use crate::log::{LogRecord, MemberCreate, RecordKind};
@@ -177,7 +178,8 @@ impl Opening {
         if record.lsn < member.created_lsn || header.slot <= member.trimmed {
             return Ok(false);
         }
-        member.positions.note(header.slot, header.ballot, batch);
+        let bytes = record_bytes(record.payload.len()) as u64;
+        member.positions.note(header.slot, header.ballot, batch, bytes);
         member.promised = member.promised.max(header.ballot);
         state.changed = true;
         if header.slot <= member.released() {

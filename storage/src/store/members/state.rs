@@ -253,6 +253,11 @@ impl MemberState {
         };
     }
 
+    /// What the entries that it may not trim take in the log, about.
+    pub(in crate::store) fn history_bytes(&self) -> u64 {
+        self.positions.bytes()
+    }
+
     /// The begin of the oldest batch that this member needs.
     pub(in crate::store) fn oldest_needed(&self) -> Option<Lsn> {
         self.positions.oldest()

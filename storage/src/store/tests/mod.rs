@@ -15,6 +15,7 @@ mod failures;
 mod fallback;
 mod full;
 mod groups;
+mod member;
 mod model;
 mod pacing;
 mod room;

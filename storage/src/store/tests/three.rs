@@ -26,6 +26,8 @@ use super::*;
 const NODES: usize = 3;
 const GROUP: GroupId = GroupId(77);
 const KEYS: usize = 40;
+/// A group of one on the same shards, whose writes push their logs on.
+const BUSY: GroupId = GroupId(78);
 
 const SETTINGS: Settings = Settings {
     window_slots: 64,
@@ -92,6 +94,8 @@ struct Three {
     truth: Vec<Wire>,
     loss_percent: usize,
     next_item: u64,
+    /// One in so many turns has writes to the replicated group.
+    writes_one_in: usize,
     crashes: u64,
     leaders: u64,
     trims: u64,
@@ -246,6 +250,8 @@ impl Three {
     fn new(seed: u64, roles: [MemberRole; NODES]) -> Three {
         let mut config = tiny();
         config.log.segments = 8;
+        // An election logs a window again, a promise takes a block, and copies need room, too.
+        config.log.reserve_bytes = 96 << 10;
         let now = Nanos(Nanos::PER_SECOND);
         let nodes = (0..NODES).map(|index| Node::new(&config, index, roles, now)).collect();
         Three {
@@ -258,6 +264,7 @@ impl Three {
             truth: Vec::new(),
             loss_percent: 5,
             next_item: 1,
+            writes_one_in: 1,
             crashes: 0,
             leaders: 0,
             trims: 0,
@@ -410,6 +417,9 @@ impl Three {
             if self.nodes[index].down_until.is_some() || !serves {
                 continue;
             }
+            if !self.random.chance(1, self.writes_one_in) {
+                continue;
+            }
             for _ in 0..self.random.below(4) {
                 let key = key(self.random.below(KEYS));
                 self.next_item += 1;
@@ -436,6 +446,19 @@ impl Three {
                     }
                     Err(_) => node.store.discard(handle),
                 }
+            }
+        }
+    }
+
+    /// Fills the logs of the nodes that run with another group's writes.
+    fn write_elsewhere(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.down_until.is_none()) {
+            let Some(busy) = node.store.group(BUSY) else { continue };
+            self.next_item += 1;
+            let item = item(self.next_item, 3000);
+            match node.store.put(busy, &key(self.random.below(KEYS)), &item) {
+                Ok(_) | Err(Refused::Overloaded) => {}
+                Err(other) => panic!("{other}"),
             }
         }
     }
@@ -652,4 +675,45 @@ fn three_replicas_over_three_stores_agree_whatever_crashes() {
     }
     eprintln!("{slots} slots chosen, {crashes} crashes, {leaders} leaders, {trims} trims");
     assert!(slots > 1_000 && crashes > 20 && trims > 10);
+}
+
+#[test]
+fn a_node_that_is_down_for_long_does_not_pin_the_logs_of_the_others() {
+    let mut three = Three::new(7, [MemberRole::Storage; NODES]);
+    for node in &mut three.nodes {
+        let descriptor = GroupDescriptor { id: BUSY, payload: b"busy" };
+        node.store.create_group(descriptor).expect("room");
+    }
+    three.run(1000, false);
+    three.writes_one_in = 60;
+    three.crash(2);
+    let back_at = three.now + 8 * Nanos::PER_SECOND;
+    three.nodes[2].down_until = Some(back_at);
+    let (behind, before) = (three.nodes[2].noted, three.truth.len());
+    let ends = [0, 1].map(|index: usize| three.nodes[index].store.log.end_lsn().0);
+    for _ in 0..7000 {
+        three.write_elsewhere();
+        three.run(1, false);
+    }
+    let lap = three.config.log.capacity_bytes();
+    for (index, end) in ends.into_iter().enumerate() {
+        let node = &three.nodes[index];
+        let stats = node.store.stats();
+        let laps = (stats.next_lsn.0 - end) / lap;
+        eprintln!(
+            "node {index}: {laps} laps, {} records appended again, {} bytes of history",
+            stats.log_copied_records, stats.log_history_bytes
+        );
+        assert!(laps >= 5 && stats.log_copied_records > 50 && stats.log_read_errors == 0);
+        // What the absent one lacks is all there.
+        assert!(!node.store.must_trim(node.group));
+        assert!(node.replica.figures().trimmed_slot <= behind);
+    }
+    assert!(three.truth.len() > before + 20, "{}", three.describe());
+    // The live ones crash, too: what they keep is found again.
+    three.crash(0);
+    three.run(1500, false);
+    assert!(three.nodes.iter().all(|node| node.down_until.is_none()));
+    three.writes_one_in = 1;
+    three.converge();
 }

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod item;
 pub mod key;
 pub mod log;
+pub mod member;
 pub mod message;
 pub mod number;
 pub mod page;
@@ -70,6 +71,7 @@ targets! {
     superblock: 100_000,
     space: 20_000,
     catalog: 1_000_000,
+    member: 1_000_000,
     recovery: 4_000,
     shard: 2_500,
 }

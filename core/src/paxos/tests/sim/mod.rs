@@ -454,6 +454,22 @@ impl Sim {
         Ok(())
     }
 
+    /// Nobody writes or reads any more.
+    pub(in crate::paxos::tests) fn silence(&mut self) {
+        self.heap.retain(|Reverse(event)| !matches!(event.what, What::Client));
+    }
+
+    /// A node takes a checkpoint.
+    pub(in crate::paxos::tests) fn checkpoint(&mut self, index: usize) -> Result<(), String> {
+        self.nodes[index].take_checkpoint(self.now);
+        self.after(index)
+    }
+
+    /// What has left a node's log.
+    pub(in crate::paxos::tests) fn trimmed(&self, index: usize) -> Option<Slot> {
+        Some(self.nodes[index].replica.as_ref()?.figures().trimmed_slot)
+    }
+
     /// The node whose replica leads and serves.
     pub(super) fn serving(&self) -> Option<usize> {
         let serves = |node: &&Node| node.runs(self.now) && node.serves(self.now);

@@ -1,0 +1,335 @@
+//! Re-append at the log's head: old entries that members still need do not pin the shard's log.
+//!
+//! ```text
+//!   trim_lsn      oldest needed              head - 5/8                        head
+//!   ──┼── gone ──────┤ · · x · · · x x · · ·   ┤ · · · · · · · · · · · · · · · · ┤ x' x' x'
+//!                    └── read, checked ─────────────────────────────── appended ──┘
+//!                    next checkpoint: its history begins behind what was copied
+//! ```
+//!
+//! A slot stays in a member's log until two storage replicas' checkpoints contain it (**Rule
+//! (trimming)**), so one peer that is down keeps entries of its groups in every log, while all other
+//! groups write on. When the oldest needed entry lies more than [`SPAN_EIGHTHS`] of the log behind
+//! its head, the oldest part is read, and what is still needed of it is appended again: the same
+//! slot, ballot and bytes. The copy is then where [`super::positions::Positions`] says the entry is.
+//! The next checkpoint takes the log's new start from them, and its superblock is written only when
+//! the log is durable up to its end at the freeze, copies included; the originals are overwritten
+//! only when both superblocks are past them.
+//!
+//! **What a copy may be.** At every place of the log, what was read of a slot so far is what the
+//! member held at that place, or nothing. So a record is copied only if it is the one that counts
+//! when the copy is appended: found under its ballot, at or behind its batch. Copies are equal to
+//! their originals, so recovery may take either; it takes the last.
+//!
+//! **Bounds.** Between two checkpoints copies take at most one [`COPIES_PART`]th of what clients may
+//! fill; half of the log's reserve is never used for them, so that promises and elections always
+//! find room. One read of [`READ_BYTES`] is in flight at a time, and its copies wait in memory until
+//! they are appended, [`TURN_BYTES`] a turn.
+//!
+//! **When a group is left behind.** All needed entries of all members together may take half of the
+//! log; beyond that copying could not keep up with anybody's writes.
+//! * Above a quarter, [`Store::must_trim`] names the members with more than their share. Their shell
+//!   trims to what `MayTrim` said, though a follower lacks entries after that: it gets a snapshot.
+//!   Below, the shell may keep them, to let the follower catch up from the log.
+//! * Above half, entries of such a member are refused ([`super::Refused::Overloaded`]) until it may
+//!   trim. What the rule of trimming does not let go of is never dropped; the shard's other groups
+//!   write on.
+//!
+//! **Damage.** A needed record that cannot be read, or whose checksum is wrong, is never copied, and
+//! nothing is dropped because of it: copying stops, [`super::super::StoreStats::log_read_errors`]
+//! counts, and it is tried again after [`RETRY_NANOS`]. A restart makes such entries unknown, and
+//! the other members bring them again ([`super::recovery`]).
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use forebay_core::ids::Lsn;
+use forebay_core::time::Nanos;
+
+use super::super::{GroupOrdinal, Store, Work, ops};
+use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
+use crate::log::format::{Batch, record_bytes};
+use crate::log::reader::{ChainReader, ChainStep};
+use crate::log::recovery::READ_BYTES;
+use crate::log::{AppendError, BLOCK, RecordHeader, RecordKind};
+
+/// Of the log, in eighths: needed entries farther behind its head are copied. What remains has room
+/// for the writes of two checkpoints, because the log is trimmed to the older superblock.
+const SPAN_EIGHTHS: u64 = 5;
+/// Copies between two checkpoints take at most this part of what clients may fill.
+const COPIES_PART: u64 = 8;
+/// Copies appended in one turn, about: the turn's writes come first.
+const TURN_BYTES: usize = 64 << 10;
+/// After a record could not be read.
+const RETRY_NANOS: u64 = Nanos::PER_SECOND;
+
+/// A record to be appended again.
+#[derive(Debug)]
+struct Copy {
+    group: GroupOrdinal,
+    header: RecordHeader,
+    /// In [`Carrier::bytes`].
+    payload: Range<usize>,
+    /// The batch that it was read from.
+    batch: Lsn,
+}
+
+#[derive(Debug)]
+struct Reading {
+    reader: ChainReader,
+    /// Position of the next read.
+    at: Lsn,
+    /// Batches from here on are left for another time.
+    upto: Lsn,
+    op: Option<OpId>,
+}
+
+/// See the module's docs.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Carrier {
+    reading: Option<Reading>,
+    copies: VecDeque<Copy>,
+    bytes: Vec<u8>,
+    /// At most where the oldest needed entry is: that only moves forward.
+    oldest: Lsn,
+    /// Appended since the last checkpoint began.
+    copied_bytes: u64,
+    retry_at: Nanos,
+    buf: Option<BlockBuf>,
+    issued: u64,
+    /// Records appended again, ever.
+    pub(in crate::store) copied: u64,
+    /// Batches that could not be read, ever.
+    pub(in crate::store) errors: u64,
+}
+
+impl Store {
+    /// A checkpoint begins, whose history starts behind everything copied so far.
+    pub(in crate::store) fn carried(&mut self) {
+        self.carrier.copied_bytes = 0;
+    }
+
+    /// Whether this member's entries take so much of the log that its shell should trim as far as it
+    /// may, and leave a follower behind that lacks them. See the docs of `members::carry`.
+    #[must_use]
+    pub fn must_trim(&self, group: GroupOrdinal) -> bool {
+        self.takes_more_than(4, group)
+    }
+
+    /// Whether entries of this member are refused, so that other groups' writes go on.
+    pub(super) fn history_is_full(&self, group: GroupOrdinal) -> bool {
+        self.takes_more_than(2, group)
+    }
+
+    /// Whether all members take more than this part of the log, and this one more than its share.
+    fn takes_more_than(&self, part: u64, group: GroupOrdinal) -> bool {
+        let all = self.history_bytes;
+        let own = self.member(group).history_bytes();
+        all > self.config.log.client_bytes() / part && own * self.members as u64 >= all
+    }
+
+    /// Updates the sum over all members, of which one changed from `before`.
+    pub(super) fn history_changed(&mut self, group: GroupOrdinal, before: u64) {
+        let after = self.member(group).history_bytes();
+        self.history_bytes = self.history_bytes - before + after;
+    }
+
+    /// A turn's worth of copying.
+    pub(in crate::store) fn carry(&mut self, now: Nanos, work: &mut Work) {
+        if self.members == 0 || self.closing {
+            return;
+        }
+        self.append_copies();
+        if !self.carrier.copies.is_empty() {
+            return;
+        }
+        self.carrier.bytes.clear();
+        if self.carrier.reading.as_ref().is_some_and(|reading| reading.op.is_some()) {
+            return;
+        }
+        if now < self.carrier.retry_at {
+            if self.is_pinned() {
+                work.wake_by(self.carrier.retry_at);
+            }
+            return;
+        }
+        if self.carrier.reading.is_none() && !self.begin_reading() {
+            return;
+        }
+        self.understand(now);
+        work.run_again |= !self.carrier.copies.is_empty();
+    }
+
+    /// Whether the oldest needed entry, as far as is known, is too far behind the log's head.
+    fn is_pinned(&self) -> bool {
+        let known = self.carrier.oldest.max(self.superblock.history_start());
+        self.log.end_lsn().0 - known.0 > self.span_bytes()
+    }
+
+    fn span_bytes(&self) -> u64 {
+        self.config.log.client_bytes() / 8 * SPAN_EIGHTHS
+    }
+
+    fn begin_reading(&mut self) -> bool {
+        if !self.is_pinned() || !self.has_copies_left(BLOCK) {
+            return false;
+        }
+        let states = self.groups.iter().map(|(_, state)| state).filter(|state| !state.dropped);
+        let members = states.filter_map(|state| state.member.as_deref());
+        let oldest = members.filter_map(|member| member.oldest_needed()).min();
+        let oldest = oldest.unwrap_or_else(|| self.log.end_lsn());
+        assert!(oldest >= self.log.trim_lsn(), "what is needed is not trimmed");
+        self.carrier.oldest = oldest;
+        let durable = self.log.durable_lsn();
+        if !self.is_pinned() || oldest >= durable {
+            return false;
+        }
+        // As far as the oldest run of positions may reach: copied in part, it stays the oldest.
+        let upto = oldest.after(READ_BYTES).min(durable);
+        let reader = ChainReader::entered(self.config.log, oldest, durable);
+        self.carrier.reading = Some(Reading { reader, at: oldest, upto, op: None });
+        true
+    }
+
+    fn has_copies_left(&self, bytes: u64) -> bool {
+        let (config, copied) = (&self.config.log, self.carrier.copied_bytes);
+        let few = copied == 0 || copied + bytes <= config.client_bytes() / COPIES_PART;
+        few && self.log.reserved_bytes() > config.reserve_bytes / 2 + bytes + BLOCK
+    }
+
+    /// Lists what is needed of the batches read; asks for more of them.
+    fn understand(&mut self, now: Nanos) {
+        let Some(mut reading) = self.carrier.reading.take() else { return };
+        loop {
+            if reading.reader.point().lsn >= reading.upto {
+                // All of it is listed: the oldest needed entry is looked for anew.
+                return;
+            }
+            match reading.reader.next() {
+                ChainStep::Batch(batch) => self.list(&batch),
+                ChainStep::More if reading.at < self.log.durable_lsn() => {
+                    self.read_on(&mut reading);
+                    self.carrier.reading = Some(reading);
+                    return;
+                }
+                ChainStep::More | ChainStep::Bad(_) => {
+                    // Unless it was trimmed and overwritten in the meantime.
+                    if self.log.still_holds(reading.reader.point().lsn) {
+                        self.cannot_read(now);
+                    }
+                    return;
+                }
+            }
+            if !self.carrier.copies.is_empty() {
+                // They are appended first: memory holds those of one batch.
+                self.carrier.reading = Some(reading);
+                return;
+            }
+        }
+    }
+
+    fn cannot_read(&mut self, now: Nanos) {
+        self.carrier.errors += 1;
+        self.carrier.retry_at = now + RETRY_NANOS;
+    }
+
+    fn read_on(&mut self, reading: &mut Reading) {
+        let config = &self.config.log;
+        let offset_bytes = config.offset_bytes(reading.at);
+        let bytes = READ_BYTES
+            .min(config.capacity_bytes() - offset_bytes)
+            .min(self.log.durable_lsn().0 - reading.at.0);
+        let blocks = (bytes / BLOCK_BYTES as u64) as usize;
+        let spare = self.carrier.buf.take().filter(|buf| buf.len() as u64 == bytes);
+        let buf = spare.unwrap_or_else(|| BlockBuf::zeroed(blocks));
+        self.carrier.issued += 1;
+        let op = OpId(ops::CARRY | self.carrier.issued);
+        (reading.op, reading.at) = (Some(op), reading.at.after(bytes));
+        self.disk.push(DiskOp::Read { op, file: ShardFile::Log, offset_bytes, buf });
+    }
+
+    /// Whether a disk operation is a read of this module.
+    pub(in crate::store) fn is_carry_op(op: OpId) -> bool {
+        op.0 >> 48 == ops::CARRY >> 48
+    }
+
+    /// A read ended.
+    pub(in crate::store) fn carry_read(&mut self, done: DiskDone, now: Nanos) {
+        let buf = done.buf.expect("a read brings its buffer back");
+        let Some(mut reading) = self.carrier.reading.take() else { return };
+        assert_eq!(reading.op.take(), Some(done.op), "one read at a time");
+        if done.result.is_err() {
+            self.cannot_read(now);
+        } else {
+            reading.reader.feed(&buf);
+            self.carrier.reading = Some(reading);
+        }
+        self.carrier.buf = Some(buf);
+    }
+
+    /// Notes the records of a batch that members need.
+    fn list(&mut self, batch: &Batch<'_>) {
+        let lsn = batch.header.lsn;
+        for record in batch.records() {
+            let header = record.header;
+            let Some(group) = self.groups.find(header.group) else { continue };
+            if is_entry(header.kind) && self.counts(group, &header, lsn) {
+                let begin = self.carrier.bytes.len();
+                self.carrier.bytes.extend_from_slice(record.payload);
+                let payload = begin..self.carrier.bytes.len();
+                self.carrier.copies.push_back(Copy { group, header, payload, batch: lsn });
+            }
+        }
+    }
+
+    /// Whether the record of this header in the batch at `batch` is the one that a member needs.
+    fn counts(&self, group: GroupOrdinal, header: &RecordHeader, batch: Lsn) -> bool {
+        let state = self.groups.get(group);
+        let Some(member) = state.member.as_deref().filter(|_| !state.dropped) else { return false };
+        // Of an earlier member on this shard nothing is found: it was before all of this one's.
+        member.positions.find(header.slot).is_some_and(|(from, ballot, _)| {
+            ballot == header.ballot && from <= batch && batch.0 - from.0 < READ_BYTES
+        })
+    }
+
+    fn append_copies(&mut self) {
+        let mut left = TURN_BYTES;
+        while let Some(copy) = self.carrier.copies.front() {
+            let Copy { group, header, batch, .. } = *copy;
+            let bytes = record_bytes(copy.payload.len());
+            let known = self.groups.find(header.group) == Some(group);
+            if !known || !self.counts(group, &header, batch) {
+                // Trimmed, overwritten or dropped since.
+                self.carrier.copies.pop_front();
+                continue;
+            }
+            if left < bytes.min(TURN_BYTES) || !self.has_copies_left(bytes as u64) {
+                return;
+            }
+            let payload = &self.carrier.bytes[copy.payload.clone()];
+            match self.log.append_reserved(&header, &[payload]) {
+                Ok(position) => self.appended_lsn = position,
+                Err(AppendError::TooLarge { .. }) => unreachable!("it was in this log"),
+                // For the moment, or for good.
+                Err(_) => return,
+            }
+            self.carrier.copies.pop_front();
+            let at = self.log.batch_lsn();
+            let state = self.groups.get_mut(group);
+            let member = state.member.as_deref_mut().expect("it was looked at");
+            let before = member.history_bytes();
+            member.positions.note(header.slot, header.ballot, at, bytes as u64);
+            self.history_changed(group, before);
+            self.carrier.copied += 1;
+            self.carrier.copied_bytes += bytes as u64;
+            left = left.saturating_sub(bytes);
+        }
+    }
+}
+
+/// Whether records of this kind are accepted entries.
+fn is_entry(kind: RecordKind) -> bool {
+    let entries =
+        [RecordKind::PUT, RecordKind::DELETE, RecordKind::NO_OP, RecordKind::CONFIGURATION];
+    entries.contains(&kind)
+}

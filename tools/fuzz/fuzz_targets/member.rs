@@ -1,0 +1,3 @@
+//! `cargo fuzz run member`; see `src/targets/member.rs`.
+#![no_main]
+forebay_fuzz::fuzz!(member);
