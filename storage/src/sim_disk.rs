@@ -30,7 +30,7 @@
 
 mod crash;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::block::{
@@ -202,12 +202,20 @@ impl SimFile {
 
     fn flushed(&mut self, before: u64) {
         let SimFile { medium, unflushed, .. } = self;
+        // The newest write to each block that is on the medium now.
+        let mut newest: HashMap<u64, u64> = HashMap::new();
         unflushed.retain(|u| match u.landing {
             Landing::Completed(at) if at < before => {
                 medium.set(u.block, Arc::clone(&u.data));
+                let write = newest.entry(u.block).or_default();
+                *write = u.write.max(*write);
                 false
             }
             _ => true,
+        });
+        // What failed before that was overwritten: it does not come back.
+        unflushed.retain(|u| {
+            u.landing != Landing::Doomed || newest.get(&u.block).is_none_or(|w| u.write > *w)
         });
     }
 }

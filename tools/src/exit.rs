@@ -55,6 +55,8 @@ exits! {
     Unreachable = 18,
     /// a shard failed while serving
     ShardFailed = 19,
+    /// a simulated run failed (simulate)
+    Simulation = 20,
 }
 
 /// Why the program ends. The message says what happened, why it matters and what to change.

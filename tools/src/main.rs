@@ -6,6 +6,7 @@
 //!   admin ──────► the nodes of a cluster, over the native protocol
 //!   status ─────► a running node's operator HTTP
 //!   inspect ────► a data directory's files, read-only
+//!   simulate ───► a simulated cluster, seed after seed (forebay_tools::simulate)
 //! ```
 //!
 //! Standard output carries results only; progress and messages go to standard error. The exit code
@@ -26,6 +27,7 @@
 //! | 17 | data that was there is not there as it was |
 //! | 18 | no node answers (`status`, `admin`) |
 //! | 19 | a shard failed while serving |
+//! | 20 | a simulated run failed (`simulate`) |
 //! | 130 | stopped at once by a second signal |
 
 mod admin;
@@ -42,6 +44,7 @@ mod preflight;
 mod probe_disk;
 mod run;
 mod serve;
+mod simulate_command;
 mod size;
 mod status;
 
@@ -68,6 +71,7 @@ enum Command {
     Status(status::Args),
     Admin(admin::Args),
     Inspect(inspect::Args),
+    Simulate(simulate_command::Args),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -116,6 +120,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         Command::Admin(args) => admin::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Simulate(args) => simulate_command::run(&args),
     }
 }
 

@@ -185,7 +185,7 @@ pub(crate) fn bytes_bar(what: &'static str) -> ProgressBar {
 }
 
 /// A thread that sends the first SIGINT or SIGTERM and ends the process at the second.
-fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
+pub(crate) fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot =
         |error: std::io::Error| Failure::new(Exit::Other, format!("cannot watch signals: {error}"));

@@ -62,7 +62,7 @@ fn every_command_has_help_with_examples() {
     for code in ["10  io_uring", "14  another process", "17  data that was there"] {
         assert!(help.contains(code), "{help}");
     }
-    for command in ["dev", "node", "probe-disk", "status", "inspect"] {
+    for command in ["dev", "node", "probe-disk", "status", "inspect", "simulate"] {
         let output = forebay(&[command, "--help"]);
         assert_eq!(code(&output), 0);
         let example = format!("Examples:\n  forebay {command}");

@@ -271,6 +271,12 @@ impl Shard {
         &self.store
     }
 
+    /// The shard's part in its cluster, for status and for simulations.
+    #[must_use]
+    pub fn replication(&self) -> Option<&Replication> {
+        self.replication.as_deref()
+    }
+
     /// Messages for other shards of the node, in order.
     pub fn take_mail(&mut self) -> std::vec::Drain<'_, Mail> {
         self.mail.drain(..)

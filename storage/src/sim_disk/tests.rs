@@ -124,3 +124,20 @@ fn a_killed_process_leaves_unflushed_writes_to_the_next_power_cut() {
         .collect();
     assert!(seen.contains(&1) && seen.contains(&2));
 }
+
+#[test]
+fn what_failed_does_not_come_back_over_what_was_flushed_later() {
+    let mut disk = SimDisk::new(2 * BLOCK_BYTES as u64, 0);
+    disk.inject(ShardFile::Log, Fault::Write(EIO));
+    disk.submit(write(1, 0, 2, 7, Durability::Volatile));
+    assert!(disk.complete(OpId(1)).is_some_and(|done| done.result.is_err()));
+    disk.submit(write(2, 0, 1, 9, Durability::Volatile));
+    disk.complete(OpId(2));
+    disk.submit(DiskOp::Flush { op: OpId(3), file: ShardFile::Log });
+    disk.complete(OpId(3));
+    // The second block was not written again.
+    let mut states: Vec<_> =
+        disk.crash_images(exhaustive()).map(|image| first_bytes(&image)).collect();
+    states.sort();
+    assert_eq!(states, [[9, 0], [9, 7]]);
+}

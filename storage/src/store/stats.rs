@@ -1,5 +1,6 @@
 //! Figures for metrics and status.
 
+use forebay_core::digest::Digest;
 use forebay_core::ids::{GroupId, Lsn, Slot};
 use forebay_core::time::Nanos;
 
@@ -55,6 +56,8 @@ pub struct GroupFigures {
     pub applied_slot: Slot,
     /// The newest durable checkpoint holds everything up to here.
     pub checkpoint_slot: Slot,
+    /// The content digest there; None while the next checkpoint is under way.
+    pub checkpoint_digest: Option<Digest>,
 }
 
 impl Store {
@@ -108,6 +111,8 @@ impl Store {
             chosen_slot: state.chosen_slot(),
             applied_slot: state.applied_slot(),
             checkpoint_slot: state.checkpoint_slot,
+            checkpoint_digest: (state.frozen_slot == state.checkpoint_slot)
+                .then_some(Digest(totals.digest)),
         }
     }
 }

@@ -1,0 +1,68 @@
+//! Do the replicas hold the same?
+//!
+//! Two replicas whose trees are the state at the same slot of the same group must have the same
+//! content digest there, and what a replica calls chosen is never taken back: its chosen and
+//! checkpointed slots grow, and what was durable before a restart is there after it.
+//!
+//! Digests are compared where they exist without reading every page: at the slots of checkpoints.
+//! In the end, when nothing is written any more, every replica checkpoints the same slot, so each
+//! run compares all of them at least once.
+
+use std::collections::HashMap;
+
+use forebay_storage::store::GroupFigures;
+
+/// What one node said of a group last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    checkpoint_slot: u64,
+}
+
+/// See the module's docs.
+#[derive(Debug, Default)]
+pub(super) struct Agreement {
+    /// By group and slot: the digest, and who said so first.
+    digests: HashMap<(u64, u64), (u128, usize)>,
+    said: HashMap<(usize, u64), Said>,
+    compared: u64,
+}
+
+impl Agreement {
+    /// A node shows a group.
+    pub(super) fn observe(&mut self, node: usize, figures: &GroupFigures) -> Result<(), String> {
+        let group = figures.id.0;
+        let slot = figures.checkpoint_slot.0;
+        let said = self.said.entry((node, group)).or_default();
+        if slot < said.checkpoint_slot {
+            return Err(format!(
+                "node {node} had checkpointed group {group} up to slot {}, and now to {slot}",
+                said.checkpoint_slot
+            ));
+        }
+        if figures.applied_slot > figures.chosen_slot {
+            return Err(format!(
+                "node {node} applied slot {} of group {group}, of which it knows only {} chosen",
+                figures.applied_slot, figures.chosen_slot
+            ));
+        }
+        let is_new = slot > said.checkpoint_slot;
+        said.checkpoint_slot = slot;
+        let Some(digest) = figures.checkpoint_digest.filter(|_| slot > 0) else { return Ok(()) };
+        let known = self.digests.entry((group, slot)).or_insert((digest.0, node));
+        if known.0 != digest.0 {
+            return Err(format!(
+                "group {group} at slot {slot}: node {} has content {:032x}, node {node} {:032x}",
+                known.1, known.0, digest.0
+            ));
+        }
+        if is_new && known.1 != node {
+            self.compared += 1;
+        }
+        Ok(())
+    }
+
+    /// Digests that two nodes had in common.
+    pub(super) fn compared(&self) -> u64 {
+        self.compared
+    }
+}

@@ -1,0 +1,228 @@
+//! Deterministic simulation: the production state machines on a simulated disk, network and clock,
+//! on one thread, from one seed.
+//!
+//! ```text
+//!   seed ─► plan of faults ─► World ─► nodes (forebay_net's shard over forebay_storage's store)
+//!                               │       clients (real frames)
+//!                               └─► checkers: an answer that no order explains, a lost write,
+//!                                   replicas that differ, a cluster that does not recover
+//! ```
+//!
+//! FoundationDB's simulator (Zhou et al., "FoundationDB: A Distributed Unbundled Transactional Key
+//! Value Store", SIGMOD 2021, section 4) and TigerBeetle's VOPR are the models: everything that
+//! may go wrong does, all at once and much faster than in life, and what goes wrong can be seen
+//! again, because the seed alone decides it. One run is a life of a minute: clients work on a few
+//! hot keys and a ledger while faults come and go; then everything heals, and within seconds
+//! clients must succeed again; in the end every key is read once more.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `plan`, `faults` | what goes wrong, drawn before the run; how it is done |
+//! | `world`, `queue` | events by time |
+//! | `node`, `disk`, `clock` | a production shard and what it stands on |
+//! | `network` | connections that carry bytes late, in pieces, or not at all |
+//! | `client`, `workload`, `items` | what is asked, in real frames |
+//! | `history`, `linearizability` | answers per key, and whether an order explains them |
+//! | `ledger` | acknowledged writes stay |
+//! | `agreement` | replicas at the same slot hold the same |
+//! | `minimise`, `trace` | from a failing run to a small one |
+//!
+//! What is not simulated: the ring and the kernel (tests of the ring and kills of real processes
+//! cover those), several shards of one node, and the maintenance lane.
+
+mod agreement;
+mod client;
+mod clock;
+mod disk;
+mod faults;
+mod history;
+mod items;
+mod ledger;
+mod linearizability;
+mod minimise;
+mod network;
+mod node;
+mod plan;
+mod queue;
+mod trace;
+mod workload;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use forebay_storage::sim_disk::SimRandom;
+
+pub use minimise::{Minimised, minimise};
+pub use plan::{FAULTS_PER_MINUTE_MIN, Fault, NANOS_MIN, Plan, Planned};
+pub use workload::Operations;
+use world::World;
+
+/// A bug on purpose: the checkers must find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Disks report writes and flushes as durable that are not, so a node acknowledges before
+    /// durability.
+    LyingDisk,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// Nodes of the cluster.
+    pub nodes: usize,
+    /// How long the clients work.
+    pub nanos: u64,
+    /// The faults of the plan to keep, by number; None: all of them.
+    pub keep: Option<Vec<usize>>,
+    /// Damage one node's disk, too, in some runs.
+    pub damage: bool,
+    /// For tests of the checkers.
+    pub planted: Option<Planted>,
+    /// Say what happened.
+    pub trace: bool,
+}
+
+impl Options {
+    /// A run of sixty seconds.
+    #[must_use]
+    pub fn new(seed: u64, nodes: usize) -> Options {
+        Options {
+            seed,
+            nodes,
+            nanos: 60_000_000_000,
+            keep: None,
+            damage: false,
+            planted: None,
+            trace: false,
+        }
+    }
+
+    /// The plan that the run follows.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        Plan::draw(self.seed, self.nodes, self.nanos, self.damage)
+    }
+}
+
+/// What kind of thing must not be. A smaller run must fail in the same way to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// An assertion of the code itself.
+    Panic,
+    /// An answer that is wrong on its face, or a write of the ledger that is gone.
+    Answer,
+    /// Answers that no order of the operations explains.
+    Linearizability,
+    /// Replicas that differ, or a node that takes back what it had.
+    Agreement,
+    /// Clients do not succeed although nothing is wrong any more.
+    Liveness,
+    /// A node that does not start, or stops.
+    Start,
+    /// Time does not go on.
+    Standstill,
+}
+
+/// The first thing that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: FailureKind,
+    /// When, in nanoseconds of the run.
+    pub at_nanos: u64,
+    /// In words.
+    pub message: String,
+}
+
+/// A run in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Time that passed in it.
+    pub simulated_nanos: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Turns of all nodes.
+    pub turns: u64,
+    /// Faults that began.
+    pub faults: u64,
+    /// Processes that ended.
+    pub crashes: u64,
+    /// Checkpoints of all nodes.
+    pub checkpoints: u64,
+    /// Digests of the same slot that two nodes had.
+    pub digests_compared: u64,
+    /// What clients did.
+    pub operations: Operations,
+    /// Writes of the ledger that were acknowledged.
+    pub acknowledged_entries: u64,
+    /// Bytes that arrived.
+    pub network_bytes: u64,
+    /// Registers whose history has too many explanations to look at.
+    pub undecided_keys: u64,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// In numbers.
+    pub stats: Stats,
+    /// What must not be, if anything.
+    pub failure: Option<Failure>,
+    /// What happened, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+thread_local! {
+    /// Where the thread's last panic came from, while a run is under way on it.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static RUNNING: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Panics of a run are results: they are kept, not printed.
+fn catch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if RUNNING.with(|running| *running.borrow()) {
+                PANIC.with(|last| *last.borrow_mut() = Some(info.to_string()));
+            } else {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Runs one seed. The same options give the same outcome.
+///
+/// # Panics
+/// If the run is shorter than [`NANOS_MIN`], or of no nodes.
+#[must_use]
+pub fn run(options: &Options) -> Outcome {
+    assert!(options.nodes > 0 && options.nanos >= NANOS_MIN);
+    catch_panics();
+    RUNNING.with(|running| *running.borrow_mut() = true);
+    let mut world = World::new(options);
+    let caught = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    RUNNING.with(|running| *running.borrow_mut() = false);
+    if caught.is_err() {
+        let message = PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
+        world.fail(FailureKind::Panic, message);
+    }
+    Outcome { stats: world.stats, failure: world.failure.take(), trace: world.trace.take() }
+}
+
+/// A number from `least` to `most`.
+fn between(random: &mut SimRandom, least: u64, most: u64) -> u64 {
+    debug_assert!(least <= most);
+    least + random.bits() % (most - least + 1)
+}
+
+/// The seed of one part of a run, so that parts draw independently.
+fn mixed(seed: u64, part: u64) -> u64 {
+    SimRandom::new(seed ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15)).bits()
+}

@@ -1,0 +1,752 @@
+//! The world: nodes, clients, network and disks, one event after the other on one thread.
+//!
+//! ```text
+//!            ┌──────────────────────────── Queue, by time ───────────────────────────┐
+//!            ▼                 ▼                    ▼                 ▼               │
+//!     Turn, Disk ─► Node   Deliver ─► Node,    Client ─► Client   Fault ─► faults     │
+//!                    │     Opened     Client       │                 │                │
+//!                    └─ effects ─► disk, network ◄─┴─ frames         └────────────────┘
+//! ```
+//!
+//! Time passes only between events. A process that is paused finds its events later, in their order.
+
+use forebay_net::machine::{CloseReason, Machine};
+use forebay_storage::sim_disk::SimRandom;
+
+use super::agreement::Agreement;
+use super::client::Client;
+use super::clock::Clock;
+use super::linearizability::{self, Verdict};
+use super::network::{Dialed, Dialer, Item, Listening, Network, Owner, WireId};
+use super::node::{Conn, Down, Node, Pending};
+use super::plan::{Plan, Planned, Schedule};
+use super::queue::{Event, Queue, What};
+use super::trace::Trace;
+use super::workload::{Stage, Workload};
+use super::{Failure, FailureKind, Options, Planted, Stats, between, mixed};
+
+const MICRO: u64 = 1_000;
+const MILLI: u64 = 1_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+/// Clients of a run: a hundred operations a second and some more.
+const CLIENTS: usize = 9;
+/// From an event to the turn that looks at it.
+const TURN_NANOS: u64 = 3 * MICRO;
+/// Between two turns of a node that has more to do.
+const AGAIN_NANOS: u64 = 25 * MICRO;
+/// From a send to the news that it has gone, if nothing else happens.
+const SENT_NANOS: u64 = 60 * MICRO;
+/// How often the nodes are looked at.
+const INSPECT_NANOS: u64 = 200 * MILLI;
+/// How often a trace says how they stand.
+const DESCRIBE_NANOS: u64 = 10 * SECOND;
+/// The table must have been made by then.
+const SETUP_NANOS_MAX: u64 = 2_900 * MILLI;
+/// After the last fault, clients succeed within this time.
+pub(super) const LIVENESS_NANOS: u64 = 5 * SECOND;
+/// What is under way when the clients stop has an outcome by then.
+const DRAIN_NANOS: u64 = 2 * SECOND;
+/// And everything was read once more by then.
+const AUDIT_NANOS_MAX: u64 = 20 * SECOND;
+/// What replicas end at is in everybody's checkpoint by then.
+const SETTLE_NANOS_MAX: u64 = 30 * SECOND;
+/// A supervisor starts a failed process again.
+const SUPERVISOR_NANOS: (u64, u64) = (50 * MILLI, 500 * MILLI);
+/// Events in one simulated millisecond that mean that nothing ends any more.
+const EVENTS_PER_MILLI_MAX: u32 = 50_000;
+
+/// See the module's docs.
+pub(super) struct World {
+    pub(super) options: Options,
+    pub(super) plan: Plan,
+    pub(super) now: u64,
+    pub(super) queue: Queue,
+    pub(super) random: SimRandom,
+    pub(super) nodes: Vec<Node>,
+    clients: Vec<Client>,
+    pub(super) network: Network,
+    work: Workload,
+    pub(super) schedule: Schedule,
+    pub(super) agreement: Agreement,
+    pub(super) trace: Trace,
+    pub(super) stats: Stats,
+    pub(super) failure: Option<Failure>,
+    healed_at: u64,
+    is_live: bool,
+    audit_until: u64,
+    milli: u64,
+    events_in_milli: u32,
+}
+
+impl World {
+    pub(super) fn new(options: &Options) -> World {
+        let seed = options.seed;
+        let plan = Plan::draw(seed, options.nodes, options.nanos, options.damage);
+        let keeps = |index: usize| options.keep.as_ref().is_none_or(|keep| keep.contains(&index));
+        let schedule = Schedule::new(&plan, keeps);
+        let mut random = SimRandom::new(mixed(seed, 1));
+        let lies = options.planted == Some(Planted::LyingDisk);
+        let small = random.chance(1, 2);
+        let topology = super::node::topology(options.nodes);
+        let nodes = (0..options.nodes)
+            .map(|number| {
+                let ppm = between(&mut random, 0, 400) as i64 - 200;
+                let local = SECOND + between(&mut random, 0, 1_000 * SECOND);
+                let clock = Clock::new(0, local, ppm);
+                let topology = topology.clone();
+                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, small, lies)
+            })
+            .collect();
+        let client = |number| {
+            Client::new(number, options.nodes, mixed(seed, 200 + number as u64), 10 * MILLI)
+        };
+        World {
+            plan,
+            now: 0,
+            queue: Queue::default(),
+            random,
+            nodes,
+            clients: (0..CLIENTS).map(client).collect(),
+            network: Network::new(options.nodes + 1, mixed(seed, 2)),
+            work: Workload::new(),
+            schedule,
+            agreement: Agreement::default(),
+            trace: Trace::new(options.trace),
+            stats: Stats::default(),
+            failure: None,
+            healed_at: options.nanos - super::plan::HEALED_BEFORE_END_NANOS,
+            is_live: false,
+            audit_until: u64::MAX,
+            milli: 0,
+            events_in_milli: 0,
+            options: options.clone(),
+        }
+    }
+
+    pub(super) fn fail(&mut self, kind: FailureKind, message: impl Into<String>) {
+        let message = message.into();
+        self.trace.say(self.now, || format!("FAILURE: {message}"));
+        self.describe_nodes();
+        self.failure.get_or_insert(Failure { kind, at_nanos: self.now, message });
+    }
+
+    /// Says how every node stands.
+    fn describe_nodes(&mut self) {
+        let refusals = &self.work.refusals;
+        self.trace.say(self.now, || format!("refusals since the last look: {refusals:?}"));
+        self.work.refusals.clear();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let Some(shard) = &node.shard else {
+                self.trace.say(self.now, || format!("node {number} is down: {:?}", node.down));
+                continue;
+            };
+            let stats = shard.store().stats();
+            self.trace.say(self.now, || {
+                format!(
+                    "node {number}: log {} to {} (durable {}), {} free; checkpoint {}; {:?}",
+                    stats.trim_lsn,
+                    stats.next_lsn,
+                    stats.durable_lsn,
+                    stats.log_free_bytes,
+                    stats.checkpoint_number,
+                    shard.store().failure()
+                )
+            });
+            for status in shard.replication().into_iter().flat_map(|r| r.statuses()) {
+                let figures = status.figures;
+                self.trace.say(self.now, || {
+                    format!(
+                        "  group {}: {:?}{}{}, {} held, {} chosen, {} applied, {} trimmed, {:?}",
+                        status.group,
+                        figures.role,
+                        if status.serves { ", serves" } else { "" },
+                        if status.needs_snapshot { ", needs a snapshot" } else { "" },
+                        figures.last_slot,
+                        figures.chosen_slot,
+                        figures.applied_slot,
+                        figures.trimmed_slot,
+                        figures.promised,
+                    )
+                });
+            }
+        }
+    }
+
+    /// Runs to the end, or to the first thing that must not be.
+    pub(super) fn run(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start(node);
+        }
+        (0..CLIENTS).for_each(|client| self.wake_client(client));
+        if let Some(at) = self.schedule.next_at() {
+            self.queue.push(at, What::Fault);
+        }
+        self.queue.push(INSPECT_NANOS, What::Inspect);
+        self.queue.push(SETUP_NANOS_MAX, What::Stage);
+        self.queue.push(self.healed_at + LIVENESS_NANOS, What::Stage);
+        self.queue.push(self.options.nanos, What::Stage);
+        while self.failure.is_none() && self.work.stage != Stage::Over {
+            let event = self.queue.pop().expect("a node always has something ahead");
+            debug_assert!(event.at >= self.now);
+            self.now = event.at;
+            self.stats.events += 1;
+            self.handle(event);
+            if let Some(message) = self.work.violation.take() {
+                self.fail(FailureKind::Answer, message);
+            }
+            self.watch_for_a_standstill();
+        }
+        self.stats.simulated_nanos = self.now;
+        self.stats.operations = self.work.operations;
+        self.stats.acknowledged_entries = self.work.ledger.acknowledgements();
+        self.stats.network_bytes = self.network.delivered_bytes();
+        self.stats.digests_compared = self.agreement.compared();
+        self.stats.checkpoints = self.nodes.iter().map(Node::checkpoints).sum();
+        // Wrong answers count for more than none.
+        let liveness = |failure: &Failure| failure.kind == FailureKind::Liveness;
+        if self.failure.as_ref().is_none_or(liveness) {
+            self.check_histories();
+        }
+    }
+
+    fn watch_for_a_standstill(&mut self) {
+        let milli = self.now / MILLI;
+        if milli != self.milli {
+            (self.milli, self.events_in_milli) = (milli, 0);
+        }
+        self.events_in_milli += 1;
+        if self.events_in_milli > EVENTS_PER_MILLI_MAX {
+            self.fail(FailureKind::Standstill, "events without end in one millisecond");
+        }
+    }
+
+    /// The node that an event waits for, if it is paused.
+    fn pauser(&self, what: &What) -> Option<usize> {
+        match *what {
+            What::Turn { node, .. } | What::Disk { node, .. } => Some(node),
+            What::Opened { wire, side } | What::Deliver { wire, side } => {
+                self.network.owner(wire, side)?.node()
+            }
+            _ => None,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Some(node) = self.pauser(&event.what)
+            && self.nodes[node].paused_until > self.now
+        {
+            let until = self.nodes[node].paused_until;
+            if let What::Deliver { wire, side } = event.what {
+                self.network.put_off(wire, side, event.at, until);
+            }
+            if let What::Turn { node, incarnation } = event.what
+                && self.nodes[node].incarnation == incarnation
+                && self.nodes[node].turn_at == Some(event.at)
+            {
+                self.nodes[node].turn_at = Some(until);
+            }
+            return self.queue.put_off(event, until);
+        }
+        match event.what {
+            What::Turn { node, incarnation } => {
+                let found = &mut self.nodes[node];
+                if found.incarnation == incarnation && found.turn_at == Some(event.at) {
+                    found.turn_at = None;
+                    self.turn(node);
+                }
+            }
+            What::Disk { node, incarnation, op } => {
+                let found = &mut self.nodes[node];
+                if found.incarnation == incarnation {
+                    match found.disk.complete(op, self.now) {
+                        Ok(done) => {
+                            let local = found.clock.local(self.now);
+                            let shard = found.shard.as_mut().expect("it runs");
+                            shard.disk_done(done, local);
+                            self.turn_by(node, self.now + TURN_NANOS);
+                        }
+                        Err(Some(at)) => self.queue.put_off(event, at),
+                        Err(None) => unreachable!("operations end once"),
+                    }
+                }
+            }
+            What::Client { client } => {
+                if self.clients[client].due == Some(event.at) {
+                    self.clients[client].due = None;
+                    self.act(client);
+                }
+            }
+            What::Opened { wire, side } => self.opened(wire, side),
+            What::Deliver { wire, side } => {
+                if self.network.delivers(wire, side, event.at) {
+                    self.deliver(wire, side);
+                }
+            }
+            What::Dial { dial } => self.dial_arrives(dial),
+            What::Fault => {
+                while let Some((index, edge)) = self.schedule.take(self.now) {
+                    self.fault(index, edge);
+                }
+                if let Some(at) = self.schedule.next_at() {
+                    self.queue.push(at, What::Fault);
+                }
+            }
+            What::Restart { node, incarnation } => {
+                if self.nodes[node].incarnation == incarnation && self.nodes[node].shard.is_none() {
+                    self.start(node);
+                }
+            }
+            What::Inspect => self.inspect(),
+            What::Stage => self.stage(),
+        }
+    }
+
+    // Nodes.
+
+    /// Starts a node's process.
+    pub(super) fn start(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.paused_until = 0;
+        node.disk.take_erred();
+        match node.start(self.now) {
+            Ok(warning) => {
+                self.trace.say(self.now, || match warning {
+                    Some(warning) => format!("node {number} starts: {warning}"),
+                    None => format!("node {number} starts"),
+                });
+                let unreadable = node.shard.as_ref().and_then(|shard| shard.unreadable().cloned());
+                if let Some(unreadable) = unreadable {
+                    return self.fail(FailureKind::Start, unreadable.to_string());
+                }
+                self.turn_by(number, self.now + TURN_NANOS);
+            }
+            // A disk that fails while a node recovers is a fault like any other: once more.
+            Err(error) if node.disk.take_erred() => {
+                self.trace.say(self.now, || format!("node {number} cannot start yet: {error}"));
+                let at = self.now + between(&mut self.random, 50 * MILLI, 200 * MILLI);
+                let incarnation = self.nodes[number].incarnation;
+                self.queue.push(at, What::Restart { node: number, incarnation });
+            }
+            Err(error) => {
+                self.fail(FailureKind::Start, format!("node {number} does not start: {error}"));
+            }
+        }
+    }
+
+    /// A node's process ends, and its connections with it.
+    pub(super) fn crash(&mut self, number: usize, how: Down) {
+        self.stats.crashes += 1;
+        let node = &mut self.nodes[number];
+        node.end(how);
+        node.paused_until = 0;
+        for (wire, side) in self.network.of_node(number) {
+            // A machine without power tells nobody; the others notice as their transport does.
+            let loses = how == Down::Power || self.random.chance(1, 2);
+            let reason = CloseReason::Error(libc::ECONNRESET);
+            let silence = match how {
+                Down::Power => between(&mut self.random, 100 * MILLI, 2 * SECOND),
+                Down::Process => 0,
+            };
+            let at = self.now + silence;
+            self.network.close(wire, side, reason, loses, at, &mut self.queue);
+        }
+    }
+
+    /// Has the node's loop come round by then.
+    pub(super) fn turn_by(&mut self, number: usize, at: u64) {
+        let node = &mut self.nodes[number];
+        if node.shard.is_some() && node.turn_at.is_none_or(|due| at < due) {
+            node.turn_at = Some(at);
+            let incarnation = node.incarnation;
+            self.queue.push(at, What::Turn { node: number, incarnation });
+        }
+    }
+
+    fn turn(&mut self, number: usize) {
+        self.stats.turns += 1;
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        let local = node.clock.local(now);
+        let end = node.begin_turn(now);
+        let Some(shard) = node.shard.as_mut() else { return };
+        for pending in node.pending.drain(..) {
+            match pending {
+                Pending::Sent(conn, buf) => shard.sent(conn, buf, local),
+                Pending::Closed(conn, reason) => {
+                    node.conns.release(conn);
+                    shard.closed(conn, reason, local);
+                }
+            }
+        }
+        shard.turn(local, &mut node.fx);
+        let mail = shard.take_mail().next().is_some();
+        assert!(!mail, "a node of one shard writes to no other");
+        let failure = shard.store().failure();
+        let stop = std::mem::take(&mut node.fx.stop);
+        if end > now {
+            node.paused_until = node.paused_until.max(end);
+        }
+        self.carry_out(number, end);
+        if let Some(reason) = failure {
+            self.trace.say(now, || format!("node {number} fails: {reason}"));
+            self.restart_soon(number);
+        } else if stop {
+            self.fail(FailureKind::Start, format!("node {number} stopped by itself"));
+        }
+    }
+
+    /// A failed process ends, and its supervisor starts another.
+    fn restart_soon(&mut self, number: usize) {
+        self.crash(number, Down::Process);
+        let at = self.now + between(&mut self.random, SUPERVISOR_NANOS.0, SUPERVISOR_NANOS.1);
+        let incarnation = self.nodes[number].incarnation;
+        self.queue.push(at, What::Restart { node: number, incarnation });
+    }
+
+    /// Does what the turn that ended then asked for.
+    fn carry_out(&mut self, number: usize, now: u64) {
+        let mut fx = std::mem::take(&mut self.nodes[number].fx);
+        let node = &mut self.nodes[number];
+        let incarnation = node.incarnation;
+        for op in fx.disk.drain(..) {
+            let (op, at) = node.disk.submit(op, now);
+            self.queue.push(at, What::Disk { node: number, incarnation, op });
+        }
+        let mut next = std::mem::take(&mut fx.wake_at).map(|at| node.clock.real(at));
+        let by = |next: &mut Option<u64>, at: u64| *next = Some(next.map_or(at, |due| due.min(at)));
+        if std::mem::take(&mut fx.run_again) {
+            by(&mut next, now + AGAIN_NANOS);
+        }
+        for (id, buf) in fx.send.drain(..) {
+            let Some(conn) = node.conns.get(id).copied() else {
+                node.pending.push(Pending::Sent(id, buf));
+                continue;
+            };
+            assert!(!conn.closing, "nothing is sent after a close");
+            if self.network.send(conn.wire, conn.side, &buf, now, &mut self.queue) {
+                node.pending.push(Pending::Sent(id, buf));
+                by(&mut next, now + SENT_NANOS);
+            } else {
+                self.network.wait_for_room(conn.wire, conn.side, buf);
+            }
+        }
+        for id in fx.close.drain(..) {
+            let Some(conn) = node.conns.get(id) else { continue };
+            conn.closing = true;
+            let Conn { wire, side, .. } = *conn;
+            if !self.network.close_after_waiting(wire, side) {
+                node.conns.remove(id);
+                node.pending.push(Pending::Closed(id, CloseReason::Asked));
+                self.network.close(wire, side, CloseReason::Peer, false, now, &mut self.queue);
+                by(&mut next, now + TURN_NANOS);
+            }
+        }
+        for (ids, paused) in [(&mut fx.pause_receive, true), (&mut fx.resume_receive, false)] {
+            for id in ids.drain(..) {
+                if let Some(Conn { wire, side, .. }) = node.conns.get(id).copied() {
+                    self.network.set_paused(wire, side, paused, now, &mut self.queue);
+                }
+            }
+        }
+        for (token, address) in fx.connect.drain(..) {
+            let dialer = Dialer::Node { node: number, incarnation, token };
+            let (to, listener) = super::node::listener_of(address);
+            let dial = Network::dial_of(number, to, listener, dialer);
+            self.network.dial(dial, now, &mut self.queue);
+        }
+        self.nodes[number].fx = fx;
+        if let Some(at) = next {
+            self.turn_by(number, at.max(now + TURN_NANOS));
+        }
+    }
+
+    // Connections.
+
+    fn dial_arrives(&mut self, index: usize) {
+        let dial = self.network.dialing(index);
+        if let Dialer::Node { node, incarnation, .. } = dial.dialer
+            && self.nodes[node].incarnation != incarnation
+        {
+            return self.network.forget_dial(index);
+        }
+        let listening = match self.nodes[dial.to].down {
+            None => Listening::Yes,
+            Some(Down::Process) => Listening::Refused,
+            Some(Down::Power) => Listening::Silent,
+        };
+        match self.network.dial_arrives(index, listening, self.now, &mut self.queue) {
+            Dialed::Later | Dialed::Opened(_) => {}
+            Dialed::Failed(errno) => match dial.dialer {
+                Dialer::Node { node, token, .. } => {
+                    let local = self.nodes[node].clock.local(self.now);
+                    let shard = self.nodes[node].shard.as_mut().expect("of this incarnation");
+                    shard.connect_failed(token, errno, local);
+                    self.turn_by(node, self.now + TURN_NANOS);
+                }
+                Dialer::Client(client) => {
+                    self.clients[client].pause(dial.to, self.now);
+                    self.wake_client(client);
+                }
+            },
+        }
+    }
+
+    fn opened(&mut self, wire: WireId, side: usize) {
+        match self.network.owner(wire, side) {
+            Some(Owner::Opening { node: number, listener, token }) => {
+                let node = &mut self.nodes[number];
+                let id = node.conns.insert(Conn { wire, side, closing: false });
+                self.network.set_owner(wire, side, Owner::Node { node: number, conn: id });
+                let local = node.clock.local(self.now);
+                let shard = node.shard.as_mut().expect("its connections end with it");
+                shard.connected(id, listener, token, local);
+                self.turn_by(number, self.now + TURN_NANOS);
+            }
+            Some(Owner::Client { client, node }) => {
+                self.clients[client].opened(node, wire);
+                self.act(client);
+            }
+            Some(Owner::Node { .. } | Owner::Nobody) | None => {}
+        }
+    }
+
+    fn deliver(&mut self, wire: WireId, side: usize) {
+        while let Some(item) = self.network.take(wire, side, self.now, &mut self.queue) {
+            match (self.network.owner(wire, side), item) {
+                (Some(Owner::Node { node, conn }), Item::Bytes(bytes)) => {
+                    let found = &mut self.nodes[node];
+                    let open = found.conns.get(conn).is_some_and(|conn| !conn.closing);
+                    if open {
+                        let local = found.clock.local(self.now);
+                        let shard = found.shard.as_mut().expect("its connections end with it");
+                        shard.received(conn, &bytes, local, &mut found.fx);
+                        self.turn_by(node, self.now + TURN_NANOS);
+                    }
+                    self.network.recycle(bytes);
+                }
+                (Some(Owner::Client { client, node }), Item::Bytes(bytes)) => {
+                    let found = &mut self.clients[client];
+                    if found.uses(node, wire) {
+                        found.received(node, &bytes, self.now, &mut self.work);
+                        self.act(client);
+                    }
+                    self.network.recycle(bytes);
+                }
+                (_, Item::End(reason)) => return self.ended(wire, side, reason),
+                (_, Item::Bytes(bytes)) => self.network.recycle(bytes),
+            }
+            self.give_back(wire, side);
+        }
+    }
+
+    /// The sender's buffer, if it waited for the room that there is now.
+    fn give_back(&mut self, wire: WireId, side: usize) {
+        let Some((owner, buf, closes)) = self.network.room(wire, side) else { return };
+        let Owner::Node { node: number, conn } = owner else { return };
+        let node = &mut self.nodes[number];
+        node.pending.push(Pending::Sent(conn, buf));
+        if closes {
+            node.conns.remove(conn);
+            node.pending.push(Pending::Closed(conn, CloseReason::Asked));
+            let far = 1 - side;
+            self.network.close(wire, far, CloseReason::Peer, false, self.now, &mut self.queue);
+        }
+        self.turn_by(number, self.now + TURN_NANOS);
+    }
+
+    /// An end learns that the connection is over.
+    fn ended(&mut self, wire: WireId, side: usize, reason: CloseReason) {
+        let owner = self.network.owner(wire, side);
+        let waited = self.network.close(wire, side, reason, true, self.now, &mut self.queue);
+        match owner {
+            Some(Owner::Node { node: number, conn }) => {
+                let node = &mut self.nodes[number];
+                if let Some(buf) = waited {
+                    node.pending.push(Pending::Sent(conn, buf));
+                }
+                if node.conns.remove(conn).is_some() {
+                    node.pending.push(Pending::Closed(conn, reason));
+                }
+                self.turn_by(number, self.now + TURN_NANOS);
+            }
+            Some(Owner::Client { client, node }) => {
+                if self.clients[client].uses(node, wire) {
+                    self.clients[client].lost(node, self.now, &mut self.work);
+                    self.wake_client(client);
+                }
+            }
+            Some(Owner::Opening { .. } | Owner::Nobody) | None => {}
+        }
+    }
+
+    /// A connection breaks in the middle.
+    pub(super) fn reset(&mut self, wire: WireId) {
+        for side in 0..2 {
+            if self.network.owner(wire, side).is_some_and(|owner| owner != Owner::Nobody) {
+                self.ended(wire, side, CloseReason::Error(libc::ECONNRESET));
+            }
+        }
+    }
+
+    // Clients.
+
+    fn wake_client(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        let Some(at) = client.due_at(self.work.stage) else { return };
+        let at = at.max(self.now);
+        if client.due.is_none_or(|due| at < due) {
+            client.due = Some(at);
+            self.queue.push(at, What::Client { client: number });
+        }
+    }
+
+    /// A client acts, and what it wants is done.
+    fn act(&mut self, number: usize) {
+        let places = self.nodes.len();
+        let client = &mut self.clients[number];
+        client.act(self.now, &mut self.work);
+        for wire in client.closes.drain(..) {
+            let reason = CloseReason::Peer;
+            self.network.close(wire, 0, reason, false, self.now, &mut self.queue);
+        }
+        for link in &mut client.links {
+            if !link.out.is_empty() {
+                let wire = link.wire().expect("only an open connection is written to");
+                self.network.send(wire, 0, &link.out, self.now, &mut self.queue);
+                link.out.clear();
+            }
+        }
+        for node in client.dials.drain(..) {
+            let dial = Network::dial_of(places, node, 0, Dialer::Client(number));
+            self.network.dial(dial, self.now, &mut self.queue);
+        }
+        self.wake_client(number);
+    }
+
+    // Checks.
+
+    fn inspect(&mut self) {
+        self.queue.push(self.now + INSPECT_NANOS, What::Inspect);
+        if self.now.is_multiple_of(DESCRIBE_NANOS) {
+            self.describe_nodes();
+        }
+        let mut differs = None;
+        for (number, node) in self.nodes.iter().enumerate() {
+            let Some(store) = node.shard.as_ref().map(|shard| shard.store()) else { continue };
+            for (group, _) in store.groups() {
+                let observed = self.agreement.observe(number, &store.group_figures(group));
+                differs = differs.or(observed.err());
+            }
+        }
+        if let Some(message) = differs {
+            return self.fail(FailureKind::Agreement, message);
+        }
+        if self.work.audit_is_over() && self.has_settled() {
+            self.work.stage = Stage::Over;
+        }
+    }
+
+    /// Whether all replicas hold everything in a checkpoint, so that their digests were compared.
+    fn has_settled(&self) -> bool {
+        if self.nodes.len() == 1 {
+            return true;
+        }
+        let shards = || self.nodes.iter().filter_map(|node| node.shard.as_ref());
+        shards().count() == self.nodes.len()
+            && shards().all(|shard| {
+                let store = shard.store();
+                store.groups().all(|(group, _)| {
+                    let figures = store.group_figures(group);
+                    figures.checkpoint_slot == figures.chosen_slot
+                        && shards().all(|other| {
+                            let other = other.store();
+                            other.group(figures.id).is_none_or(|group| {
+                                other.group_figures(group).chosen_slot == figures.chosen_slot
+                            })
+                        })
+                })
+            })
+    }
+
+    fn stage(&mut self) {
+        let end = self.options.nanos;
+        match self.now {
+            SETUP_NANOS_MAX if self.work.table.is_none() => {
+                self.fail(FailureKind::Liveness, "no table could be made before the first fault");
+            }
+            SETUP_NANOS_MAX => {}
+            now if now == self.healed_at + LIVENESS_NANOS => {
+                let Workload { last_write, last_read, .. } = self.work;
+                let healed = self.healed_at;
+                self.is_live = last_write > healed && last_read > healed;
+                if !self.is_live {
+                    let message = format!(
+                        "all faults had ended at {healed} ns, and {LIVENESS_NANOS} ns later no \
+                         write or no read that began after that has succeeded (the last that did \
+                         began at {last_write} and {last_read} ns)"
+                    );
+                    self.fail(FailureKind::Liveness, message);
+                }
+            }
+            now if now == end => {
+                self.work.stage = Stage::Drain;
+                self.queue.push(now + DRAIN_NANOS, What::Stage);
+            }
+            now if now == end + DRAIN_NANOS => {
+                self.work.begin_audit();
+                self.audit_until = now + AUDIT_NANOS_MAX;
+                self.queue.push(self.audit_until, What::Stage);
+                self.queue.push(self.audit_until + SETTLE_NANOS_MAX, What::Stage);
+                (0..CLIENTS).for_each(|client| self.wake_client(client));
+            }
+            now if now == self.audit_until => {
+                if !self.work.audit_is_over() {
+                    let left = self.work.targets.len() + self.work.auditing;
+                    let message = format!("{left} keys could not be read in the end");
+                    self.fail(FailureKind::Liveness, message);
+                }
+            }
+            _ => {
+                let message = "the replicas do not come to the same checkpoint in the end";
+                self.fail(FailureKind::Liveness, message);
+            }
+        }
+    }
+
+    fn check_histories(&mut self) {
+        let mut found = None;
+        for (key, ops) in self.work.history.keys().enumerate() {
+            match linearizability::check(ops) {
+                Verdict::Linearizable => {}
+                Verdict::Undecided(index) => {
+                    self.stats.undecided_keys += 1;
+                    let shown = || super::trace::around(ops, index);
+                    self.trace
+                        .say(self.now, || format!("register-{key} is undecided:\n{}", shown()));
+                }
+                Verdict::Violation(index) => {
+                    let at = ops[index].ended_at;
+                    if found.as_ref().is_none_or(|(first, _, _)| at < *first) {
+                        found = Some((at, key, index));
+                    }
+                }
+            }
+        }
+        let Some((_, key, index)) = found else { return };
+        let ops = self.work.history.keys().nth(key).expect("found there");
+        let shown = super::trace::around(ops, index);
+        let message = format!(
+            "register-{key}: no order of the operations explains the answer to {}\n{shown}",
+            super::trace::describe(&ops[index])
+        );
+        self.now = ops[index].ended_at;
+        self.failure = None;
+        self.fail(FailureKind::Linearizability, message);
+    }
+
+    /// A fault of the plan.
+    pub(super) fn planned(&self, index: usize) -> Planned {
+        self.plan.faults[index]
+    }
+}
