@@ -285,7 +285,7 @@ impl Shard {
     /// Answers, or queues the answer behind the entries in flight that it depends on.
     fn answer_later(&mut self, asker: Asker, mark: Mark, reply: WaitingReply) {
         match mark {
-            Mark::Slot(group, slot) => self.answer_at(group, slot, asker, reply),
+            Mark::Slot(group, slot, reign) => self.answer_at((group, slot, reign), asker, reply),
             Mark::Ticket(ticket) => {
                 self.parking.hold(reply.bytes());
                 // What depends on an older entry only goes behind the queue all the same.

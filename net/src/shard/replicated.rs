@@ -59,9 +59,14 @@ impl std::fmt::Debug for Clock {
 pub(super) enum Mark {
     /// Everything up to this ticket is chosen, in groups of one.
     Ticket(Ticket),
-    /// Everything up to this slot of a replicated group is applied.
-    Slot(GroupOrdinal, Slot),
+    /// Everything up to this slot of a replicated group is applied, and this member has led it ever
+    /// since: the same slot under another leader is another entry.
+    Slot(GroupOrdinal, Slot, Reign),
 }
+
+/// One unbroken lead of a group by this member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reign(u32);
 
 /// A reply that waits for a slot.
 #[derive(Debug)]
@@ -74,7 +79,7 @@ struct Waiting {
 /// The replies that wait for slots, by group.
 #[derive(Debug, Default)]
 pub(super) struct SlotQueues {
-    queues: Vec<VecDeque<Waiting>>,
+    queues: Vec<(Reign, VecDeque<Waiting>)>,
     count: usize,
 }
 
@@ -83,12 +88,28 @@ impl SlotQueues {
         self.count
     }
 
-    fn push(&mut self, group: GroupOrdinal, mut waiting: Waiting) {
+    /// The lead that the group is under, or will be next.
+    fn reign(&self, group: GroupOrdinal) -> Reign {
+        self.queues.get(group.0 as usize).map_or(Reign::default(), |(reign, _)| *reign)
+    }
+
+    fn of(&mut self, group: GroupOrdinal) -> &mut (Reign, VecDeque<Waiting>) {
         let index = group.0 as usize;
         if self.queues.len() <= index {
-            self.queues.resize_with(index + 1, VecDeque::new);
+            self.queues.resize_with(index + 1, Default::default);
         }
-        let queue = &mut self.queues[index];
+        &mut self.queues[index]
+    }
+
+    /// The lead is over; nothing waits for its slots any more.
+    fn end_reign(&mut self, group: GroupOrdinal) {
+        let (reign, queue) = self.of(group);
+        assert!(queue.is_empty(), "who waited was told");
+        reign.0 = reign.0.wrapping_add(1);
+    }
+
+    fn push(&mut self, group: GroupOrdinal, mut waiting: Waiting) {
+        let (_, queue) = self.of(group);
         // What depends on an older slot only goes behind the queue all the same.
         waiting.slot = queue.back().map_or(waiting.slot, |last| last.slot.max(waiting.slot));
         queue.push_back(waiting);
@@ -96,7 +117,7 @@ impl SlotQueues {
     }
 
     fn pop(&mut self, group: GroupOrdinal, upto: Slot) -> Option<(Asker, WaitingReply)> {
-        let queue = self.queues.get_mut(group.0 as usize)?;
+        let (_, queue) = self.queues.get_mut(group.0 as usize)?;
         let waiting = queue.pop_front_if(|waiting| waiting.slot <= upto)?;
         self.count -= 1;
         Some((waiting.asker, waiting.reply))
@@ -104,7 +125,7 @@ impl SlotQueues {
 
     /// Takes any reply: the shard has failed.
     pub(super) fn pop_any(&mut self) -> Option<(Asker, WaitingReply)> {
-        let waiting = self.queues.iter_mut().find_map(VecDeque::pop_front)?;
+        let waiting = self.queues.iter_mut().find_map(|(_, queue)| queue.pop_front())?;
         self.count -= 1;
         Some((waiting.asker, waiting.reply))
     }
@@ -155,7 +176,7 @@ impl Shard {
             };
         };
         match replication.propose(&mut self.store, group, key, item) {
-            Ok(slot) => Ok(Some(Mark::Slot(group, slot))),
+            Ok(slot) => Ok(Some(Mark::Slot(group, slot, self.slots.reign(group)))),
             Err(NotProposed::Refused(Refused::Overloaded)) => Ok(None),
             Err(NotProposed::Refused(refused)) => Err(refused.into()),
             Err(NotProposed::NotLeading) => Err(self.not_leader(group)),
@@ -170,7 +191,9 @@ impl Shard {
     /// Everything that has been begun in the group: what was read of it depends on no more.
     pub(super) fn last_mark(&self, group: GroupOrdinal) -> Mark {
         match &self.replication {
-            Some(replication) => Mark::Slot(group, replication.last_slot(group)),
+            Some(replication) => {
+                Mark::Slot(group, replication.last_slot(group), self.slots.reign(group))
+            }
             None => Mark::Ticket(self.store.last_ticket()),
         }
     }
@@ -179,7 +202,7 @@ impl Shard {
     pub(super) fn is_ahead(&self, mark: Mark) -> bool {
         match mark {
             Mark::Ticket(ticket) => ticket > self.store.chosen_ticket(),
-            Mark::Slot(group, slot) => slot > self.store.applied_slot(group),
+            Mark::Slot(group, slot, _) => slot > self.store.applied_slot(group),
         }
     }
 
@@ -213,14 +236,19 @@ impl Shard {
         if leader.is_none() { refusal.retry_after(RETRY_NANOS) } else { refusal }
     }
 
-    /// Answers when the slot is applied.
+    /// Answers when the slot is applied; at once if the lead that it was proposed under is over.
     pub(super) fn answer_at(
         &mut self,
-        group: GroupOrdinal,
-        slot: Slot,
+        (group, slot, reign): (GroupOrdinal, Slot, Reign),
         asker: Asker,
         reply: WaitingReply,
     ) {
+        if self.slots.reign(group) != reign {
+            if !matches!(reply, WaitingReply::System(_)) {
+                self.refuse(asker, &lost());
+            }
+            return;
+        }
         self.parking.hold(reply.bytes());
         self.slots.push(group, Waiting { slot, asker, reply });
     }
@@ -281,6 +309,7 @@ impl Shard {
                 self.refuse(asker, &lost);
             }
         }
+        self.slots.end_reign(group);
         if self.system.group == Some(group) {
             self.refuse_changes(&lost);
             self.system.forget();

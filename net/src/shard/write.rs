@@ -100,7 +100,9 @@ impl BatchProgress {
     fn waits_for(&mut self, mark: Mark) {
         let same = |other: &Mark| match (mark, *other) {
             (Mark::Ticket(_), Mark::Ticket(_)) => true,
-            (Mark::Slot(group, _), Mark::Slot(other, _)) => group == other,
+            (Mark::Slot(group, _, reign), Mark::Slot(other, _, its)) => {
+                group == other && reign == its
+            }
             _ => false,
         };
         match self.marks.iter_mut().find(|other| same(other)) {
