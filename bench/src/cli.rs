@@ -38,9 +38,9 @@ Examples:
   forebay-bench run  --target forebay://127.0.0.1:7000 --workload puts --rate 50000";
 
 const COMPARE_EXAMPLES: &str = "\
-Each of --targets is a store to start (redis, etcd3, memcached, forebay, floor, floor-echo, floor-log;
+Each of --targets is a store to start (redis, etcd3, memcached, forebay, forebay3, floor, floor-echo, floor-log;
 floor is floor-log for workloads that write, floor-echo for others) or the URL of a running one.
-etcd3 is a cluster of three, all on the one core. A store that this command starts is pinned to
+etcd3 and forebay3 are clusters of three, all on the one core. A store that this command starts is pinned to
 --server-core, keeps its data in a directory of its own below --data-dir, stands still while another
 is measured, and is gone afterwards.
 

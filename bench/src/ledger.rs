@@ -243,10 +243,14 @@ pub(crate) fn verify<T: Target>(
     for batch in noted.chunks(BATCH) {
         let began = Instant::now();
         let mut left: Vec<u64> = (0..batch.len() as u64).collect();
+        // Whom each was asked of: by the time of its answer another one's may have named the leader.
+        let mut asked = vec![0; batch.len()];
         while !left.is_empty() {
             for &at in &left {
                 let (record, _) = batch[at as usize];
-                session.ask(target, Request::Get { key: keys.spell(record) }, at)?;
+                let key = keys.spell(record);
+                asked[at as usize] = target.route(key);
+                session.ask(target, Request::Get { key }, at)?;
             }
             left.clear();
             let is_late = began.elapsed() > timeout;
@@ -255,7 +259,7 @@ pub(crate) fn verify<T: Target>(
                 match outcome {
                     Outcome::Elsewhere(leader) if !is_late => {
                         let key = keys.spell(record);
-                        follow(target, key, target.route(key), leader, |_| true);
+                        follow(target, key, asked[at as usize], leader, |_| true);
                         left.push(at);
                     }
                     outcome => verdict.judge(record, seq, outcome),

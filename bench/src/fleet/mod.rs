@@ -10,6 +10,7 @@
 //! being measured stands still (SIGSTOP): its background work cannot be charged to another.
 
 pub(crate) mod client;
+mod cluster;
 pub(crate) mod http;
 pub(crate) mod metrics;
 mod own;
@@ -47,6 +48,8 @@ pub(crate) enum Store {
     Memcached,
     /// The `forebay` beside this program.
     Forebay,
+    /// Three of them, one cluster.
+    Forebay3,
     /// The floor under the workload.
     Floor,
     /// `floor --mode echo` of this program.
@@ -66,14 +69,15 @@ impl FromStr for Store {
             "etcd3" => Store::Etcd3,
             "memcached" => Store::Memcached,
             "forebay" => Store::Forebay,
+            "forebay3" => Store::Forebay3,
             "floor" => Store::Floor,
             "floor-echo" => Store::FloorEcho,
             "floor-log" => Store::FloorLog,
             url if url.contains("://") => Store::Running(url.parse()?),
             _ => {
                 return Err(
-                    "expected redis, etcd3, memcached, forebay, floor, floor-echo, floor-log, or \
-                     the URL of a running store"
+                    "expected redis, etcd3, memcached, forebay, forebay3, floor, floor-echo, \
+                     floor-log, or the URL of a running store"
                         .to_owned(),
                 );
             }
@@ -88,6 +92,7 @@ impl fmt::Display for Store {
             Store::Etcd3 => f.write_str("etcd3"),
             Store::Memcached => f.write_str("memcached"),
             Store::Forebay => f.write_str("forebay"),
+            Store::Forebay3 => f.write_str("forebay3"),
             Store::Floor => f.write_str("floor"),
             Store::FloorEcho => f.write_str("floor-echo"),
             Store::FloorLog => f.write_str("floor-log"),
@@ -156,6 +161,7 @@ impl Member {
             Store::Etcd3 => peers::start_etcd3(name, place),
             Store::Memcached => peers::start_memcached(name, place),
             Store::Forebay => own::start_forebay(name, place),
+            Store::Forebay3 => cluster::start_forebay3(name, place),
             Store::FloorEcho => own::start_floor(name, place, "echo"),
             Store::Floor | Store::FloorLog => own::start_floor(name, place, "log"),
             Store::Running(url) => Ok(Member {

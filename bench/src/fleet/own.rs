@@ -1,7 +1,7 @@
 //! Stores of this project: `forebay` beside this program, and this program's own floors.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
 use super::process::OwnedDir;
@@ -15,18 +15,23 @@ pub(crate) fn beside(program: &str) -> PathBuf {
     own.with_file_name(program)
 }
 
-pub(super) fn start_forebay(name: &str, place: &Place) -> Result<Member, BenchError> {
+/// The `forebay` beside this program.
+pub(super) fn forebay(name: &str) -> Result<String, BenchError> {
     let program = beside("forebay");
-    if !program.is_file() {
-        return Err(BenchError::NotInstalled {
-            name: name.to_owned(),
-            program: program.display().to_string(),
-            remedy: "build it beside this program: cargo build --release --workspace",
-        });
+    if program.is_file() {
+        return Ok(program.display().to_string());
     }
+    Err(BenchError::NotInstalled {
+        name: name.to_owned(),
+        program: program.display().to_string(),
+        remedy: "build it beside this program: cargo build --release --workspace",
+    })
+}
+
+pub(super) fn start_forebay(name: &str, place: &Place) -> Result<Member, BenchError> {
+    let program = forebay(name)?;
     let dir = OwnedDir::create(&place.data_dir, name)?;
     let data = dir.path().join("data").display().to_string();
-    let program = program.display().to_string();
     let mut words = vec![program, "dev".to_owned(), "--data".to_owned(), data];
     let addresses = ["--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     words.extend(addresses.map(str::to_owned));
@@ -66,16 +71,15 @@ pub(super) fn start_page_server(page: &[u8], place: &Place) -> Result<Member, Be
     start_announced(name, &words, place, dir, "floor")
 }
 
-/// Starts a program of this project, which says `ready native=ADDR [http=ADDR] …` when it serves.
-fn start_announced(
+/// Starts a program of this project and waits for its line `ready …`.
+pub(super) fn announced(
     name: &str,
     words: &[String],
     place: &Place,
-    dir: OwnedDir,
-    scheme: &str,
-) -> Result<Member, BenchError> {
-    let Spawned { mut process, command } = spawn(name, words, place, dir.path(), Output::Pipe)?;
-    let stdout = process.child().stdout.take().expect("stdout is a pipe");
+    dir: &Path,
+) -> Result<(Spawned, String), BenchError> {
+    let mut spawned = spawn(name, words, place, dir, Output::Pipe)?;
+    let stdout = spawned.process.child().stdout.take().expect("stdout is a pipe");
     let (sender, ready) = channel();
     std::thread::spawn(move || {
         let mut line = String::new();
@@ -84,10 +88,25 @@ fn start_announced(
         let _ = sender.send(line);
     });
     let line = ready.recv_timeout(READY_TIMEOUT).unwrap_or_default();
+    match line.starts_with("ready ") {
+        true => Ok((spawned, line)),
+        false => Err(does_not_start(name, &spawned.command, &spawned.process)),
+    }
+}
+
+/// Starts a program of this project, which says `ready native=ADDR [http=ADDR] …` when it serves.
+fn start_announced(
+    name: &str,
+    words: &[String],
+    place: &Place,
+    dir: OwnedDir,
+    scheme: &str,
+) -> Result<Member, BenchError> {
+    let (Spawned { process, command }, line) = announced(name, words, place, dir.path())?;
     let field = |name: &str| {
         line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     };
-    let Some(native) = field("native").filter(|_| line.starts_with("ready ")) else {
+    let Some(native) = field("native") else {
         return Err(does_not_start(name, &command, &process));
     };
     Ok(Member {
