@@ -247,7 +247,8 @@ mod tests {
             .lines()
             .map(|line| match line.strip_prefix("# ") {
                 Some(rest)
-                    if rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) =>
+                    if rest.starts_with('[')
+                        || rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) =>
                 {
                     format!("{rest}\n")
                 }
@@ -260,6 +261,7 @@ mod tests {
             overlay_bytes: Some(expected.memory_bytes / 4),
             log_segment_bytes: Some(NodeConfig::NEW_DIRECTORY.log_segment_bytes),
             log_segments: Some(NodeConfig::NEW_DIRECTORY.log_segments),
+            cluster: Some(ClusterPlace { az: 0, peer: "0.0.0.0:4800".parse().unwrap() }),
             ..expected
         };
         assert_eq!(explicit, defaults);
