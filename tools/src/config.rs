@@ -98,7 +98,7 @@ struct FileConfig {
     cluster: Option<FileCluster>,
 }
 
-/// The section [cluster].
+/// The section `[cluster]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileCluster {

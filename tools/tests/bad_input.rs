@@ -211,7 +211,7 @@ fn messages_that_are_none_are_named_and_leave_the_connection_open() {
         let set_kind =
             |bytes: &mut [u8], kind: u16| bytes[10..12].copy_from_slice(&kind.to_le_bytes());
         let before = replies(node, ErrorCode::UnknownKind);
-        for kind in [0, 14, 0x7fff, Kind::WriteReply as u16, Kind::ErrorReply as u16] {
+        for kind in [0, 15, 0x7fff, Kind::WriteReply as u16, Kind::ErrorReply as u16] {
             assert_eq!(send(&|bytes| set_kind(bytes, kind)), ErrorCode::UnknownKind, "{kind}");
         }
         assert_eq!(replies(node, ErrorCode::UnknownKind), before + 5);

@@ -72,7 +72,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn wrong_arguments_are_named() {
-    refused(&["dev", "--nodes", "3"], 2, &["--nodes 3", "one node"]);
+    refused(&["dev", "--nodes", "0"], 2, &["--nodes 0", "1 to 16"]);
     refused(&["dev", "--memory", "lots"], 2, &["--memory", "512MiB"]);
     refused(&["dev", "--memory", "1MiB"], 2, &["--memory", "too few"]);
     refused(&["dev", "--native", "here"], 2, &["--native"]);

@@ -18,7 +18,7 @@
 //! A page whose entries did not change is passed on as it was.
 //!
 //! Neighbours that are all rewritten share what they hold: where the next page of the same parent
-//! has changes, too, pages are cut nearly full ([`Fill::Packed`]) and the rest waits for it. Only
+//! has changes, too, pages are cut nearly full (`Fill::Packed`) and the rest waits for it. Only
 //! before an untouched page is what is left cut evenly, half a page of it at least. So a batch as
 //! large as the tree packs it, no page is rewritten for the sake of packing alone, and the pages
 //! written are hardly ever more than those replaced and those that the new bytes fill.
