@@ -96,6 +96,10 @@ fn request(kind: Kind, frame: &Frame<'_>) {
         Kind::DescribeNode => {
             frame.message::<ArchivedDescribeNodeRequest>();
         }
+        Kind::Admin => {
+            let Some(admin) = frame.message::<ArchivedAdminRequest<'_>>() else { return };
+            assert!(admin.command.len() <= frame.payload.len());
+        }
         reply => unreachable!("{reply:?} is no request"),
     }
 }
@@ -138,6 +142,10 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
         Kind::DescribeNodeReply => {
             let Some(reply) = frame.message::<ArchivedDescribeNodeReply>() else { return };
             assert!(reply.shards.len() <= max);
+        }
+        Kind::AdminReply => {
+            let Some(reply) = frame.message::<ArchivedAdminReply<'_>>() else { return };
+            assert!(reply.answer.len() <= max);
         }
         Kind::NotLeaderReply => {
             let Some(reply) = frame.message::<ArchivedNotLeaderReply>() else { return };
@@ -396,6 +404,7 @@ pub(super) fn requests(table: u64, key: &[u8], item: &[u8], encoded_key: &[u8]) 
         ListTablesRequest { start_after: "", limit: 0 },
         DeleteTableRequest { name: "another" },
         DescribeNodeRequest { protocol_version: 1 },
+        AdminRequest { command: b"\"describe\"" },
     );
     frames
 }
@@ -432,6 +441,7 @@ fn replies() -> Vec<SendBuf> {
             shards: vec![ShardAddress { shard: 0, port: 4700 }],
             protocol_version: 1,
         },
+        AdminReply { answer: b"\"accepted\"" },
         NotLeaderReply::leader_is(([10, 0, 0, 2], 4701).into()),
         ErrorReply { code: 30, retry_after_micros: 9, message: "no", item: Some(&item) },
     );
