@@ -101,17 +101,17 @@ impl Topology {
     pub fn place(&self, index: usize) -> (ShardId, Vec<(Peer, Az)>) {
         let shard = ShardId((index % self.shards().max(1)) as u16);
         let count = self.nodes.len();
-        let around = |turn: usize| (0..count).map(move |step| (index + turn + step) % count);
+        let around = || (0..count).map(move |step| (index + step) % count);
         let mut chosen: Vec<usize> = Vec::with_capacity(FOUNDERS);
         let fresh_az = |chosen: &[usize], node: usize| {
             chosen.iter().all(|other| self.nodes[*other].az != self.nodes[node].az)
         };
-        for node in around(0) {
+        for node in around() {
             if chosen.len() < FOUNDERS && fresh_az(&chosen, node) {
                 chosen.push(node);
             }
         }
-        for node in around(0) {
+        for node in around() {
             if chosen.len() < FOUNDERS && !chosen.contains(&node) {
                 chosen.push(node);
             }

@@ -50,7 +50,7 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry, READS_MAX};
+pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};

@@ -60,7 +60,7 @@ use crate::space::Runs;
 pub(super) use append::Append;
 pub(super) use carry::Carrier;
 pub(super) use read_back::ReadBack;
-pub use read_back::{PastEntries, PastEntry, READS_MAX};
+pub use read_back::{PastEntries, PastEntry};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;
 

@@ -12,7 +12,7 @@
 //! answer of that moment, like a message that was long on its way: who asked looks at whether it is
 //! still wanted.
 //!
-//! Bounded: [`READS_MAX`] reads at a time, each of [`ENTRIES_BYTES_MAX`] of entries at most.
+//! Bounded: `READS_MAX` reads at a time, each of `ENTRIES_BYTES_MAX` of entries at most.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ use crate::log::recovery::READ_BYTES;
 use crate::log::{LogRecord, RecordKind};
 
 /// Reads under way, at most: each holds a buffer of 256 KiB.
-pub const READS_MAX: usize = 4;
+const READS_MAX: usize = 4;
 /// A read ends when it has found so much.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
