@@ -6,6 +6,7 @@
 //!          ── Heartbeat Ack Ask Answer ──►             core::liveness, one message each
 //!          ── GroupBatch ────────────────►             a turn's messages of all groups
 //!          ── TableStep ─────────────────►             members are to be made or dropped; they were
+//!          ── MemberStep ────────────────►             members of groups are watched and replaced
 //!          ── KeepAlive ─────────────────►             when there was nothing else to say
 //! ```
 //!
@@ -22,7 +23,7 @@
 //! | Hello, Welcome, HelloRefused | fixed size, [`HANDSHAKE_FRAME_BYTES_MAX`] |
 //! | Heartbeat, Answer | [`CLAIMS_MAX`] claims |
 //! | GroupBatch | [`BATCH_MESSAGES_MAX`] messages; each entry [`ENTRY_BYTES_MAX`]; slots below 2^62, rounds below 2^43 |
-//! | TableStep | a description of [`DESCRIPTION_BYTES_MAX`] |
+//! | TableStep, MemberStep | a body of [`DESCRIPTION_BYTES_MAX`] |
 //! | Promise in it | [`RUNS_MAX`] runs, [`CONFIGURATIONS_MAX`] configurations |
 //!
 //! Left out: snapshots, which are bulk and have a connection of their own.
@@ -32,6 +33,7 @@ mod decode;
 mod error;
 mod group;
 mod hello;
+mod member;
 mod pair;
 mod table;
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub use hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Authentication, Expected, Hello,
     HelloRefusal, HelloRefused, Identity, Welcome,
 };
+pub use member::{ArchivedMemberFrame, GroupReport, Marks, MemberFrame, MemberStep};
 pub use pair::{
     Ack, Answer, ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive,
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
@@ -88,11 +91,13 @@ pub enum PeerKind {
     GroupBatch = 0x4021,
     /// [`TableStep`]
     TableStep = 0x4031,
+    /// [`MemberStep`]
+    MemberStep = 0x4032,
 }
 
 impl PeerKind {
     /// Every kind.
-    pub const ALL: [PeerKind; 10] = [
+    pub const ALL: [PeerKind; 11] = [
         PeerKind::Hello,
         PeerKind::Welcome,
         PeerKind::HelloRefused,
@@ -103,6 +108,7 @@ impl PeerKind {
         PeerKind::Answer,
         PeerKind::GroupBatch,
         PeerKind::TableStep,
+        PeerKind::MemberStep,
     ];
 
     /// The kind with this number, if there is one.
@@ -135,3 +141,7 @@ macro_rules! peer_messages {
 
 peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>,
 TableStep<'a>, }
+
+impl PeerMessage for MemberFrame<'_> {
+    const KIND: PeerKind = PeerKind::MemberStep;
+}

@@ -74,7 +74,7 @@ use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    PeerFrame, Route, StepKind, TableStep, decode,
+    MemberStep, PeerFrame, Route, StepKind, TableStep, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
@@ -108,6 +108,8 @@ pub trait Sink {
     fn group(&mut self, from: Peer, message: GroupMessage<'_>);
     /// A step of a table's creation or deletion; the description is not validated yet.
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
+    /// A step of a group's membership, or of the cluster's growth; bodies are not validated yet.
+    fn member(&mut self, from: Peer, step: MemberStep);
 }
 
 /// A link's fate; the shell may tick the groups of that peer.
@@ -400,6 +402,10 @@ impl Links {
                 self.counters.messages_received += 1;
                 sink.table(peer, step, table, description);
             }
+            (Phase::Established, Some(peer), PeerFrame::Member(step)) => {
+                self.counters.messages_received += 1;
+                sink.member(peer, step);
+            }
             (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, &hello, now),
             (Phase::Greeting, Some(peer), PeerFrame::Welcome(welcome)) => {
                 self.welcomed(conn, peer, &welcome, now);
@@ -496,6 +502,19 @@ impl Links {
             return false;
         };
         let queued = outbox.push_large(step, &settings);
+        self.counters.dropped_full += u64::from(!queued);
+        queued
+    }
+
+    /// Sends a step of a group's membership, or of the cluster's growth. Says whether it was queued;
+    /// if not, it is lost like any message.
+    pub fn send_member(&mut self, to: Peer, step: &MemberStep, scratch: &mut Vec<u8>) -> bool {
+        let settings = self.settings;
+        let Some(outbox) = self.outbox_of(to) else {
+            self.counters.dropped_unconnected += 1;
+            return false;
+        };
+        let queued = outbox.push_large(&step.frame(scratch), &settings);
         self.counters.dropped_full += u64::from(!queued);
         queued
     }

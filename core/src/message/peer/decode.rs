@@ -11,6 +11,7 @@ use super::hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Hello, HelloRefusal, HelloRefused,
     Welcome,
 };
+use super::member::{ArchivedMemberFrame, MemberStep};
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
 use super::table::{ArchivedTableStep, StepKind};
 use super::{HANDSHAKE_FRAME_BYTES_MAX, PeerKind};
@@ -34,6 +35,8 @@ pub enum PeerFrame<'a> {
     Groups(BatchReader<'a>),
     /// For the tables; the description is only bounded.
     Table(StepKind, TableId, &'a [u8]),
+    /// For the groups' members; payload and topology are only bounded.
+    Member(MemberStep),
 }
 
 struct Payload<'a> {
@@ -100,6 +103,9 @@ pub fn decode(kind: u16, version: u16, payload: &[u8]) -> Result<PeerFrame<'_>, 
             let step = payload.access::<ArchivedTableStep<'_>>()?;
             let (kind, table) = step.check()?;
             PeerFrame::Table(kind, table, &step.description)
+        }
+        PeerKind::MemberStep => {
+            PeerFrame::Member(payload.access::<ArchivedMemberFrame<'_>>()?.to_step()?)
         }
         PeerKind::GroupBatch => PeerFrame::Groups(BatchReader::validate(payload.bytes)?),
     })

@@ -37,6 +37,8 @@ impl Sink for Talker {
 
     fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
 
+    fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
+
     fn group(&mut self, _: Peer, message: GroupMessage<'_>) {
         let number = message.route.group.0;
         assert_eq!(message.route, route(number));

@@ -79,6 +79,8 @@ impl Sink for Ears {
 
     fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
 
+    fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
+
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         assert_eq!(from, Peer(2));
         assert!(message.entries.map(|entry| entry.bytes.len()).sum::<usize>() < 1 << 24);
