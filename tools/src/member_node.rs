@@ -19,8 +19,8 @@ use forebay_net::replication::{Joined, Topology};
 use forebay_storage::directory::{DataDirectory, replace_file};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Failure};
 use crate::admin::Rejoin;
+use crate::exit::{Exit, Failure};
 use crate::run::Running;
 
 const FILE: &str = "cluster.json";
@@ -105,7 +105,9 @@ impl Running for MemberNode {
                 None => eprintln!("forebay: joins cluster {id:032x} of {nodes} nodes"),
                 Some(known) => {
                     let before = known.topology.nodes.len();
-                    eprintln!("forebay: cluster {id:032x} has grown from {before} to {nodes} places");
+                    eprintln!(
+                        "forebay: cluster {id:032x} has grown from {before} to {nodes} places"
+                    );
                 }
             }
             // A node that joins founds nothing.

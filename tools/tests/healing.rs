@@ -46,8 +46,9 @@ impl Nodes {
     /// Running, and in no cluster yet.
     fn start(dir: &Path, count: usize) -> Nodes {
         // All ports are held until all are known, so that they differ.
-        let listeners: Vec<_> =
-            (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let listeners: Vec<_> = (0..2 * count)
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+            .collect();
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect();
         drop(listeners);

@@ -74,9 +74,7 @@ use forebay_core::message::{
     ArchivedListTablesReply, ArchivedTableReply, CreateTableRequest, DeleteTableRequest,
     DescribeTableRequest, ErrorCode, Kind, ListTablesRequest,
 };
-use forebay_core::table::{
-    KeySchema, NODES_ATTRIBUTE, TableDescription, validate_table_name,
-};
+use forebay_core::table::{KeySchema, NODES_ATTRIBUTE, TableDescription, validate_table_name};
 use tokio::task::JoinSet;
 
 pub use addresses::IntoAddresses;

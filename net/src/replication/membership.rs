@@ -18,9 +18,9 @@ use forebay_core::paxos::{At, Change, MemberId, MemberRole, Replica, Settings};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, MemberDescriptor, Refused, Store, Ticket};
 
+use super::Replication;
 use super::member::{Member, Members};
 use super::placement::DEAD_AFTER_NANOS;
-use super::Replication;
 
 /// A report that was not noted is sent again after this.
 const REPORT_AGAIN_NANOS: u64 = 300 * Nanos::PER_MILLI;
@@ -227,7 +227,8 @@ impl Replication {
         let Members { liveness, list, .. } = &mut self.members;
         for member in list.iter_mut().flatten().filter(|member| member.serves) {
             let Some(report) = member.report(me, liveness, now) else { continue };
-            let known = member.watched.told.filter(|(to, told, _, _)| (*to, *told) == (watcher, report));
+            let known =
+                member.watched.told.filter(|(to, told, _, _)| (*to, *told) == (watcher, report));
             let quiet = known.is_some_and(|(_, _, sent_at, noted)| {
                 noted || now.since(sent_at) < REPORT_AGAIN_NANOS
             });

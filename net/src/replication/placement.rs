@@ -86,7 +86,8 @@ struct Node {
     shards: u16,
 }
 
-/// What is to be done about a group in this step.
+/// What is to be done about a group in this step. Few at a time, so their size does not matter.
+#[allow(clippy::large_enum_variant)]
 enum Next {
     /// Nothing, until something is heard of it.
     Nothing,
@@ -113,10 +114,8 @@ pub struct Placement {
 impl Placement {
     /// Learns the cluster's nodes.
     pub fn set_nodes(&mut self, topology: &Topology) {
-        let node = |node: &super::TopologyNode| Node {
-            az: Az(node.az),
-            shards: node.peer.len() as u16,
-        };
+        let node =
+            |node: &super::TopologyNode| Node { az: Az(node.az), shards: node.peer.len() as u16 };
         self.nodes = topology.nodes.iter().map(node).collect();
         self.sick.extend(self.groups.keys());
     }
@@ -335,9 +334,9 @@ impl Placement {
         let nodes = self.nodes.iter().filter(|node| node.shards > 0).count();
         if dead.is_none() && (left.len() >= MEMBERS_WANTED || nodes < MEMBERS_WANTED) {
             self.groups.get_mut(&id).expect("just there").spare = None;
-            let log = left.iter().find(|member| {
-                member.role == MemberRole::Log && self.heard.contains(&member.peer)
-            });
+            let log = left
+                .iter()
+                .find(|member| member.role == MemberRole::Log && self.heard.contains(&member.peer));
             return log.map_or(Next::Nothing, |log| Next::Promote(log.id, log.peer));
         }
         if left.len() < MEMBERS_WANTED {
@@ -401,7 +400,6 @@ impl Placement {
         free.min_by_key(rank).map(|(peer, az, _)| (peer, az))
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ use super::refusal::Refusal;
 use super::request::Outcome;
 use super::{Asker, Shard};
 use crate::replication::{
-    ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, Joined, MemberState, MemberStatus,
-    NodeDescription, Topology,
+    ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, Joined, MemberState,
+    MemberStatus, NodeDescription, Topology,
 };
 
 fn keeps(role: MemberRole) -> String {
@@ -119,9 +119,10 @@ impl Shard {
 
     fn describe_groups(&self) -> Vec<GroupDescription> {
         let Some(replication) = self.replication.as_deref() else { return Vec::new() };
-        let spares: HashMap<GroupId, u32> = self.healing.placement().map_or_else(HashMap::new, |p| {
-            p.spares().map(|(group, spare)| (group, spare.peer.0)).collect()
-        });
+        let spares: HashMap<GroupId, u32> =
+            self.healing.placement().map_or_else(HashMap::new, |p| {
+                p.spares().map(|(group, spare)| (group, spare.peer.0)).collect()
+            });
         let describe = |status: MemberStatus| GroupDescription {
             group: status.group.0,
             table: self.tables.name_of(status.ordinal).map(str::to_owned),

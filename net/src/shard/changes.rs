@@ -8,9 +8,7 @@ use forebay_core::item::{Item, Value};
 use forebay_core::liveness::Peer;
 use forebay_core::message::{ErrorCode, TableReply};
 use forebay_core::paxos::MemberId;
-use forebay_core::table::{
-    NODES_ATTRIBUTE, PartitionDescription, TableDescription, TableStatus,
-};
+use forebay_core::table::{NODES_ATTRIBUTE, PartitionDescription, TableDescription, TableStatus};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupDescriptor, Refused};
 
@@ -285,7 +283,8 @@ impl Shard {
         else {
             return;
         };
-        let founds = |peer: &Peer| description.partitions.iter().flat_map(founding).any(|f| f == *peer);
+        let founds =
+            |peer: &Peer| description.partitions.iter().flat_map(founding).any(|f| f == *peer);
         change.waits_for.retain(founds);
         if change.waits_for.is_empty() && change.finished && change.asker.is_none() {
             self.system.changes.remove(&table);

@@ -30,10 +30,10 @@ use forebay_core::table::{TableDescription, TableStatus};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, Refused};
 
+use super::Shard;
 use super::changes::Step;
 use super::replicated::Mark;
 use super::system::system_key;
-use super::Shard;
 use crate::replication::{Joined, Placement, Topology, TopologyNode};
 
 /// How often reports are looked for, and orders given.

@@ -232,9 +232,8 @@ impl Shard {
     /// "The leader is …", as far as it has said so.
     fn no_system_member(&self) -> Refusal {
         let replication = self.replication.as_deref();
-        let leader = replication.and_then(|replication| {
-            replication.topology()?.native(replication.watcher()?)
-        });
+        let leader = replication
+            .and_then(|replication| replication.topology()?.native(replication.watcher()?));
         let words = "this shard has no member of the system group";
         let mut refusal = Refusal::constant(ErrorCode::NotLeader, words);
         refusal.leader = leader;
@@ -271,13 +270,11 @@ impl Shard {
             return;
         }
         let (mut tables, mut nodes) = (Vec::new(), None);
-        let ended = self.store.range(
-            group,
-            Bound::Unbounded,
-            Bound::Unbounded,
-            false,
-            &mut |key, item| {
-                if KeyRef::validate(key).is_ok_and(|key| key.partition_key() == NODES_KEY.as_bytes()) {
+        let ended =
+            self.store.range(group, Bound::Unbounded, Bound::Unbounded, false, &mut |key, item| {
+                if KeyRef::validate(key)
+                    .is_ok_and(|key| key.partition_key() == NODES_KEY.as_bytes())
+                {
                     nodes = read_nodes(item);
                     return Visit::Continue;
                 }
@@ -285,8 +282,7 @@ impl Shard {
                 let Some(Ok(table)) = table else { return Visit::Stop };
                 tables.push(table);
                 Visit::Continue
-            },
-        );
+            });
         match ended {
             RangeEnd::Wait(page) => {
                 self.system.load_waits = Some(self.store.fetch(page));

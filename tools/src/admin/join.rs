@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use forebay_core::liveness::Peer;
-use forebay_net::replication::{AdminAnswer, AdminCommand, NodeDescription, Topology, TopologyNode};
+use forebay_net::replication::{
+    AdminAnswer, AdminCommand, NodeDescription, Topology, TopologyNode,
+};
 
 use super::exchange::ask;
 use super::{describe, node_of, unexpected};

@@ -73,7 +73,8 @@ fn look(own: SocketAddr, ends: &AtomicBool) -> Result<(), Failure> {
         let old = &topology.nodes[(peer.0 / SHARDS_PER_NODE) as usize];
         let Some(address) = topology.native(peer) else { continue };
         let Ok(found) = describe(address) else { continue };
-        let lost_its_data = found.clustered && found.topology.is_none() && found.node_id != old.node_id;
+        let lost_its_data =
+            found.clustered && found.topology.is_none() && found.node_id != old.node_id;
         if !lost_its_data {
             continue;
         }

@@ -82,7 +82,10 @@ impl World {
             let held = members.iter().map(|(id, peer, _)| (*peer, (*id, true))).collect();
             let seen = members.iter().map(|(id, _, _)| *id).collect();
             let at = ConfigurationAt { slot: Slot(0), configuration };
-            world.groups.insert(id, Group { at, ballot: 0, leader: None, held, seen, free: BTreeSet::new() });
+            world.groups.insert(
+                id,
+                Group { at, ballot: 0, leader: None, held, seen, free: BTreeSet::new() },
+            );
         }
         world
     }
@@ -103,9 +106,7 @@ impl World {
 
     fn kills_quorum(&self, node: usize) -> bool {
         self.groups.values().any(|group| {
-            let stays = |member: &Member| {
-                self.works(group, member) && node_of(member.peer) != node
-            };
+            let stays = |member: &Member| self.works(group, member) && node_of(member.peer) != node;
             let leads = |member: &&Member| stays(member) && member.role == MemberRole::Storage;
             !group.at.configuration.has_quorum(stays)
                 || !group.at.configuration.members().iter().any(|member| leads(&member))
@@ -123,7 +124,8 @@ impl World {
             let can = |member: &&Member| {
                 quorum && self.works(group, member) && member.role == MemberRole::Storage
             };
-            let stays = configuration.members().iter().filter(can).find(|m| Some(m.id) == group.leader);
+            let stays =
+                configuration.members().iter().filter(can).find(|m| Some(m.id) == group.leader);
             let leader = stays.or_else(|| configuration.members().iter().find(can)).copied();
             let mut marks = Marks::default();
             for (place, member) in configuration.members().iter().enumerate() {
@@ -297,8 +299,14 @@ impl World {
 
 #[test]
 fn every_group_becomes_whole_whatever_dies_and_comes_back() {
-    let clusters: [&[u16]; 6] =
-        [&[0, 1, 2, 3], &[0, 1, 2, 0], &[0, 0, 1, 1, 2, 2], &[0, 0, 0, 0], &[0, 1, 0, 1, 0], &[0; 7]];
+    let clusters: [&[u16]; 6] = [
+        &[0, 1, 2, 3],
+        &[0, 1, 2, 0],
+        &[0, 0, 1, 1, 2, 2],
+        &[0, 0, 0, 0],
+        &[0, 1, 0, 1, 0],
+        &[0; 7],
+    ];
     let mut removed = 0;
     for seed in 0..240 {
         let azs = clusters[seed as usize % clusters.len()];
