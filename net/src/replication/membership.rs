@@ -45,8 +45,6 @@ pub(super) struct Watcher {
 pub(super) struct Watched {
     /// A chosen configuration does not list it any more.
     pub(super) removed: bool,
-    /// It is to become a storage replica.
-    pub(super) fills: bool,
     /// The report that was sent last: to whom, when, and whether it was noted.
     told: Option<(Watcher, GroupReport, Nanos, bool)>,
     /// Members whose shards say that they have none: since when, and when they said so last.
@@ -100,7 +98,8 @@ impl Member {
         match (self.watched.removed, self.is_listed()) {
             (true, _) => MemberState::Removed,
             (false, false) => MemberState::Joining,
-            (false, true) if self.watched.fills && self.role == MemberRole::Log => {
+            (false, true) if self.replica.figures().applied_slot > Slot(0)
+                && self.role == MemberRole::Log => {
                 MemberState::Filling
             }
             (false, true) => MemberState::Listed,
@@ -199,13 +198,6 @@ impl Replication {
         let begun = member.replica.change(change, azs, at, effects);
         self.members.carry_out(store, group);
         begun.map(drop).map_err(|error| error.to_string())
-    }
-
-    /// The member, if it is that one, is to become a storage replica.
-    pub fn fill(&mut self, group: GroupOrdinal, member: MemberId) {
-        if let Some(found) = self.members.find(group).filter(|found| found.id == member) {
-            found.watched.fills = true;
-        }
     }
 
     /// A shard says that it leads the system group under this ballot.

@@ -4,9 +4,9 @@
 //! ```text
 //!     reports of the groups' leaders ─┐                 ┌─► Create ─► a spare shard
 //!     how long each shard is missed ──┼─► Placement ────┼─► Remove, Add, Promote ─► the group's leader
-//!     what spare shards answer ───────┘   step(now)     └─► Fill ─► the new member's shard
+//!     what spare shards answer ───────┘   step(now)
 //!
-//!     {A B C}  C dead ─► Create d ─► Remove C ─► {A B} ─► Add d ─► {A B d} ─► Fill d, Promote d ─► {A B D}
+//!     {A B C}  C dead ─► Create d ─► Remove C ─► {A B} ─► Add d ─► {A B d} ─► Promote d ─► {A B D}
 //! ```
 //!
 //! A state machine without I/O that keeps **no plan of record**: the next step follows from the
@@ -248,7 +248,6 @@ impl Placement {
                     if filling.insert(holder) && due {
                         let (leader, report) = group.report.as_ref().expect("it was decided by it");
                         let slot = report.at.slot;
-                        orders.push((holder, MemberStep::Fill { group: id, member }));
                         orders.push((*leader, MemberStep::Promote { group: id, slot, member }));
                         group.retry_at = now + PROMOTE_RETRY_NANOS;
                     }

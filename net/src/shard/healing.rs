@@ -307,11 +307,6 @@ impl Shard {
                     self.change(ordinal, slot, Change::Promote { id }, now);
                 }
             }
-            MemberStep::Fill { group, member } => {
-                if let Some(ordinal) = group_here(group) {
-                    replication.fill(ordinal, member);
-                }
-            }
             MemberStep::Holds { group, member, slot } => {
                 if self.may_drop(group, member, slot) {
                     self.tell(from, MemberStep::Drop { group, member }, now);

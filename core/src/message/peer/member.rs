@@ -10,8 +10,8 @@
 //!     │◄─────────────────────────────────────────── Created{d} ── │
 //!     │ Remove{C} ───────────────────►│ {A B}                   │
 //!     │ Add{d} ──────────────────────►│ {A B d} ── its log ─────► │
-//!     │ Fill{d} ────────────────────────────────────────────────► │ a snapshot
-//!     │ Promote{d} ──────────────────►│ {A B D}                 │
+//!     │ Promote{d} ──────────────────►│ a snapshot, its log ────► │
+//!     │                               │ {A B D}                 │
 //! ```
 //!
 //! Every step may be lost, repeated and late: who asks goes on until what it wants is reported, who
@@ -21,7 +21,7 @@
 //! | field | used by |
 //! |---|---|
 //! | `group` | all but Watch and Topology |
-//! | `member` | Create, Created, Occupied, Add, Remove, Promote, Fill, Holds, Drop, Absent |
+//! | `member` | Create, Created, Occupied, Add, Remove, Promote, Holds, Drop, Absent |
 //! | `slot` | Add, Remove, Promote: the fence; Noted, Holds: of a configuration; Topology: nodes |
 //! | `ballot` | Report, Noted; Watch: of the system group |
 //! | `peer`, `az` | Add |
@@ -164,19 +164,13 @@ pub enum MemberStep {
         /// Which.
         member: MemberId,
     },
-    /// Make this log replica a storage replica, if it has caught up.
+    /// Make this log replica a storage replica: let it have a snapshot, and promote it when it has
+    /// caught up.
     Promote {
         /// In which group.
         group: GroupId,
         /// Of the configuration that this was planned with.
         slot: Slot,
-        /// Which.
-        member: MemberId,
-    },
-    /// Your log replica is to become a storage replica: get a snapshot.
-    Fill {
-        /// Of which group.
-        group: GroupId,
         /// Which.
         member: MemberId,
     },
@@ -276,15 +270,14 @@ impl MemberStep {
                 of(9, group, member);
                 frame.slot = slot.0;
             }
-            MemberStep::Fill { group, member } => of(10, group, member),
             MemberStep::Holds { group, member, slot } => {
-                of(11, group, member);
+                of(10, group, member);
                 frame.slot = slot.0;
             }
-            MemberStep::Drop { group, member } => of(12, group, member),
-            MemberStep::Absent { group, member } => of(13, group, member),
+            MemberStep::Drop { group, member } => of(11, group, member),
+            MemberStep::Absent { group, member } => of(12, group, member),
             MemberStep::Topology { nodes, json } => {
-                (frame.step, frame.slot, frame.body) = (14, *nodes, json);
+                (frame.step, frame.slot, frame.body) = (13, *nodes, json);
             }
         }
         frame
@@ -325,11 +318,10 @@ impl ArchivedMemberFrame<'_> {
             }
             8 => MemberStep::Remove { group, slot, member },
             9 => MemberStep::Promote { group, slot, member },
-            10 => MemberStep::Fill { group, member },
-            11 => MemberStep::Holds { group, member, slot },
-            12 => MemberStep::Drop { group, member },
-            13 => MemberStep::Absent { group, member },
-            14 => MemberStep::Topology { nodes: slot.0, json: self.body.to_vec() },
+            10 => MemberStep::Holds { group, member, slot },
+            11 => MemberStep::Drop { group, member },
+            12 => MemberStep::Absent { group, member },
+            13 => MemberStep::Topology { nodes: slot.0, json: self.body.to_vec() },
             number => {
                 let number = u16::from(number);
                 return Err(PeerError::Number { what: "step of a member", number });
@@ -371,7 +363,6 @@ mod tests {
             MemberStep::Add { group, slot, member, peer: Peer(256), az: Az(2) },
             MemberStep::Remove { group, slot, member },
             MemberStep::Promote { group, slot, member },
-            MemberStep::Fill { group, member },
             MemberStep::Holds { group, member, slot },
             MemberStep::Drop { group, member },
             MemberStep::Absent { group, member },

@@ -209,19 +209,13 @@ impl World {
             MemberStep::Remove { group, slot, member } => {
                 self.change(to, group, slot, Change::Remove { id: member });
             }
-            MemberStep::Fill { group, member } => {
-                let up = self.is_up(to);
-                let held = self.groups.get_mut(&group).unwrap().held.get_mut(&to);
-                if let Some((id, caught_up)) = held
-                    && *id == member
-                    && up
-                {
-                    *caught_up = true;
-                }
-            }
             MemberStep::Promote { group, slot, member } => {
-                let caught_up = |(id, caught_up): &(MemberId, bool)| *id == member && *caught_up;
-                if self.groups[&group].held.values().any(caught_up) {
+                let mut held = self.groups.get_mut(&group).unwrap().held.iter_mut();
+                let Some((at, (_, caught_up))) = held.find(|(_, (id, _))| *id == member) else {
+                    return;
+                };
+                // The first time it only begins to catch up.
+                if std::mem::replace(caught_up, self.down[node_of(*at)].is_none()) {
                     self.change(to, group, slot, Change::Promote { id: member });
                 }
             }
