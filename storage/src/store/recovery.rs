@@ -24,6 +24,7 @@ use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
 use super::members::{Carrier, StagedEntries};
+use super::snapshot::Snapshots;
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
@@ -214,6 +215,7 @@ pub fn open(
     }
     opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
+    store.list_behind();
     if chosen.is_none() {
         store.format(disk, now)?;
     }
@@ -522,6 +524,7 @@ impl Opening {
             staged_count: 0,
             reads: Vec::new(),
             past_entries: Vec::new(),
+            snapshots: Snapshots::default(),
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),
