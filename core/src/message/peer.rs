@@ -54,7 +54,9 @@ pub use pair::{
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
 };
 
-pub use snapshot::{NoteKind, SnapshotAsk, SnapshotHead, SnapshotMessage, SnapshotNote, SnapshotPart};
+pub use snapshot::{
+    NoteKind, SnapshotAsk, SnapshotHead, SnapshotMessage, SnapshotNote, SnapshotPart,
+};
 pub use table::{ArchivedTableStep, DESCRIPTION_BYTES_MAX, StepKind, TableStep};
 
 /// Oldest version of this protocol that this program speaks.

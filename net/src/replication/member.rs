@@ -7,8 +7,8 @@ use forebay_core::ids::{GroupId, Slot};
 use forebay_core::liveness::{Liveness, PairEffect, Peer};
 use forebay_core::message::peer::{GroupMessage, Route};
 use forebay_core::paxos::{
-    At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole, Message,
-    NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
+    At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole,
+    Message, NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
 };
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
@@ -439,7 +439,8 @@ impl Members {
             member.strangers.insert(0, (route.from, from));
         }
         // It would begin its log after the state that it is about to have.
-        let moves_log = matches!(message, Message::Trimmed { .. }) && member.role == MemberRole::Log;
+        let moves_log =
+            matches!(message, Message::Trimmed { .. }) && member.role == MemberRole::Log;
         let ordinal = ordinal.expect("just found");
         if moves_log && store.is_committing_install(ordinal) {
             return;
@@ -475,7 +476,13 @@ impl Members {
         self.step(store, ordinal, input, now);
     }
 
-    pub(super) fn step(&mut self, store: &mut Store, ordinal: GroupOrdinal, input: Input<'_>, now: Nanos) {
+    pub(super) fn step(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        input: Input<'_>,
+        now: Nanos,
+    ) {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
         let Members { liveness, list, effects, random, .. } = self;
         let Some(member) = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut) else {

@@ -51,7 +51,9 @@ use forebay_core::paxos::{
     At, Configuration, Member, MemberId, MemberRole, NotServed, Replica, Settings,
 };
 use forebay_core::time::Nanos;
-use forebay_storage::store::{GroupOrdinal, InstallProgress, MemberDescriptor, Refused, Store, Ticket};
+use forebay_storage::store::{
+    GroupOrdinal, InstallProgress, MemberDescriptor, Refused, Store, Ticket,
+};
 
 use crate::link::{LinkEvent, LinkSettings, Links, Sink};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};

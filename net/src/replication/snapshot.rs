@@ -386,13 +386,7 @@ impl Snapshots {
         }
     }
 
-    fn refused(
-        &mut self,
-        members: &mut Members,
-        store: &mut Store,
-        note: NoteKind,
-        now: Nanos,
-    ) {
+    fn refused(&mut self, members: &mut Members, store: &mut Store, note: NoteKind, now: Nanos) {
         let fetch = self.fetch.as_mut().expect("it is fetched");
         if fetch.complete {
             return;
@@ -748,9 +742,8 @@ impl Members {
         };
         let known = member.replica.configuration();
         let members = known.into_iter().flat_map(|known| known.configuration.members());
-        let others = members.filter(|other| {
-            other.id != member.id && other.role == MemberRole::Storage
-        });
+        let others =
+            members.filter(|other| other.id != member.id && other.role == MemberRole::Storage);
         let mut ids: Vec<MemberId> = others.map(|other| other.id).collect();
         // Whom the leader's word came from may be newer than the configuration known here.
         if let Some(from) = member.want.and_then(|want| want.from)

@@ -126,8 +126,9 @@ impl GroupState {
 
     pub(super) fn from_catalog(id: GroupId, entry: CatalogEntry) -> GroupState {
         let CatalogEntry { members, ballot, chosen_slot, .. } = entry;
-        let member =
-            entry.member.map(|member| Box::new(MemberState::restored(member, ballot, chosen_slot, entry.applied_slot)));
+        let member = entry.member.map(|member| {
+            Box::new(MemberState::restored(member, ballot, chosen_slot, entry.applied_slot))
+        });
         let members = if member.is_some() { 1 } else { members };
         GroupState {
             // The tree holds the slots up to `applied_slot`; the log's later ones follow by replay.

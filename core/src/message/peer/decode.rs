@@ -6,13 +6,13 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 
 use super::batch::BatchReader;
+use super::batch::Route;
 use super::error::PeerError;
 use super::hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Hello, HelloRefusal, HelloRefused,
     Welcome,
 };
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
-use super::batch::Route;
 use super::snapshot::{
     ArchivedSnapshotAsk, ArchivedSnapshotNote, ArchivedSnapshotPart, SnapshotMessage,
 };

@@ -59,8 +59,8 @@ use crate::space::Runs;
 
 pub(super) use append::Append;
 pub(super) use carry::Carrier;
-pub(super) use read_back::ReadBack;
 pub(super) use read_back::OWN_TOKEN;
+pub(super) use read_back::ReadBack;
 pub use read_back::{PastEntries, PastEntry};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;

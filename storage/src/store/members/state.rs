@@ -250,7 +250,11 @@ impl MemberState {
     }
 
     /// The member's entries begin after `base`. Returns what it let go of.
-    pub(in crate::store) fn begin_after(&mut self, base: Slot, at: ConfigurationAt) -> Vec<Accepted> {
+    pub(in crate::store) fn begin_after(
+        &mut self,
+        base: Slot,
+        at: ConfigurationAt,
+    ) -> Vec<Accepted> {
         let mut gone = Vec::new();
         while let Some(entry) = self.pop_upto(base) {
             gone.push(entry);

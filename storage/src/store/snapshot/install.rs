@@ -519,7 +519,8 @@ impl Store {
                     continue;
                 }
                 self.fetch(page);
-                for page in stack.iter().rev().skip(1).take(LIST_AHEAD).copied().collect::<Vec<_>>() {
+                for page in stack.iter().rev().skip(1).take(LIST_AHEAD).copied().collect::<Vec<_>>()
+                {
                     self.fetch_if_room(page);
                 }
                 missing = true;

@@ -93,10 +93,8 @@ impl Three {
             return;
         }
         if let Some((_, error)) = node.store.take_install_failure() {
-            let expected = matches!(
-                error,
-                InstallError::Overtaken { .. } | InstallError::TooOld { .. }
-            );
+            let expected =
+                matches!(error, InstallError::Overtaken { .. } | InstallError::TooOld { .. });
             assert!(expected, "{error}");
             transfers.failed += 1;
             transfers.under_way.retain(|transfer| transfer.to != index);
