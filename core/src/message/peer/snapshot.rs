@@ -167,6 +167,7 @@ pub struct SnapshotHead {
 /// What a peer says about a snapshot. All of it was validated, but for the order of the entries and
 /// what they sum up to, which whoever builds a tree of them checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack, and most are parts")]
 pub enum SnapshotMessage<'a> {
     /// See [`SnapshotAsk`].
     Ask {
@@ -312,10 +313,13 @@ pub fn push_entry(key: &[u8], item: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(item);
 }
 
+/// Key and item.
+pub type PartEntry<'a> = (&'a [u8], &'a [u8]);
+
 /// The entry at the start of `bytes`, and what follows it; None if there is none, or it is out of
 /// bounds.
 #[must_use]
-pub fn split_entry(bytes: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
+pub fn split_entry(bytes: &[u8]) -> Option<(PartEntry<'_>, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<ENTRY_HEAD_BYTES>()?;
     let [k0, k1, i0, i1, i2, i3] = *head;
     let key_bytes = usize::from(u16::from_le_bytes([k0, k1]));
@@ -329,7 +333,7 @@ pub fn split_entry(bytes: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
 }
 
 /// The entries of a part, up to the first that is none.
-pub fn entries(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub fn entries(mut bytes: &[u8]) -> impl Iterator<Item = PartEntry<'_>> {
     std::iter::from_fn(move || {
         let (entry, rest) = split_entry(bytes)?;
         bytes = rest;

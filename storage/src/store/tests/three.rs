@@ -103,6 +103,8 @@ pub(super) struct Three {
     pub(super) trims: u64,
     /// Logs are trimmed as far as they may, and who lacks something gets a snapshot.
     pub(super) snapshots: Option<super::snapshot::Transfers>,
+    /// Nodes crash while a snapshot is installed.
+    pub(super) strikes: bool,
 }
 
 pub(super) fn member(index: usize) -> MemberId {
@@ -280,6 +282,7 @@ impl Three {
             leaders: 0,
             trims: 0,
             snapshots: None,
+            strikes: false,
         }
     }
 
@@ -550,6 +553,7 @@ impl Three {
             );
         }
         let node = &mut self.nodes[index];
+        super::space::assert_no_leak(&store, &mut node.disk);
         node.store = store;
         node.store.turn(now, &mut ops);
         ops.drain(..).for_each(|op| node.disk.submit(op));
