@@ -18,12 +18,31 @@
 //! whatever lies beyond. An unreadable block decides nothing: the scan fails
 //! ([`ScanError::Read`]) rather than guess.
 //!
+//! **Rule (opening marker).** Before anything is served, the writer that goes on at P writes a marker
+//! there, of its own incarnation, and waits until it is durable
+//! ([`LogWriter::opening_marker`](super::LogWriter::opening_marker)).
+//!
 //! Why a cut batch never comes back. Say a recovery cuts at P and the writer goes on as incarnation
-//! i. Beyond P, stale batches have incarnations below i, because i is one more than the highest
-//! found in any header of the ring, cut ones included, and than the superblock's. A batch follows
-//! in the chain only if its incarnation is not below its predecessor's, and the first batch at P is
-//! of incarnation i. That holds even if that recovery is itself cut off before its first write
-//! lands: the next one finds P again, and an incarnation that is higher still if anything landed.
+//! i, which is one more than the highest found in any header of the ring, cut ones included, and
+//! than the superblock's.
+//! * *Beyond P*, stale batches have incarnations below i. A batch follows in the chain only if its
+//!   incarnation is not below its predecessor's, and from the marker on that is i.
+//! * *At P* no predecessor tells the old batch from the next one: what keeps it out is only what it
+//!   lost. Without the marker the next batch would be written over it, be torn by a second crash
+//!   before its header landed, and its sectors could be just those that the old batch lacks: zeros
+//!   of its padding, or the middle of the same large item. The old batch would be whole again after
+//!   others had been told that it does not exist. With the marker, the block at P holds a header of
+//!   incarnation i and zeros before there is anybody to tell, and is not written again.
+//! * *The marker itself* may be torn and so complete the old batch, or land without its header. Then
+//!   nobody has been served since the crash that tore the batch, and the next recovery may still
+//!   find it or not. A recovery cut off at any moment has decided nothing.
+//!
+//! It is written also where nothing was cut: a failed write may be on the medium (or on one leg of a
+//! mirror) without being seen by the scan. And so every opening leaves its incarnation in the log,
+//! which links and leases rely on: no two openings have the same. Where the ring has no block free
+//! there is no marker; the block at P is then still needed, so no batch was ever begun there.
+//! The price is one durable write of a block for each opening. Openings of which none lasts until a
+//! checkpoint's end eat into the reserve: some 4,000 of them at the standard sizes.
 //!
 //! Why the highest `durable_lsn` may be taken from stale batches too: it was true when it was
 //! written, and by this rule no later cut went below it.

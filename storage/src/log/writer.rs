@@ -11,7 +11,8 @@
 //! for it in a queue by the position returned; [`LogWriter::seal`] once at the end of the turn;
 //! [`LogWriter::done`] for each completion, after which everything queued below
 //! [`LogWriter::durable_lsn`] may go. When a turn found nothing to do and
-//! [`LogWriter::needs_marker`], a timer of some milliseconds, and then [`LogWriter::marker`].
+//! [`LogWriter::needs_marker`], a timer of some milliseconds, and then [`LogWriter::marker`]. After a
+//! recovery, before all of that, [`LogWriter::opening_marker`].
 //!
 //! Bounded memory: the pool's buffers, a few single blocks, and at most two large ones. When none
 //! is free the append is refused with [`AppendError::Busy`], before anything changed.
@@ -520,14 +521,29 @@ impl LogWriter {
 
     /// Hands out a marker batch if one is needed and there is room for it.
     pub fn marker(&mut self, out: &mut Vec<DiskOp>) -> bool {
-        let room = self.end_lsn().after(BLOCK) <= self.limit();
-        if !self.needs_marker() || !room || self.block_buffers.is_empty() {
+        if !self.needs_marker() {
             return false;
+        }
+        let marker = self.make_marker();
+        out.extend(marker);
+        self.marked
+    }
+
+    /// The first batch after a recovery, to be durable before anything is served; None if the ring
+    /// is full to its last block. See the Rule in [`recovery`](super::recovery).
+    pub fn opening_marker(&mut self) -> Option<DiskOp> {
+        assert!(self.is_idle() && self.stats.batches == 0, "the opening marker is the first batch");
+        self.make_marker()
+    }
+
+    fn make_marker(&mut self) -> Option<DiskOp> {
+        let room = self.end_lsn().after(BLOCK) <= self.limit();
+        if !room || self.block_buffers.is_empty() {
+            return None;
         }
         let marker = self.empty_batch(BatchKind::Marker, BLOCK);
         self.closed_lsn = marker.header.next_lsn();
-        out.push(self.submit(marker));
-        true
+        Some(self.submit(marker))
     }
 
     /// Nothing is open, waiting or in flight.

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod format;
+mod opening;
 mod writer;
 
 use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
@@ -97,12 +98,27 @@ impl Rig {
     }
 
     /// Goes on with `disk` after a crash, from what recovery finds there.
-    fn restart(self, mut disk: SimDisk) -> Rig {
+    fn restart(self, disk: SimDisk) -> Rig {
+        let mut rig = self.restart_unmarked(disk);
+        rig.mark_opening();
+        rig
+    }
+
+    /// As [`Rig::restart`], up to the moment before the opening marker is written.
+    fn restart_unmarked(self, mut disk: SimDisk) -> Rig {
         let Rig { config, start, slot, .. } = self;
         let (recovered, found) = recover(&config, &mut disk, start);
         let recovered = recovered.expect("a crash is not damage");
         let log = LogWriter::new(config, &recovered, start.point.lsn, WRITER_OPS, buffers(&config));
         Rig { config, disk, log, start, appended: found, slot }
+    }
+
+    fn mark_opening(&mut self) {
+        if let Some(op) = self.log.opening_marker() {
+            self.disk.submit(op);
+            let done = self.disk.complete_next().expect("just submitted");
+            self.log.done(done).expect("no fault was injected");
+        }
     }
 
     fn append(&mut self, bytes: usize) -> Result<Lsn, AppendError> {
