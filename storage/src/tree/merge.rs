@@ -39,8 +39,9 @@
 //! has no right one, so at most one page a level stays small.
 
 use super::build::{Builder, Fill};
-use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
-use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
+use super::page::{PAGE_BLOCKS_MAX, PageView};
+use super::place::{Blocked, Room, new_page, store_item};
+use super::{ChildRef, LEVELS_MAX, PageRef, TreeRef, Value};
 use crate::block::BLOCK_BYTES;
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
@@ -109,12 +110,6 @@ pub enum MergeStep {
     NeedSpace(u64),
     /// The new tree. Its pages are dirty in the cache.
     Done(TreeRef),
-}
-
-/// Why an action could not be done now; nothing was changed.
-enum Blocked {
-    CacheFull,
-    NeedSpace(u64),
 }
 
 impl From<Blocked> for MergeStep {
@@ -744,64 +739,6 @@ fn push_old(builder: &mut Builder, view: &PageView<'_>, range: std::ops::Range<u
     for i in range {
         builder.push_item([view.prefix(), view.suffix(i)], &view.value(i), view.digest(i));
     }
-}
-
-/// Where the blocks of a new page come from.
-#[derive(Clone, Copy)]
-enum Room {
-    Page,
-    Extent,
-    Borrowed,
-}
-
-/// A buffer and a place for a new page, or for an extent.
-fn new_page(
-    blocks: usize,
-    room: Room,
-    cache: &mut PageCache,
-    space: &mut SpaceMap,
-) -> Result<(crate::block::BlockBuf, Place), Blocked> {
-    if cache.is_half_dirty() {
-        return Err(Blocked::CacheFull);
-    }
-    let buf = cache.take_frame(blocks).ok_or(Blocked::CacheFull)?;
-    let n = blocks as u16;
-    let found = match room {
-        Room::Page => space.allocate(n),
-        Room::Extent => space.allocate_extent(n),
-        Room::Borrowed => space.borrow(n),
-    };
-    match found {
-        Some(id) => Ok((buf, Place { shard: cache.shard(), id, birth: space.building() })),
-        None => {
-            cache.give_back(buf);
-            Err(Blocked::NeedSpace(blocks as u64))
-        }
-    }
-}
-
-/// The form in which a leaf entry holds an item; a big one is written to an extent.
-fn store_item<'a>(
-    stats: &mut MergeStats,
-    key: &[u8],
-    item: &'a [u8],
-    room: Room,
-    cache: &mut PageCache,
-    space: &mut SpaceMap,
-    allocated: &mut Vec<(u64, u16)>,
-) -> Result<Value<'a>, Blocked> {
-    if !page::goes_to_overflow(key.len(), item.len()) {
-        return Ok(Value::Inline(item));
-    }
-    let blocks = page::overflow_blocks(item.len());
-    let (mut buf, place) = new_page(blocks, room, cache, space)?;
-    let page = page::write_overflow(&mut buf, place, item);
-    debug_assert_eq!(page.level, LEVEL_OVERFLOW);
-    cache.insert(page, buf);
-    allocated.push((page.id, page.blocks));
-    stats.pages_written += 1;
-    stats.blocks_written += blocks as u64;
-    Ok(Value::Overflow(OverflowRef { page, item_bytes: item.len() as u32 }))
 }
 
 const _: () = assert!(PAGE_BLOCKS_MAX <= u16::MAX as usize);

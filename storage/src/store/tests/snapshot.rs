@@ -364,7 +364,7 @@ struct Expected {
 
 impl Expected {
     fn examine(&mut self, watch: &Watch, seed: u64) {
-        let options = CrashOptions { images_max: 4, sector_bytes: 512, seed };
+        let options = CrashOptions { images_max: 40, sector_bytes: 512, seed };
         let (config, now) = (watch.rig.config, watch.rig.now);
         let images: Vec<SimDisk> = watch.rig.disk.crash_images(options).collect();
         for mut image in images {
@@ -424,7 +424,7 @@ fn install_in_every_crash_state(role: MemberRole, slot: Slot, seed: u64) {
         watch.turn();
         watch.complete();
         let installs = watch.rig.store.install_progress().map(|progress| progress.stage);
-        if installs == Some(InstallStage::Committing) || random.chance(1, 3) {
+        if installs.is_some() || random.chance(1, 3) {
             expected.examine(&watch, random.bits());
         }
         if watch.rig.store.install_is_durable() {
@@ -448,7 +448,7 @@ fn install_in_every_crash_state(role: MemberRole, slot: Slot, seed: u64) {
     let found = contents(&mut watch.rig.store, &mut watch.rig.disk, now).expect("no damage");
     assert!(found[&super::member::GROUP.0] == expected.states[&last]);
     eprintln!("{role:?} at {slot}: {} images, {} with it", expected.images, expected.after);
-    assert!(expected.images > 40 && expected.after > 1);
+    assert!(expected.images > 15 && expected.after > 0);
 }
 
 #[test]
