@@ -349,7 +349,7 @@ async fn a_cluster_in_one_process_finds_its_data_again() {
     let data = dir.path().join("data");
     let start = || {
         let mut command = command();
-        command.args(["dev", "--nodes", "3", "--data"]).arg(&data);
+        command.args(["dev", "--data"]).arg(&data);
         command.args(["--native", "127.0.0.1:0", "--http", "off", "--memory", "192MiB"]);
         command.args(["--log", "64MiB"]);
         piped(&mut command);
