@@ -7,6 +7,7 @@
 //!          ── GroupBatch ────────────────►             a turn's messages of all groups
 //!          ── TableStep ─────────────────►             members are to be made or dropped; they were
 //!          ── MemberStep ────────────────►             members of groups are watched and replaced
+//!          ── Snapshot… ─────────────────►             a whole state, part by part
 //!          ── KeepAlive ─────────────────►             when there was nothing else to say
 //! ```
 //!
@@ -24,9 +25,8 @@
 //! | Heartbeat, Answer | [`CLAIMS_MAX`] claims |
 //! | GroupBatch | [`BATCH_MESSAGES_MAX`] messages; each entry [`ENTRY_BYTES_MAX`]; slots below 2^62, rounds below 2^43 |
 //! | TableStep, MemberStep | a body of [`DESCRIPTION_BYTES_MAX`] |
+//! | SnapshotPart | [`snapshot::PART_BYTES_MAX`] of entries |
 //! | Promise in it | [`RUNS_MAX`] runs, [`CONFIGURATIONS_MAX`] configurations |
-//!
-//! Left out: snapshots, which are bulk and have a connection of their own.
 
 mod batch;
 mod decode;
@@ -35,6 +35,7 @@ mod group;
 mod hello;
 mod member;
 mod pair;
+pub mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,9 @@ pub use pair::{
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
 };
 
+pub use snapshot::{
+    NoteKind, SnapshotAsk, SnapshotHead, SnapshotMessage, SnapshotNote, SnapshotPart,
+};
 pub use table::{ArchivedTableStep, DESCRIPTION_BYTES_MAX, StepKind, TableStep};
 
 /// Oldest version of this protocol that this program speaks.
@@ -93,11 +97,17 @@ pub enum PeerKind {
     TableStep = 0x4031,
     /// [`MemberStep`]
     MemberStep = 0x4032,
+    /// [`SnapshotAsk`]
+    SnapshotAsk = 0x4041,
+    /// [`SnapshotPart`]
+    SnapshotPart = 0x4042,
+    /// [`SnapshotNote`]
+    SnapshotNote = 0x4043,
 }
 
 impl PeerKind {
     /// Every kind.
-    pub const ALL: [PeerKind; 11] = [
+    pub const ALL: [PeerKind; 14] = [
         PeerKind::Hello,
         PeerKind::Welcome,
         PeerKind::HelloRefused,
@@ -109,6 +119,9 @@ impl PeerKind {
         PeerKind::GroupBatch,
         PeerKind::TableStep,
         PeerKind::MemberStep,
+        PeerKind::SnapshotAsk,
+        PeerKind::SnapshotPart,
+        PeerKind::SnapshotNote,
     ];
 
     /// The kind with this number, if there is one.
@@ -140,7 +153,7 @@ macro_rules! peer_messages {
 }
 
 peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>,
-TableStep<'a>, }
+TableStep<'a>, SnapshotAsk<'a>, SnapshotPart<'a>, SnapshotNote, }
 
 impl PeerMessage for MemberFrame<'_> {
     const KIND: PeerKind = PeerKind::MemberStep;

@@ -56,8 +56,8 @@
 //! the peer that it came from, by the group's configurations.
 //!
 //! Left out: encryption, which wraps the bytes on both sides of a connection and tells
-//! [`Links::connected`] the node id of the peer's certificate; snapshots, which are bulk and go
-//! over connections of their own.
+//! [`Links::connected`] the node id of the peer's certificate; connections of their own for
+//! snapshots: one part at a time is on its way, and waits behind what is there before it.
 
 mod counters;
 mod greet;
@@ -74,12 +74,12 @@ use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    MemberStep, PeerFrame, Route, StepKind, TableStep, decode,
+    MemberStep, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
 
-use crate::frame::{Frame, FrameError, HEADER_BYTES, Inbox};
+use crate::frame::{Frame, FrameError, FrameSerializer, HEADER_BYTES, Inbox};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use outbox::Outbox;
 
@@ -110,6 +110,8 @@ pub trait Sink {
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
     /// A step of a group's membership, or of the cluster's growth; bodies are not validated yet.
     fn member(&mut self, from: Peer, step: MemberStep);
+    /// About a snapshot: between which members, of which transfer, and what.
+    fn snapshot(&mut self, from: Peer, route: Route, transfer: u64, message: SnapshotMessage<'_>);
 }
 
 /// A link's fate; the shell may tick the groups of that peer.
@@ -406,6 +408,10 @@ impl Links {
                 self.counters.messages_received += 1;
                 sink.member(peer, step);
             }
+            (Phase::Established, Some(peer), PeerFrame::Snapshot(route, transfer, message)) => {
+                self.counters.messages_received += 1;
+                sink.snapshot(peer, route, transfer, message);
+            }
             (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, &hello, now),
             (Phase::Greeting, Some(peer), PeerFrame::Welcome(welcome)) => {
                 self.welcomed(conn, peer, &welcome, now);
@@ -493,28 +499,19 @@ impl Links {
         queued.entries
     }
 
-    /// Sends a step of a table's creation or deletion. Says whether it was queued; if not, it is
-    /// lost like any message.
-    pub fn send_table(&mut self, to: Peer, step: &TableStep<'_>) -> bool {
+    /// Sends a message that may be large, in a frame of its own: a step of a table's creation or
+    /// deletion, or a part of a snapshot. Says whether it was queued; if not, it is lost like any
+    /// message.
+    pub fn send_large<M>(&mut self, to: Peer, message: &M) -> bool
+    where
+        M: PeerMessage + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
+    {
         let settings = self.settings;
         let Some(outbox) = self.outbox_of(to) else {
             self.counters.dropped_unconnected += 1;
             return false;
         };
-        let queued = outbox.push_large(step, &settings);
-        self.counters.dropped_full += u64::from(!queued);
-        queued
-    }
-
-    /// Sends a step of a group's membership, or of the cluster's growth. Says whether it was queued;
-    /// if not, it is lost like any message.
-    pub fn send_member(&mut self, to: Peer, step: &MemberStep, scratch: &mut Vec<u8>) -> bool {
-        let settings = self.settings;
-        let Some(outbox) = self.outbox_of(to) else {
-            self.counters.dropped_unconnected += 1;
-            return false;
-        };
-        let queued = outbox.push_large(&step.frame(scratch), &settings);
+        let queued = outbox.push_large(message, &settings);
         self.counters.dropped_full += u64::from(!queued);
         queued
     }

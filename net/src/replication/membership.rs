@@ -93,13 +93,19 @@ impl Member {
         !self.watched.removed && listed(self.id).is_some()
     }
 
+    /// Whether its group relies on its state.
+    fn is_promoted(&self) -> bool {
+        let known = self.replica.configuration();
+        let listed = known.and_then(|known| known.configuration.find(self.id));
+        listed.is_some_and(|listed| listed.role == MemberRole::Storage)
+    }
+
     /// What it does, for operators.
     pub(super) fn state(&self) -> MemberState {
         match (self.watched.removed, self.is_listed()) {
             (true, _) => MemberState::Removed,
             (false, false) => MemberState::Joining,
-            (false, true) if self.replica.figures().applied_slot > Slot(0)
-                && self.role == MemberRole::Log => {
+            (false, true) if self.role == MemberRole::Storage && !self.is_promoted() => {
                 MemberState::Filling
             }
             (false, true) => MemberState::Listed,
@@ -290,7 +296,7 @@ impl Replication {
 
     /// Sends a step; it may be lost.
     pub fn send_member(&mut self, to: Peer, step: &MemberStep) {
-        self.links.send_member(to, step, &mut self.scratch);
+        self.links.send_large(to, &step.frame(&mut self.scratch));
     }
 
     /// Shards that messages go through to at the moment.

@@ -34,7 +34,7 @@ use super::Shard;
 use super::changes::Step;
 use super::replicated::Mark;
 use super::system::system_key;
-use crate::replication::{Joined, Placement, Topology, TopologyNode};
+use crate::replication::{Joined, Placement, Promotion, Topology, TopologyNode};
 
 /// How often reports are looked for, and orders given.
 const TICK_NANOS: u64 = 100 * Nanos::PER_MILLI;
@@ -320,9 +320,17 @@ impl Shard {
 
     fn change(&mut self, group: GroupOrdinal, slot: Slot, change: Change, now: Nanos) {
         let Some(replication) = self.replication.as_deref_mut() else { return };
+        if let Change::Promote { id } = change {
+            if replication.promotion(group, id) != Promotion::Ready {
+                // It is offered a snapshot from now on. Without a lead here, another leader is asked.
+                let _ = replication.begin_promotion(group, id, now);
+                return;
+            }
+            replication.end_promotion(group, id);
+        }
         // What was not begun is ordered again, if it is still wanted then.
         let begun = replication.change(&mut self.store, group, slot, change, now);
-        if begun.is_ok() && !matches!(change, Change::Promote { .. }) {
+        if begun.is_ok() {
             self.healing.tick_at = now;
         }
     }

@@ -272,10 +272,11 @@ fn table(
             };
             let known =
                 if member.keeps == "log" { member.chosen_slot } else { member.applied_slot };
-            let lag = if member.needs_snapshot {
-                "too far".to_owned()
-            } else {
-                chosen.saturating_sub(known).to_string()
+            let lag = match member.snapshot_bytes {
+                // Of a snapshot.
+                Some((bytes, total)) => format!("{} %", bytes * 100 / total.max(1)),
+                None if member.needs_snapshot => "too far".to_owned(),
+                None => chosen.saturating_sub(known).to_string(),
             };
             let on_their_way = on_their_way(member, topology);
             text.push_str(&format!(

@@ -6,6 +6,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 
 use super::batch::BatchReader;
+use super::batch::Route;
 use super::error::PeerError;
 use super::hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Hello, HelloRefusal, HelloRefused,
@@ -13,6 +14,9 @@ use super::hello::{
 };
 use super::member::{ArchivedMemberFrame, MemberStep};
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
+use super::snapshot::{
+    ArchivedSnapshotAsk, ArchivedSnapshotNote, ArchivedSnapshotPart, SnapshotMessage,
+};
 use super::table::{ArchivedTableStep, StepKind};
 use super::{HANDSHAKE_FRAME_BYTES_MAX, PeerKind};
 use crate::ids::TableId;
@@ -37,6 +41,8 @@ pub enum PeerFrame<'a> {
     Table(StepKind, TableId, &'a [u8]),
     /// For the groups' members; payload and topology are only bounded.
     Member(MemberStep),
+    /// About a snapshot: between whom, of which transfer, and what.
+    Snapshot(Route, u64, SnapshotMessage<'a>),
 }
 
 struct Payload<'a> {
@@ -106,6 +112,18 @@ pub fn decode(kind: u16, version: u16, payload: &[u8]) -> Result<PeerFrame<'_>, 
         }
         PeerKind::MemberStep => {
             PeerFrame::Member(payload.access::<ArchivedMemberFrame<'_>>()?.to_step()?)
+        }
+        PeerKind::SnapshotAsk => {
+            let (route, of, ask) = payload.access::<ArchivedSnapshotAsk<'_>>()?.check()?;
+            PeerFrame::Snapshot(route, of, ask)
+        }
+        PeerKind::SnapshotPart => {
+            let (route, of, part) = payload.access::<ArchivedSnapshotPart<'_>>()?.check()?;
+            PeerFrame::Snapshot(route, of, part)
+        }
+        PeerKind::SnapshotNote => {
+            let (route, of, note) = payload.access::<ArchivedSnapshotNote>()?.check()?;
+            PeerFrame::Snapshot(route, of, note)
         }
         PeerKind::GroupBatch => PeerFrame::Groups(BatchReader::validate(payload.bytes)?),
     })

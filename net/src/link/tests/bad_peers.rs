@@ -25,6 +25,8 @@ impl Sink for Quiet {
 
     fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
 
+    fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
+
     fn group(&mut self, _: Peer, _: GroupMessage<'_>) {
         self.heard += 1;
     }

@@ -39,6 +39,8 @@ impl Sink for Talker {
 
     fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
 
+    fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
+
     fn group(&mut self, _: Peer, message: GroupMessage<'_>) {
         let number = message.route.group.0;
         assert_eq!(message.route, route(number));

@@ -258,6 +258,8 @@ impl Sink for Member {
 
     fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
 
+    fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
+
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         let GroupMessage { route, message, entries } = message;
         assert_eq!((route.group, route.to), (GROUP, self.id));
