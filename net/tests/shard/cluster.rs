@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forebay_core::ids::ShardId;
+use forebay_core::item::ItemRef;
 use forebay_core::message::{
     AdminRequest, ArchivedAdminReply, ArchivedTableReply, CreateTableRequest, Kind, Message,
 };
-use forebay_core::item::ItemRef;
 use forebay_core::table::TableDescription;
 use forebay_core::time::Nanos;
 use forebay_net::frame::{self, FrameSerializer, Inbox};
@@ -158,8 +158,14 @@ impl Cluster {
         let node = &mut self.nodes[place];
         let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
         let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks)).collect();
-        let opened =
-            store::open(config, node.node_id, buffers, &mut Blocking(&mut node.disk), now, &mut |_| {});
+        let opened = store::open(
+            config,
+            node.node_id,
+            buffers,
+            &mut Blocking(&mut node.disk),
+            now,
+            &mut |_| {},
+        );
         let context = ShardContext {
             shard: ShardId(0),
             node_id: node.node_id.to_be_bytes(),
@@ -304,7 +310,8 @@ impl Cluster {
                 shard.connect_failed(token, 111, now);
                 continue;
             }
-            let (from, to) = (self.opens(place, 0, Some(token)), self.opens(peer, PEER_LISTENER, None));
+            let (from, to) =
+                (self.opens(place, 0, Some(token)), self.opens(peer, PEER_LISTENER, None));
             self.wire([End::Node(place, from), End::Node(peer, to)]);
         }
         fx.wake_at = None;

@@ -147,8 +147,7 @@ fn a_node_without_its_data_is_another_node() {
     cluster.millis(1000);
     let members = cluster.members();
     assert!(members.iter().all(|(place, _)| *place != 1), "it is nobody yet");
-    let join =
-        AdminCommand::Join { node: cluster.described(1), replaces: Some(before.node_id) };
+    let join = AdminCommand::Join { node: cluster.described(1), replaces: Some(before.node_id) };
     assert!((0..100).any(|turn| {
         cluster.millis(20);
         cluster.admin(2 * (turn % 2), &join) == Some(AdminAnswer::Accepted)
