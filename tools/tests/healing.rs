@@ -289,7 +289,46 @@ async fn a_dead_node_is_replaced_by_log_replicas_within_two_seconds_of_its_detec
     check(&table, &written).await;
     // It comes back, and is no member of anything that it was one of: nobody lets it vote.
     nodes.restart(victim);
-    nodes.wait_until_whole(2);
+    nodes.wait_until_whole(3);
+    check(&table, &written).await;
+    nodes.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_die_one_after_the_other_and_their_data_are_whole_again_in_between() {
+    let Some(dir) = scratch() else { return };
+    let mut nodes = Nodes::start(dir.path(), 4);
+    nodes.init(4);
+    let client = connect(&nodes.natives).await;
+    let table = create(&client, "ledger", 4).await;
+    // More than the log replicas get with their log alone.
+    let filler = "x".repeat(2000);
+    for number in 0..2000 {
+        let item = Item::new().with("id", format!("filler-{number}")).with("text", filler.as_str());
+        table.put(&item).send().await.expect("it is written");
+    }
+    let load = Load::begin(&table, 0);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let first = nodes.leader("ledger");
+    let killed = Instant::now();
+    nodes.kill(first);
+    nodes.wait_until_whole(3);
+    eprintln!("three storage replicas {} ms after the first death", killed.elapsed().as_millis());
+    let second = (0..4).find(|place| nodes.runs(*place)).expect("three run");
+    let killed = Instant::now();
+    nodes.kill(second);
+    // Two of three in every group: it goes on, and nobody is left to take the third place.
+    tokio::time::sleep(DETECTION + Duration::from_secs(1)).await;
+    let written = load.end().await;
+    check(&table, &written).await;
+    nodes.restart(first);
+    nodes.wait_until_whole(3);
+    eprintln!("three again {} ms after the second death", killed.elapsed().as_millis());
+    for number in 0..2000 {
+        let key = Item::new().with("id", format!("filler-{number}"));
+        let found = table.get(&key).consistent(true).send().await.expect("a leader answers");
+        assert!(found.is_some(), "filler-{number} was acknowledged");
+    }
     check(&table, &written).await;
     nodes.stop();
 }
@@ -366,6 +405,9 @@ async fn a_node_whose_data_were_deleted_comes_back_as_another_one() {
         let mut places: Vec<usize> = members_of(leader).iter().map(|(place, _)| *place).collect();
         places.sort_unstable();
         places == [0, 2, 3]
+    });
+    nodes.wait_until("full", |leader| {
+        members_of(leader).iter().all(|(_, keeps)| keeps == "storage")
     });
     let written = load.end().await;
     check(&table, &written).await;
