@@ -73,6 +73,7 @@ pub use config::{DurableMode, RingConfig};
 pub use counters::RingCounters;
 pub use error::RingError;
 pub use file::open_direct;
+pub(crate) use system::listen;
 pub use system::{cores_allowed, pin_to_core};
 
 use buffers::ReceiveBuffers;
@@ -468,6 +469,9 @@ impl Shell {
         }
         for (token, addr) in fx.connect.drain(..) {
             self.start_connect(queues, token, addr);
+        }
+        for (token, descriptor) in fx.adopt.drain(..) {
+            self.adopt(queues, token, descriptor);
         }
         for conn in fx.pause_receive.drain(..) {
             self.pause_receive(queues, conn);

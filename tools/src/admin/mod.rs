@@ -99,6 +99,7 @@ fn node_of(address: SocketAddr, node: &NodeDescription) -> TopologyNode {
     TopologyNode {
         node_id: node.node_id,
         az: node.az,
+        certified: node.certified.clone(),
         native: native.collect(),
         peer: node.peer.iter().copied().map(reached).collect(),
     }
