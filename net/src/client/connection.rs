@@ -254,11 +254,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// Asks what node this is, and reads the answer.
-async fn greet(
-    stream: &mut TcpStream,
-    cover: &Cover,
-    inbox: &mut Inbox,
-) -> io::Result<Hello> {
+async fn greet(stream: &mut TcpStream, cover: &Cover, inbox: &mut Inbox) -> io::Result<Hello> {
     let (mut out, mut sealed) = (SendBuf::new(), SendBuf::new());
     exchange::append_probe(&mut out);
     stream.write_all(cover.seal(&out, &mut sealed)?).await?;

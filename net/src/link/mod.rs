@@ -73,8 +73,8 @@ use core::net::SocketAddr;
 use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
-    Ack, Answer, Ask, Authentication, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    PeerFrame, Route, StepKind, TableStep, decode,
+    Ack, Answer, Ask, Authentication, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat,
+    Identity, PeerFrame, Route, StepKind, TableStep, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;

@@ -37,7 +37,8 @@ use crate::replication::{Topology, TopologyNode};
 use crate::ring::{RingConfig, RingError, listen};
 use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
 use crate::tls::{
-    ARRIVALS_QUEUE, Arrival, DIALS_QUEUE, Desk, Dial, Door, Lobby, LobbyPlan, NodeTls, TlsError, Which,
+    ARRIVALS_QUEUE, Arrival, DIALS_QUEUE, Desk, Dial, Door, Lobby, LobbyPlan, NodeTls, TlsError,
+    Which,
 };
 use config::{ClusterPlace, NodeConfig, shard_address};
 use shard_thread::{Hello, Ports, Secure, ShardPlan};
@@ -71,7 +72,7 @@ pub enum NodeError {
     Control(#[from] ControlError),
     /// The certificates cannot be used, or the handshakes' threads not be made.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(Box<TlsError>),
     /// The maintenance lane could not open the log.
     #[error(transparent)]
     Maintenance(#[from] VerifierError),
@@ -106,6 +107,12 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+}
+
+impl From<TlsError> for NodeError {
+    fn from(error: TlsError) -> NodeError {
+        NodeError::Tls(Box::new(error))
+    }
 }
 
 #[derive(Debug)]
@@ -334,13 +341,11 @@ impl Node {
         self.shards.iter().map(|shard| Arc::clone(&shard.metrics)).collect()
     }
 
-    /// Reads the certificates again, for connections from here on. Where there are none, nothing
-    /// happens.
-    ///
-    /// # Errors
-    /// A file is wrong; the error says which and how, and nothing has changed.
-    pub fn reload_certificates(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
+    /// Reads the certificates again, for connections from here on; None where there are none. An error
+    /// says which file is wrong and how, and nothing has changed.
+    #[must_use]
+    pub fn reload_certificates(&self) -> Option<Result<(), TlsError>> {
+        self.tls.as_ref().map(|tls| tls.reload())
     }
 
     /// Why a shard ended by itself, once one has.

@@ -361,6 +361,9 @@ impl Machine for Hosted {
         }
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);
+            if let Some(tls) = &mut self.tls {
+                tls.observe(&self.shard);
+            }
             self.maintenance.step(self.shard.store(), &self.metrics);
         }
     }

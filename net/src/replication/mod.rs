@@ -306,13 +306,7 @@ impl Replication {
     ///
     /// `name` is the peer's in its certificate, if it has shown one. A name that no node of the cluster
     /// has belongs to no greeting, and is refused with it.
-    pub fn connected(
-        &mut self,
-        conn: ConnId,
-        token: Option<u64>,
-        name: Option<&str>,
-        now: Nanos,
-    ) {
+    pub fn connected(&mut self, conn: ConnId, token: Option<u64>, name: Option<&str>, now: Nanos) {
         let topology = self.topology.as_deref();
         let certified = name.map(|name| {
             let node = topology.and_then(|topology| topology.certified(name));

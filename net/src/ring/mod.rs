@@ -39,6 +39,8 @@
 //! Left out: SQPOLL (it burns a second core per shard) and pinning io-wq's workers (measured: it
 //! halved throughput when they shared the client's core).
 
+#[cfg(test)]
+mod adoption_tests;
 mod buffers;
 mod clock;
 mod config;

@@ -243,7 +243,14 @@ impl Shell {
             return;
         }
         let Some(addr) = &connecting.addr else {
-            return self.open(queues, connecting.fd as u32, 0, Some(connecting.token), machine, now);
+            return self.open(
+                queues,
+                connecting.fd as u32,
+                0,
+                Some(connecting.token),
+                machine,
+                now,
+            );
         };
         let (addr, addr_len) = (addr.as_ptr(), addr.len());
         let entry =

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use forebay_core::message::peer::HelloRefusal;
 use forebay_core::time::Nanos;
 use tokio::sync::mpsc;
 
@@ -43,6 +44,8 @@ pub(crate) struct Host {
     dials: mpsc::Sender<Dial>,
     adopting: HashMap<u64, Adopting>,
     next_token: u64,
+    /// Greetings that did not fit their certificates, as far as they were counted here.
+    wrong_nodes: u64,
 }
 
 impl Host {
@@ -54,7 +57,16 @@ impl Host {
         dials: mpsc::Sender<Dial>,
     ) -> Host {
         let layer = Layer::new(Arc::clone(&tls));
-        Host { tls, layer, shard, arrivals, dials, adopting: HashMap::new(), next_token: 0 }
+        Host {
+            tls,
+            layer,
+            shard,
+            arrivals,
+            dials,
+            adopting: HashMap::new(),
+            next_token: 0,
+            wrong_nodes: 0,
+        }
     }
 
     /// The ring has taken a connection over.
@@ -122,6 +134,19 @@ impl Host {
             }
         }
         self.layer.before_turn(shard, now, fx);
+    }
+
+    /// Counts what the links alone can see. Now and then.
+    pub(crate) fn observe(&mut self, shard: &Shard) {
+        let Some(replication) = shard.replication() else { return };
+        let refused = &replication.link_counters().refused;
+        let wrong = refused[HelloRefusal::WrongCertificate.index()];
+        for _ in self.wrong_nodes..wrong {
+            self.tls.refusals().count(Refusal::WrongNode, || {
+                format!("a greeting at shard {} did not fit its certificate", self.shard)
+            });
+        }
+        self.wrong_nodes = wrong;
     }
 
     /// Seals what the shard sends, and lets the lobby dial. After the shard's turn.

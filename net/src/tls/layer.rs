@@ -200,12 +200,7 @@ impl Layer {
     }
 
     /// Seals what the machine sends, and says what TLS has to say. After the machine's turn.
-    pub(crate) fn after_turn<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        now: Nanos,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn after_turn<M: Machine>(&mut self, machine: &mut M, now: Nanos, fx: &mut Effects) {
         std::mem::swap(&mut fx.send, &mut self.sends);
         std::mem::swap(&mut fx.close, &mut self.closes);
         let mut sends = std::mem::take(&mut self.sends);
@@ -275,13 +270,7 @@ impl Layer {
     }
 
     /// Does what waited for the connection's turn.
-    fn settle<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        conn: ConnId,
-        now: Nanos,
-        fx: &mut Effects,
-    ) {
+    fn settle<M: Machine>(&mut self, machine: &mut M, conn: ConnId, now: Nanos, fx: &mut Effects) {
         let Some(found) = self.get(conn) else { return };
         found.is_due = false;
         if found.is_sending || found.end == End::Told {

@@ -57,6 +57,9 @@ refusals! {
     NotYetValid = "not_yet_valid" "the certificate is not valid yet",
     /// A client's certificate where a node's is wanted, or the reverse.
     WrongRole = "wrong_role" "the certificate is for another role",
+    /// A peer's greeting names another node than its certificate, or one that no node of the cluster has.
+    /// Give each node its own certificate.
+    WrongNode = "wrong_node" "the certificate is another node's",
     /// Anything else that is wrong with a certificate. Make a new one.
     BadCertificate = "bad_certificate" "the certificate cannot be used",
     /// The other side refused this one's certificate, or gave up; the alert says why.

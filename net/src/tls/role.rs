@@ -45,7 +45,8 @@ impl Role {
     /// The name of this role in a certificate, without its prefix.
     pub(crate) fn name_in(self, certificate: &CertificateDer<'_>) -> Option<String> {
         let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
-        let mut names = parsed.valid_dns_names().filter_map(|name| name.strip_prefix(self.prefix()));
+        let mut names =
+            parsed.valid_dns_names().filter_map(|name| name.strip_prefix(self.prefix()));
         names.next().filter(|name| !name.is_empty()).map(str::to_owned)
     }
 

@@ -250,8 +250,7 @@ fn files_that_everybody_would_refuse_are_refused_at_the_start() {
     let good = authority.issue("good", "node.a", Time::Now);
     assert_eq!(NodeTls::read(&good).unwrap().name(), "a");
     let other = authority.issue("other", "node.b", Time::Now);
-    let foreign =
-        TlsFiles { authority: stranger.path().join("authority.pem"), ..good.clone() };
+    let foreign = TlsFiles { authority: stranger.path().join("authority.pem"), ..good.clone() };
     let missing = TlsFiles { key: "nowhere.key".into(), ..good.clone() };
     for (files, words) in [
         (TlsFiles { key: other.key.clone(), ..good.clone() }, "does not fit"),

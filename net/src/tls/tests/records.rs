@@ -178,7 +178,8 @@ fn garbage_that_looks_like_records_is_refused_and_never_kept_without_end() {
         // A handshake message of 16 MiB begins, and never ends.
         bytes.extend_from_slice(&[1, 255, 255, 255]);
         bytes.resize(5 + usize::from(length), 7);
-        let ended = (0..100).any(|_| serving.receive(&bytes, &mut Vec::new(), |_| panic!()).is_err());
+        let ended =
+            (0..100).any(|_| serving.receive(&bytes, &mut Vec::new(), |_| panic!()).is_err());
         assert!(ended, "records of {length}");
     }
 }
