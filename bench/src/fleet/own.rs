@@ -56,7 +56,8 @@ fn start_dev(name: &str, place: &Place, tls: bool) -> Result<Member, BenchError>
     let data = data.display().to_string();
     let mut words = vec![program, "dev".to_owned(), "--data".to_owned(), data];
     words.extend(tls.then(|| "--tls".to_owned()));
-    let addresses = ["--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    // One node, whose cost is its own.
+    let addresses = ["--nodes", "1", "--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     words.extend(addresses.map(str::to_owned));
     words.extend(place.forebay.iter().cloned());
     start_announced(name, &words, place, dir, (scheme, &part))

@@ -18,31 +18,14 @@
 //! whatever lies beyond. An unreadable block decides nothing: the scan fails
 //! ([`ScanError::Read`]) rather than guess.
 //!
-//! **Rule (opening marker).** Before anything is served, the writer that goes on at P writes a marker
-//! there, of its own incarnation, and waits until it is durable
-//! ([`LogWriter::opening_marker`](super::LogWriter::opening_marker)).
-//!
 //! Why a cut batch never comes back. Say a recovery cuts at P and the writer goes on as incarnation
-//! i, which is one more than the highest found in any header of the ring, cut ones included, and
-//! than the superblock's.
-//! * *Beyond P*, stale batches have incarnations below i. A batch follows in the chain only if its
-//!   incarnation is not below its predecessor's, and from the marker on that is i.
-//! * *At P* no predecessor tells the old batch from the next one: what keeps it out is only what it
-//!   lost. Without the marker the next batch would be written over it, be torn by a second crash
-//!   before its header landed, and its sectors could be just those that the old batch lacks: zeros
-//!   of its padding, or the middle of the same large item. The old batch would be whole again after
-//!   others had been told that it does not exist. With the marker, the block at P holds a header of
-//!   incarnation i and zeros before there is anybody to tell, and is not written again.
-//! * *The marker itself* may be torn and so complete the old batch, or land without its header. Then
-//!   nobody has been served since the crash that tore the batch, and the next recovery may still
-//!   find it or not. A recovery cut off at any moment has decided nothing.
-//!
-//! It is written also where nothing was cut: a failed write may be on the medium (or on one leg of a
-//! mirror) without being seen by the scan. And so every opening leaves its incarnation in the log,
-//! which links and leases rely on: no two openings have the same. Where the ring has no block free
-//! there is no marker; the block at P is then still needed, so no batch was ever begun there.
-//! The price is one durable write of a block for each opening. Openings of which none lasts until a
-//! checkpoint's end eat into the reserve: some 4,000 of them at the standard sizes.
+//! i. Beyond P, stale batches have incarnations below i, because i is one more than the highest
+//! found in any header of the ring, cut ones included, and than the superblock's. A batch follows
+//! in the chain only if its incarnation is not below its predecessor's, and the first batch at P is
+//! of incarnation i. That holds even if that recovery is itself cut off before its first write
+//! lands: the next one finds P again, and an incarnation that is higher still if anything landed.
+//! At P itself no predecessor tells the old batch from the new one; there the **Rule (opening
+//! block)** of [`opening`](super::opening) keeps it out.
 //!
 //! Why the highest `durable_lsn` may be taken from stale batches too: it was true when it was
 //! written, and by this rule no later cut went below it.
@@ -59,6 +42,7 @@ use std::collections::VecDeque;
 use forebay_core::ids::Lsn;
 
 use super::format::{BadBatch, BatchHeader, BatchKind, LogRecord};
+use super::opening::is_opening;
 use super::reader::{ChainReader, ChainStep, is_of_log};
 use super::{BLOCK, LogConfig, LogPoint, OpIds};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
@@ -231,6 +215,8 @@ pub struct LogScan {
     /// Headers at or beyond the chain's end, and the first one beyond.
     beyond: u64,
     stale_beyond: u64,
+    /// Headers of lower ones are stale: of the batch at the chain's end, or of the opening block.
+    end_incarnation: u64,
     next_good_lsn: Option<Lsn>,
     bad: Option<BadBatch>,
     segments: Vec<LogPoint>,
@@ -276,6 +262,7 @@ impl LogScan {
             incarnation: point.incarnation,
             beyond: 0,
             stale_beyond: 0,
+            end_incarnation: 0,
             next_good_lsn: None,
             bad: None,
             segments: at_segment.then_some(point).into_iter().collect(),
@@ -412,7 +399,8 @@ impl LogScan {
     fn chain_ends(&mut self, bad: BadBatch) {
         self.phase = Phase::Search;
         self.bad = Some(bad);
-        self.search_lsn = self.reader.point().lsn;
+        let point = self.reader.point();
+        (self.search_lsn, self.end_incarnation) = (point.lsn, point.incarnation);
         let rest = self.reader.rest().to_vec();
         self.search(&rest);
     }
@@ -436,12 +424,14 @@ impl LogScan {
             }
             self.durable_lsn = self.durable_lsn.max(header.durable_lsn);
             self.incarnation = self.incarnation.max(header.incarnation);
-            let LogPoint { lsn: end, incarnation, .. } = self.reader.point();
-            if header.lsn >= end {
+            let end = self.reader.point();
+            if is_opening(&header, &end) {
+                self.end_incarnation = header.incarnation;
+            } else if header.lsn >= end.lsn {
                 self.beyond += 1;
-                self.stale_beyond += u64::from(header.incarnation < incarnation);
+                self.stale_beyond += u64::from(header.incarnation < self.end_incarnation);
             }
-            if header.lsn > end && self.next_good_lsn.is_none() {
+            if header.lsn > end.lsn && self.next_good_lsn.is_none() {
                 self.next_good_lsn = Some(header.lsn);
             }
         }

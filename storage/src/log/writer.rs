@@ -11,8 +11,7 @@
 //! for it in a queue by the position returned; [`LogWriter::seal`] once at the end of the turn;
 //! [`LogWriter::done`] for each completion, after which everything queued below
 //! [`LogWriter::durable_lsn`] may go. When a turn found nothing to do and
-//! [`LogWriter::needs_marker`], a timer of some milliseconds, and then [`LogWriter::marker`]. After a
-//! recovery, before all of that, [`LogWriter::opening_marker`].
+//! [`LogWriter::needs_marker`], a timer of some milliseconds, and then [`LogWriter::marker`].
 //!
 //! Bounded memory: the pool's buffers, a few single blocks, and at most two large ones. When none
 //! is free the append is refused with [`AppendError::Busy`], before anything changed.
@@ -521,29 +520,14 @@ impl LogWriter {
 
     /// Hands out a marker batch if one is needed and there is room for it.
     pub fn marker(&mut self, out: &mut Vec<DiskOp>) -> bool {
-        if !self.needs_marker() {
-            return false;
-        }
-        let marker = self.make_marker();
-        out.extend(marker);
-        self.marked
-    }
-
-    /// The first batch after a recovery, to be durable before anything is served; None if the ring
-    /// is full to its last block. See the Rule in [`recovery`](super::recovery).
-    pub fn opening_marker(&mut self) -> Option<DiskOp> {
-        assert!(self.is_idle() && self.stats.batches == 0, "the opening marker is the first batch");
-        self.make_marker()
-    }
-
-    fn make_marker(&mut self) -> Option<DiskOp> {
         let room = self.end_lsn().after(BLOCK) <= self.limit();
-        if !room || self.block_buffers.is_empty() {
-            return None;
+        if !self.needs_marker() || !room || self.block_buffers.is_empty() {
+            return false;
         }
         let marker = self.empty_batch(BatchKind::Marker, BLOCK);
         self.closed_lsn = marker.header.next_lsn();
-        Some(self.submit(marker))
+        out.push(self.submit(marker));
+        true
     }
 
     /// Nothing is open, waiting or in flight.

@@ -3,7 +3,7 @@
 //! ```text
 //!   superblocks ─► newest valid ─► space map ─► catalog: every group with its tree's root
 //!                      │
-//!                      └► checkpoint_lsn ─► log scan ─► entries into the overlay ─► LogWriter ─► marker
+//!                      └► checkpoint_lsn ─► log scan ─► entries into the overlay ─► LogWriter
 //! ```
 //!
 //! Trees are not read: their pages come into the cache when somebody asks. The time is that of one
@@ -25,13 +25,14 @@ use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
 use super::members::{Carrier, StagedEntries};
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
+use super::snapshot::Snapshots;
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
 use crate::cache::{PageCache, ReadError, ReadStart};
 use crate::log::format::PutPayload;
 use crate::log::{
     LogFailed, LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError,
-    ScanStart, ScanStep,
+    ScanStart, ScanStep, opening_block,
 };
 use crate::overlay::{InFlight, KeyHash, Overlay, OverlayConfig};
 use crate::space::{Runs, SpaceError, SpaceMap, SpaceRoot};
@@ -163,7 +164,7 @@ pub enum OpenError {
     /// The device failed.
     #[error("the pages file: {0}")]
     Disk(#[from] DiskError),
-    /// The log's first new batch could not be written: look at the device, then try again.
+    /// The log's opening block could not be written: look at the device, then try again.
     #[error(transparent)]
     LogWrite(#[from] LogFailed),
     /// Memory for the page cache could not be had: lower it.
@@ -217,6 +218,7 @@ pub fn open(
     }
     opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
+    store.list_behind();
     if chosen.is_none() {
         store.format(disk, now)?;
     } else {
@@ -527,6 +529,7 @@ impl Opening {
             staged_count: 0,
             reads: Vec::new(),
             past_entries: Vec::new(),
+            snapshots: Snapshots::default(),
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),
@@ -622,13 +625,17 @@ fn read_page(
 }
 
 impl Store {
-    /// What the recovery cut cannot come back from now on: the log's Rule (opening marker). A shard
-    /// that never had a checkpoint never wrote to its log.
+    /// From now on nothing that the recovery cut can come back: the log's Rule (opening block). A
+    /// shard that never had a checkpoint never wrote to its log.
     fn mark_opening(&mut self, disk: &mut dyn BlockingDisk) -> Result<(), LogFailed> {
-        if let Some(op) = self.log.opening_marker() {
-            self.log.done(disk.carry_out(op))?;
+        let (point, op) = (self.log.durable_point(), self.next_op());
+        match opening_block(&self.config.log, point, self.log.trim_lsn(), op) {
+            Some(write) => disk
+                .carry_out(write)
+                .result
+                .map_err(|error| LogFailed { lsn: point.lsn, errno: error.errno }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes the first checkpoint of a shard that was never used, so that from now on blank

@@ -9,7 +9,7 @@ mod writer;
 use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
 
 use super::*;
-use crate::block::{BlockBuf, ShardFile};
+use crate::block::{BlockBuf, DiskOp, ShardFile};
 use crate::sim_disk::{SimDisk, SimRandom};
 
 const WRITER_OPS: u64 = 1 << 48;
@@ -104,7 +104,7 @@ impl Rig {
         rig
     }
 
-    /// As [`Rig::restart`], up to the moment before the opening marker is written.
+    /// As [`Rig::restart`], up to the moment before the opening block is written.
     fn restart_unmarked(self, mut disk: SimDisk) -> Rig {
         let Rig { config, start, slot, .. } = self;
         let (recovered, found) = recover(&config, &mut disk, start);
@@ -113,11 +113,14 @@ impl Rig {
         Rig { config, disk, log, start, appended: found, slot }
     }
 
+    fn opening_block(&self) -> Option<DiskOp> {
+        opening_block(&self.config, self.log.durable_point(), self.log.trim_lsn(), OpId(9))
+    }
+
     fn mark_opening(&mut self) {
-        if let Some(op) = self.log.opening_marker() {
+        if let Some(op) = self.opening_block() {
             self.disk.submit(op);
-            let done = self.disk.complete_next().expect("just submitted");
-            self.log.done(done).expect("no fault was injected");
+            self.disk.complete_next().expect("just submitted").result.expect("no fault");
         }
     }
 

@@ -1,4 +1,4 @@
-//! **Rule (opening marker)**: what a recovery cut does not come back after a second crash.
+//! **Rule (opening block)**: what a recovery cut does not come back after a second crash.
 //!
 //! ```text
 //!   block at P:     older lap   |x x x x x . . .|     sectors; the rest are zeros
@@ -25,7 +25,7 @@ const PADDING: Case = Case {
     sector_bytes: 512,
     lap_bytes: 2_400,
     old_bytes: 1_200,
-    next_bytes: 300,
+    next_bytes: 700,
     same_item: false,
 };
 /// The middle of the same large item does.
@@ -119,7 +119,7 @@ fn a_batch_that_recovery_cut_is_not_completed_by_the_next_one_torn_over_it() {
         println!("{states} states after two crashes");
         assert!(states > 100);
         assert_eq!(returned, 0);
-        // Without the marker there are such states: the marker is what keeps the batch out.
+        // Without the block there are such states: it is what keeps the batch out.
         assert!(case.play(false).1 > 0);
     }
 }
@@ -149,7 +149,7 @@ fn a_batch_whose_write_failed_and_that_recovery_did_not_see_does_not_appear_late
 }
 
 #[test]
-fn an_opening_cut_off_at_its_marker_leaves_the_batch_whole_or_not_at_all() {
+fn an_opening_cut_off_at_its_block_leaves_the_batch_whole_or_not_at_all() {
     let mut rig = PADDING.begun();
     rig.append(PADDING.old_bytes).expect("room");
     rig.seal();
@@ -157,8 +157,8 @@ fn an_opening_cut_off_at_its_marker_leaves_the_batch_whole_or_not_at_all() {
     let mut whole = 0;
     for disk in PADDING.images(&rig.disk) {
         let mut opening = PADDING.begun().restart_unmarked(disk);
-        let marker = opening.log.opening_marker().expect("room");
-        opening.disk.submit(marker);
+        let block = opening.opening_block().expect("room");
+        opening.disk.submit(block);
         for mut disk in PADDING.images(&opening.disk) {
             let (recovered, found) = recover(&opening.config, &mut disk, opening.start);
             assert!(recovered.expect("no damage").point.incarnation > 1);
@@ -166,7 +166,7 @@ fn an_opening_cut_off_at_its_marker_leaves_the_batch_whole_or_not_at_all() {
             whole += u64::from(found.len() > opening.appended.len());
         }
     }
-    // Completed by the marker's zeros, before anybody was served.
+    // Completed by the block's zeros, before anybody was served.
     assert!(whole > 0);
 }
 
@@ -178,12 +178,46 @@ fn no_two_openings_have_the_same_incarnation_even_if_nothing_is_written_between_
         let image = rig.image();
         rig = rig.restart(image);
         assert_eq!(rig.log.incarnation(), opening);
+        assert_eq!(rig.log.end_lsn(), Lsn(4096), "an opening takes no room");
     }
-    assert!(!rig.log.needs_marker());
+    let (recovered, _) = recover(&rig.config, &mut rig.image(), rig.start);
+    assert_eq!(recovered.expect("no damage").cut, None, "an opening block is nothing that was cut");
 }
 
 #[test]
-fn a_ring_that_is_full_to_its_last_block_opens_without_a_marker() {
+fn what_was_there_at_an_opening_is_vouched_for() {
+    let mut rig = Rig::new(tiny());
+    rig.write_settled(&[100]);
+    let image = rig.image();
+    let mut rig = rig.restart(image);
+    rig.disk.flip_bit(ShardFile::Log, 200, 1);
+    let (recovered, _) = recover(&rig.config, &mut rig.disk, rig.start);
+    let Err(ScanError::Damage(damage)) = recovered else { panic!("{recovered:?}") };
+    assert_eq!((damage.lsn, damage.durable_lsn), (Lsn(0), Lsn(4096)));
+}
+
+#[test]
+fn a_batch_is_cut_with_a_warning_once() {
+    let mut rig = Rig::new(tiny());
+    for bytes in [100, 200, 300] {
+        rig.append(bytes).expect("room");
+        rig.seal();
+    }
+    let last = rig.disk.in_flight().last().expect("three batches");
+    rig.disk.complete(last).expect("in flight");
+    let lost = CrashOptions { images_max: 2, sector_bytes: 512, seed: 1 };
+    let mut image = rig.disk.crash_images(lost).next().expect("everything else lost");
+    for stale in [0, 1, 1] {
+        let (recovered, _) = recover(&rig.config, &mut image, rig.start);
+        let cut = recovered.expect("no damage").cut.expect("a batch is there");
+        assert_eq!((cut.batches, cut.stale_batches), (1, stale));
+        rig = rig.restart(image);
+        image = rig.image();
+    }
+}
+
+#[test]
+fn a_ring_that_is_full_to_its_last_block_opens_as_it_is() {
     let mut rig = Rig::new(tiny());
     while rig.log.append_reserved(&record(rig.slot), &[&payload(rig.slot, 3000)]).is_ok() {
         rig.settle();
@@ -193,8 +227,10 @@ fn a_ring_that_is_full_to_its_last_block_opens_without_a_marker() {
     let image = rig.image();
     let mut rig = rig.restart(image);
     assert_eq!(rig.log.end_lsn().0, rig.config.capacity_bytes());
+    assert!(rig.opening_block().is_none());
     assert_eq!(rig.appended.len() as u64, records);
-    assert_eq!(rig.log.stats().batches, 0);
+    let (recovered, found) = recover(&rig.config, &mut rig.image(), rig.start);
+    assert_eq!((recovered.expect("no damage").cut, found), (None, rig.appended.clone()));
     rig.checkpoint();
     rig.write_settled(&[10]);
 }
