@@ -16,6 +16,7 @@ use forebay_net::metrics::{ShardMetrics, ShardPhase};
 use forebay_net::node::Node;
 use forebay_net::node::config::{ClusterPlace, NodeConfig};
 use forebay_net::replication::{Topology, TopologyNode};
+use forebay_net::tls::TlsFiles;
 use forebay_storage::directory::{DataDirectory, replace_file};
 use rand::TryRngCore;
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,8 @@ impl ClusterFile {
             let found = nodes.iter().find(|node| name(node.node_id) == *place);
             found.cloned().unwrap_or_else(|| {
                 let node_id = u128::from_str_radix(place, 16).unwrap_or_default().to_be_bytes();
-                TopologyNode { node_id, az: 0, native: Vec::new(), peer: Vec::new() }
+                let (native, peer) = (Vec::new(), Vec::new());
+                TopologyNode { node_id, az: 0, certified: None, native, peer }
             })
         };
         self.places.iter().map(in_place).collect()
@@ -138,6 +140,10 @@ pub(crate) fn configs(config: &NodeConfig, nodes: u32) -> Vec<NodeConfig> {
         native: plus(config.native, place * u32::from(shards)),
         http: config.http.map(|http| plus(http, place)),
         memory_bytes: config.memory_bytes / u64::from(nodes),
+        tls: config.tls.as_ref().map(|_| {
+            let certificates = crate::dev::certificates(&config.data_dir);
+            TlsFiles::in_directory(&certificates, &format!("node-{}", place + 1))
+        }),
         // The nodes share the cores.
         pin_cores: false,
         cluster: Some(ClusterPlace {
@@ -163,6 +169,9 @@ pub(crate) fn start(
 ) -> Result<Box<dyn Running>, Failure> {
     let shards = opened.first().map_or(1, |(_, directory)| directory.geometry().shards);
     let mut file = read_or_draw(data, opened.len() as u32, shards)?;
+    if opened.iter().any(|(config, _)| config.tls.is_some()) {
+        crate::dev::make_certificates(data, opened.len() as u32)?;
+    }
     let digits = u128::from_str_radix(&file.cluster_id, 16);
     let cluster_id = digits.map_err(|error| bad_file(data, &error.to_string()))?.to_be_bytes();
     let mut nodes = Vec::with_capacity(opened.len());
@@ -290,6 +299,7 @@ mod tests {
         let node = |n: u8| TopologyNode {
             node_id: [n; 16],
             az: n.into(),
+            certified: None,
             native: at(1000 + u16::from(n)),
             peer: at(2000 + u16::from(n)),
         };

@@ -380,7 +380,7 @@ async fn a_node_of_another_cluster_is_refused_by_name() {
         assert_eq!(code(&forebay(&["admin", "init", name])), 0);
     }
     refused(&["admin", "join", &names[0], "--cluster", &names[1]], 2, &["is in cluster", "not in"]);
-    let alone = Node::dev(&dir.path().join("alone"), &["--nodes", "1", "--http", "off"]);
+    let alone = Node::dev(&dir.path().join("alone"), &["--http", "off"]);
     let single = alone.native().to_string();
     refused(&["admin", "join", &single, "--cluster", &names[1]], 2, &["stands alone"]);
     refused(&["admin", "join", &names[0], "--cluster", &single], 2, &["is in no cluster"]);

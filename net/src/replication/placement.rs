@@ -52,7 +52,7 @@ const RETRY_NANOS: u64 = 200 * Nanos::PER_MILLI;
 /// The same of a promotion, which may wait for a long copy.
 const PROMOTE_RETRY_NANOS: u64 = 500 * Nanos::PER_MILLI;
 /// A shard that must keep an earlier member of a group is not asked for another one for so long.
-const OCCUPIED_NANOS: u64 = 10 * Nanos::PER_SECOND;
+const OCCUPIED_NANOS: u64 = 2 * Nanos::PER_SECOND;
 /// Groups whose members are replaced at a time. Each takes a few round trips.
 const REPLACED_AT_ONCE: usize = 64;
 

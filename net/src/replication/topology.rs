@@ -32,6 +32,9 @@ pub struct TopologyNode {
     pub node_id: [u8; 16],
     /// Where it stands.
     pub az: u16,
+    /// Its name in its certificate, without `node.`; none where no certificates are in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certified: Option<String>,
     /// Where its shards listen for clients, by shard number.
     pub native: Vec<SocketAddr>,
     /// Where its shards listen for peers, by shard number; none if the node was replaced.
@@ -147,6 +150,12 @@ impl Topology {
         node.native.get((peer.0 % SHARDS_PER_NODE) as usize).copied()
     }
 
+    /// The node whose certificate bears this name.
+    #[must_use]
+    pub fn certified(&self, name: &str) -> Option<&TopologyNode> {
+        self.nodes.iter().find(|node| node.certified.as_deref() == Some(name))
+    }
+
     /// Where a node of the cluster has these data, if it has.
     #[must_use]
     pub fn place_of(&self, node_id: &[u8; 16]) -> Option<usize> {
@@ -177,6 +186,8 @@ impl Topology {
         let mut new = self.clone();
         if let Some(replaced) = replaces.and_then(|place| new.nodes.get_mut(place)) {
             (replaced.native, replaced.peer) = (Vec::new(), Vec::new());
+            // Whoever shows that name from now on is the new node.
+            replaced.certified = None;
         }
         let others = || new.nodes.iter().filter(|other| !other.peer.is_empty());
         let loopback = others().any(|other| other.peer.iter().all(|at| at.ip().is_loopback()));
@@ -282,6 +293,7 @@ mod tests {
         let node = |(place, az): (usize, &u16)| TopologyNode {
             node_id: [place as u8; 16],
             az: *az,
+            certified: None,
             native: address(1000 + place as u16),
             peer: address(2000 + place as u16),
         };
@@ -321,6 +333,7 @@ mod tests {
         let node = |n: u8, port: u16| TopologyNode {
             node_id: [n; 16],
             az: 0,
+            certified: None,
             native: vec![SocketAddr::from(([127, 0, 0, 1], port))],
             peer: vec![SocketAddr::from(([127, 0, 0, 1], port + 1000))],
         };

@@ -137,6 +137,7 @@ impl Cluster {
         TopologyNode {
             node_id: self.nodes[place].node_id.to_be_bytes(),
             az: self.azs[place],
+            certified: None,
             native: vec![address(NATIVE_PORT, place)],
             peer: vec![address(PEER_PORT, place)],
         }

@@ -21,6 +21,7 @@ fn topology(azs: &[u16]) -> Topology {
     let node = |(place, az): (usize, &u16)| TopologyNode {
         node_id: [place as u8 + 1; 16],
         az: *az,
+        certified: None,
         native: vec![SocketAddr::from(([127, 0, 0, 1], 1000 + place as u16))],
         peer: vec![SocketAddr::from(([127, 0, 0, 1], 2000 + place as u16))],
     };
