@@ -66,6 +66,10 @@ data = "/var/lib/forebay"
 # Longest slice of checkpoint work between requests.
 # checkpoint_slice_microseconds = 200
 
+# In a cluster, what each shard sends, and what it fetches, when a member needs another one's state:
+# bytes a second. Slower leaves more to requests; too slow, and the logs have gone on meanwhile.
+# snapshot_bytes_per_second = "64MiB"
+
 # With this section the node is one of a cluster, which `forebay admin init` makes of running nodes.
 # [cluster]
 # Where shard 0 listens for the other nodes; shard n takes this port plus n.
@@ -95,6 +99,7 @@ struct FileConfig {
     checkpoint_log_fill_percent: Option<u8>,
     checkpoint_overlay_fill_percent: Option<u8>,
     checkpoint_slice_microseconds: Option<u32>,
+    snapshot_bytes_per_second: Option<ByteSize>,
     cluster: Option<FileCluster>,
 }
 
@@ -195,6 +200,7 @@ impl FileConfig {
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
         let place = |FileCluster { peer, az }| ClusterPlace { az, peer };
         config.cluster = self.cluster.map(place);
+        set(&mut config.snapshot_bytes_per_second, bytes(self.snapshot_bytes_per_second));
         let pacing = &mut config.checkpoint;
         set(&mut pacing.interval_seconds, self.checkpoint_seconds);
         set(&mut pacing.log_fill_percent, self.checkpoint_log_fill_percent);

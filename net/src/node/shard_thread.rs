@@ -165,7 +165,8 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
             clock: Clock(Arc::new(|| Nanos(boottime_nanos()))),
         }),
     };
-    let shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    let mut shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    shard.set_snapshot_bytes_per_second(config.snapshot_bytes_per_second);
     if let Some(source) = shard.unreadable().cloned() {
         return Err(NodeError::Unreadable { shard: plan.shard, source });
     }
