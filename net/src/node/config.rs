@@ -20,6 +20,7 @@ use forebay_storage::log::{
 };
 
 use crate::replication::SnapshotSettings;
+use crate::tls::TlsFiles;
 
 /// Where a node listens for native clients unless told otherwise; shard n takes this port plus n.
 pub const NATIVE_PORT: u16 = 4700;
@@ -145,6 +146,8 @@ pub struct NodeConfig {
     pub snapshot_bytes_per_second: u64,
     /// The node's place in a cluster. None: it stands alone.
     pub cluster: Option<ClusterPlace>,
+    /// Its certificates. None: clients and peers speak plain text, and nobody shows who he is.
+    pub tls: Option<TlsFiles>,
     /// Connections of each shard; more are refused.
     pub connections_max: u32,
     /// Bytes of disk buffers that each shard registers with its ring; they count against the
@@ -187,6 +190,7 @@ impl NodeConfig {
             checkpoint: CheckpointPacing::default(),
             snapshot_bytes_per_second: SnapshotSettings::DEFAULT.bytes_per_second,
             cluster: None,
+            tls: None,
             connections_max: 4096,
             registered_bytes: 2 << 20,
         }

@@ -72,6 +72,7 @@ fn topology() -> Topology {
     let node = |n: usize| TopologyNode {
         node_id: [n as u8 + 1; 16],
         az: n as u16,
+        certified: None,
         native: vec![SocketAddr::from(([127, 0, 0, 1], 1000 + n as u16))],
         peer: vec![SocketAddr::from(([127, 0, 0, 1], 2000 + n as u16))],
     };
@@ -213,8 +214,8 @@ impl World {
             let (here, there) = (self.new_conn(index), self.new_conn(to));
             self.nodes[index].conns.insert(here, (to, there));
             self.nodes[to].conns.insert(there, (index, here));
-            self.nodes[index].replication.connected(here, Some(token), now);
-            self.nodes[to].replication.connected(there, None, now);
+            self.nodes[index].replication.connected(here, Some(token), None, now);
+            self.nodes[to].replication.connected(there, None, None, now);
         }
         for conn in fx.close {
             let Some((to, there)) = self.nodes[index].conns.remove(&conn) else { continue };

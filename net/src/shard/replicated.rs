@@ -363,6 +363,9 @@ impl Shard {
             let seed = self.context.random_seed;
             let mut replication = Replication::new(identity, &self.store, seed, now);
             replication.set_snapshot_settings(self.snapshots);
+            if self.certified.is_some() {
+                replication.demand_certificates();
+            }
             self.replication = Some(Box::new(replication));
         }
         let Some(replication) = self.replication.as_deref_mut() else { return };
