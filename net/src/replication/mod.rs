@@ -40,7 +40,10 @@ mod member;
 mod membership;
 mod placement;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod topology;
+mod wanting;
 
 use std::sync::Arc;
 

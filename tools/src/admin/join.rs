@@ -69,6 +69,7 @@ pub(super) fn join(
             return Err(Failure::new(Exit::Usage, format!("{cluster} is in no cluster")));
         };
         let node = joinable(address, &new, &topology)?;
+        let replaces = replaces.or_else(|| replaced_by(&node, &topology));
         if let Some(place) = topology.place_of(&new.node_id) {
             return match ask(address, &AdminCommand::Joined(topology.clone()))? {
                 AdminAnswer::Accepted => Ok((topology, place)),
@@ -99,6 +100,14 @@ pub(super) fn join(
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Who had the new node's address for clients before: it answers there under another id now, so the
+/// old node's data are gone.
+fn replaced_by(node: &TopologyNode, topology: &Topology) -> Option<[u8; 16]> {
+    let first = node.native.first()?;
+    let old = topology.nodes.iter().find(|old| old.native.first() == Some(first))?;
+    (old.node_id != node.node_id).then_some(old.node_id)
 }
 
 /// Whether it is of no use to ask again.

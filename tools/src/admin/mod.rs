@@ -12,6 +12,7 @@ mod exchange;
 mod join;
 mod rejoin;
 
+pub(crate) use exchange::show_certificates;
 pub(crate) use rejoin::Rejoin;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use forebay_net::replication::{
 };
 
 use crate::exit::{Exit, Failure};
-use exchange::{ask, resolve, show_certificates};
+use exchange::{ask, resolve};
 
 const EXAMPLES: &str = "Examples:
   forebay admin init 10.0.0.1:4700 10.0.0.2:4700 10.0.0.3:4700
