@@ -82,6 +82,13 @@ impl Layer {
         }
     }
 
+    fn spare(&mut self, mut buf: SendBuf) {
+        if self.spares.len() < SPARES_MAX && buf.capacity() <= SPARE_BYTES_MAX {
+            buf.clear();
+            self.spares.push(buf);
+        }
+    }
+
     fn get(&mut self, conn: ConnId) -> Option<&mut Secured> {
         let found = self.slots.get_mut(conn.slot as usize)?.as_deref_mut()?;
         (found.id == conn).then_some(found)
@@ -154,13 +161,10 @@ impl Layer {
         &mut self,
         machine: &mut M,
         conn: ConnId,
-        mut buf: SendBuf,
+        buf: SendBuf,
         now: Nanos,
     ) {
-        if self.spares.len() < SPARES_MAX && buf.capacity() <= SPARE_BYTES_MAX {
-            buf.clear();
-            self.spares.push(buf);
-        }
+        self.spare(buf);
         let Some(found) = self.get(conn) else { return };
         found.is_sending = false;
         let sending = found.sending.take();
@@ -239,17 +243,17 @@ impl Layer {
         let mut out = self.spares.pop().unwrap_or_default();
         let Some(found) = self.get(conn).filter(|found| found.end != End::Told) else {
             // It ended meanwhile: nobody gets these bytes.
-            self.spares.push(out);
+            self.spare(out);
             return machine.sent(conn, plain, now);
         };
         if found.is_sending {
             assert!(found.waiting.is_none(), "at most one send per connection is in flight");
             found.waiting = Some(plain);
-            self.spares.push(out);
+            self.spare(out);
             return;
         }
         if found.records.is_over() {
-            self.spares.push(out);
+            self.spare(out);
             return machine.sent(conn, plain, now);
         }
         match found.records.seal(&plain, &mut out) {
@@ -262,7 +266,7 @@ impl Layer {
                 found.end = End::Due;
                 let refusals = self.tls.refusals();
                 refusals.count(error.refusal(), || format!("an open connection: {error}"));
-                self.spares.push(out);
+                self.spare(out);
                 self.mark(conn);
                 machine.sent(conn, plain, now);
             }
@@ -298,7 +302,7 @@ impl Layer {
             fx.close.push(conn);
         }
         if out.is_empty() {
-            self.spares.push(out);
+            self.spare(out);
             return;
         }
         found.is_sending = true;

@@ -12,13 +12,13 @@
 //!
 //! Handshakes cost hundreds of microseconds and are driven by strangers, so they happen on threads of
 //! their own, with deadlines and a limit on how many are under way. From then on a connection is the
-//! shard's: its descriptor is a fixed file of the ring, its keys are in the shard's [`layer`], and the
+//! shard's: its descriptor is a fixed file of the ring, its keys are in the shard's `layer`, and the
 //! control lane may die without disturbing it. The shard machine and the links see plain bytes as
 //! ever, so the simulator drives the same code.
 //!
 //! # Certificates
 //! One authority, private to the cluster, vouches for everybody; a name says what a certificate is for
-//! ([`role`]): `node.NAME` for a node, `client.NAME` for a client. A node's NAME stands in the
+//! (module `role`): `node.NAME` for a node, `client.NAME` for a client. A node's NAME stands in the
 //! cluster's topology beside its id, and a link is refused (`wrong_certificate`) if the name in the
 //! certificate and the id in the greeting do not belong together. Host names and addresses in
 //! certificates are not looked at: nodes move, and the authority vouches for nobody else.
