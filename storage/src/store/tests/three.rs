@@ -250,8 +250,9 @@ impl Three {
     fn new(seed: u64, roles: [MemberRole; NODES]) -> Three {
         let mut config = tiny();
         config.log.segments = 8;
-        // An election logs a window again, a promise takes a block, and copies need room, too.
-        config.log.reserve_bytes = 96 << 10;
+        // An election logs a window again, and a promise takes a block; the other half is for what
+        // is needed of one run of positions.
+        config.log.reserve_bytes = 192 << 10;
         let now = Nanos(Nanos::PER_SECOND);
         let nodes = (0..NODES).map(|index| Node::new(&config, index, roles, now)).collect();
         Three {
@@ -664,7 +665,7 @@ fn two_storage_replicas_and_a_log_replica_agree_whatever_crashes() {
 #[test]
 fn three_replicas_over_three_stores_agree_whatever_crashes() {
     let (mut slots, mut crashes, mut leaders, mut trims) = (0, 0, 0, 0);
-    for seed in 0..6 {
+    for seed in 0..12 {
         let mut three = Three::new(seed, [MemberRole::Storage; NODES]);
         three.run(3000, true);
         three.converge();
