@@ -4,6 +4,7 @@
 //!   dev, node ──► run ──► serve (the node in forebay-net)
 //!   probe-disk ─► disk.toml ─► read by dev and node
 //!   admin ──────► the nodes of a cluster, over the native protocol
+//!   certs ──────► certificates, read by dev, node, admin and clients
 //!   status ─────► a running node's operator HTTP
 //!   inspect ────► a data directory's files, read-only
 //!   simulate ───► a simulated cluster, seed after seed (forebay_tools::simulate)
@@ -31,6 +32,7 @@
 //! | 130 | stopped at once by a second signal |
 
 mod admin;
+mod certs;
 mod config;
 mod dev;
 mod dev_cluster;
@@ -70,12 +72,13 @@ enum Command {
     ProbeDisk(probe_disk::Args),
     Status(status::Args),
     Admin(admin::Args),
+    Certs(certs::Args),
     Inspect(inspect::Args),
     Simulate(simulate_command::Args),
 }
 
 const EXAMPLES: &str = "Examples:
-  forebay dev                          a node with its data in ./forebay-data
+  forebay dev                          three nodes with their data in ./forebay-data
   forebay status                       what it is doing
   forebay probe-disk /var/lib/forebay  what a disk can do, before a real node uses it
   forebay node --config forebay.toml   a real node
@@ -100,17 +103,15 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Dev(args) => {
-            let nodes = args.nodes;
-            let config = args.resolve()?;
-            match nodes {
-                1 => run::run_node(config, serve::start),
-                _ => {
-                    let configs = dev_cluster::configs(&config, nodes);
-                    run::run_nodes(configs, |opened| dev_cluster::start(&config.data_dir, opened))
-                }
+        Command::Dev(args) => match args.resolve()? {
+            dev::Plan::One(config) if config.tls.is_some() => {
+                run::run_node(*config, dev::start_with_certificates)
             }
-        }
+            dev::Plan::One(config) => run::run_node(*config, serve::start),
+            dev::Plan::Several(data, configs) => {
+                run::run_nodes(configs, |opened| dev_cluster::start(&data, opened))
+            }
+        },
         Command::Node(args) => match args.resolve()? {
             Some(config) if config.cluster.is_some() => run::run_node(config, member_node::start),
             Some(config) => run::run_node(config, serve::start),
@@ -119,6 +120,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::ProbeDisk(args) => probe_disk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Simulate(args) => simulate_command::run(&args),
     }

@@ -52,6 +52,7 @@ impl Shard {
             node_id: self.context.node_id,
             clustered: cluster.is_some(),
             az: cluster.map_or(0, |cluster| cluster.az),
+            certified: self.certified.clone(),
             native_ports: self.context.ports.clone(),
             peer: cluster.map_or_else(Vec::new, |cluster| cluster.peer.clone()),
             topology: replication
@@ -105,6 +106,7 @@ impl Shard {
             applied_slot: status.figures.applied_slot.0,
             trimmed_slot: status.figures.trimmed_slot.0,
             needs_snapshot: status.needs_snapshot,
+            snapshot_bytes: status.snapshot.map(|of| (of.bytes, of.bytes_total)),
         };
         replication.statuses().map(describe).collect()
     }
