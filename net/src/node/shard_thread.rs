@@ -182,6 +182,7 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         }),
     };
     let mut shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    shard.set_snapshot_bytes_per_second(config.snapshot_bytes_per_second);
     let tls = plan.tls.map(|Secure { tls, arrivals, dials, .. }| {
         shard.certify(tls.name().to_owned());
         Box::new(Host::new(tls, usize::from(plan.shard.0), arrivals, dials))

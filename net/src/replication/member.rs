@@ -13,7 +13,8 @@ use forebay_core::paxos::{
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
-use super::snapshot::{SnapshotStatus, Want};
+use super::snapshot::SnapshotStatus;
+use super::wanting::Want;
 use super::{Event, entry};
 use crate::link::Links;
 

@@ -38,7 +38,10 @@ mod admin;
 mod entry;
 mod member;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod topology;
+mod wanting;
 
 use std::sync::Arc;
 

@@ -64,7 +64,7 @@ pub use system::{Mail, ShardMail};
 use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
-use crate::replication::{Event, Replication, Topology};
+use crate::replication::{Event, Replication, SnapshotSettings, Topology};
 use connections::Connections;
 use page::PageBuilder;
 use parking::{Held, Parking};
@@ -173,6 +173,7 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     /// On a shard of a cluster, once it knows who is in it.
     replication: Option<Box<Replication>>,
+    snapshots: SnapshotSettings,
     /// This node's name in its certificate, where peers and clients show theirs.
     certified: Option<String>,
     slots: SlotQueues,
@@ -215,6 +216,7 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             replication: None,
+            snapshots: SnapshotSettings::DEFAULT,
             certified: None,
             slots: SlotQueues::default(),
             events: Vec::new(),

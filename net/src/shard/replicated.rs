@@ -338,6 +338,14 @@ impl Shard {
         replication.end_turn(now, fx);
     }
 
+    /// How fast snapshots for members of replicated groups are served and fetched.
+    pub fn set_snapshot_bytes_per_second(&mut self, bytes_per_second: u64) {
+        self.snapshots.bytes_per_second = bytes_per_second;
+        if let Some(replication) = self.replication.as_deref_mut() {
+            replication.set_snapshot_settings(self.snapshots);
+        }
+    }
+
     /// Learns who is in the cluster; with `bootstrap` the cluster is new, and its founders create
     /// the system group.
     pub(super) fn learn_topology(&mut self, topology: Arc<Topology>, bootstrap: bool, now: Nanos) {
@@ -354,6 +362,7 @@ impl Shard {
             };
             let seed = self.context.random_seed;
             let mut replication = Replication::new(identity, &self.store, seed, now);
+            replication.set_snapshot_settings(self.snapshots);
             if self.certified.is_some() {
                 replication.demand_certificates();
             }
