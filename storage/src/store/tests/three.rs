@@ -542,7 +542,15 @@ impl Three {
         node.group = group;
         let mut ops = Vec::new();
         if keeps_state {
-            let found = contents(&mut store, &mut node.disk, now).expect("no damage");
+            // A state that is behind its member's log catches up while it is read.
+            let mut applied = applied;
+            let found = loop {
+                let found = contents(&mut store, &mut node.disk, now).expect("no damage");
+                let at = store.group_figures(group).applied_slot;
+                if std::mem::replace(&mut applied, at) == at {
+                    break found;
+                }
+            };
             let expected = self.items_at(applied);
             let node = &self.nodes[index];
             assert!(
