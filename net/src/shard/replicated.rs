@@ -42,6 +42,8 @@ pub struct ClusterContext {
     pub peer: Vec<SocketAddr>,
     /// The shard's clock, for a look between a read and its reply.
     pub clock: Clock,
+    /// Whether nodes may join: all addresses stay what they are.
+    pub grows: bool,
 }
 
 /// A clock that can be read in the middle of a turn.
@@ -295,6 +297,7 @@ impl Shard {
                 Event::Table { from, step, table, description } => {
                     self.table_step(from, step, table, &description, now);
                 }
+                Event::Member(from, step) => self.member_step(from, step, now),
             }
         }
         self.events = events;
@@ -369,7 +372,12 @@ impl Shard {
             self.replication = Some(Box::new(replication));
         }
         let Some(replication) = self.replication.as_deref_mut() else { return };
+        let is_news = replication.topology().is_none_or(|known| known.nodes != topology.nodes);
         replication.set_topology(topology, now);
+        if is_news {
+            self.nodes_changed();
+        }
+        let Some(replication) = self.replication.as_deref_mut() else { return };
         let me = replication.me().peer;
         let Some((id, _, _)) = founders.iter().find(|(_, peer, _)| *peer == me).copied() else {
             return;
