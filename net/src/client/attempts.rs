@@ -8,6 +8,7 @@
 //! | sent, time is up | **`Unknown`** | sent again once at half time, then `Timeout` |
 //! | "the leader is …" | sent to that leader | the same |
 //! | nobody is known to lead, or the node stops | after a pause, to another node | the same |
+//! | its state is too old for the read, or it has none | | to the leader, if it is known, or another node |
 //! | the node is busy | sent again after its pause, `retries_max` times | the same |
 //! | the shard failed, or lost its leadership, with it begun | **`Unknown`** | to another node |
 //! | refused otherwise | the named error | the same |
@@ -203,6 +204,12 @@ impl<'a> Attempts<'a> {
             }
             ErrorCode::ShuttingDown => self.elsewhere(endpoint, refusal).await,
             ErrorCode::ShardFailed if !self.call.write => self.elsewhere(endpoint, refusal).await,
+            // Another replica may be fresher, and the leader is.
+            ErrorCode::TooStale => self.elsewhere(endpoint, refusal).await,
+            // Not every node has a replica of every partition.
+            ErrorCode::WrongPartition if !self.call.leads && self.redirects == 0 => {
+                self.elsewhere(endpoint, refusal).await
+            }
             ErrorCode::WrongPartition => {
                 // The description is old, and so may be what it says of the leader.
                 self.cluster.forget(self.place.group, endpoint);

@@ -48,6 +48,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "WrongPartition",
         "NotLeader",
         "LeadershipLost",
+        "TooStale",
         "Overloaded",
         "DiskFull",
         "ShuttingDown",
