@@ -1,7 +1,7 @@
 //! Three `forebay node` processes that form one cluster, each with its own directory and zone.
 //!
 //! ```text
-//!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port
+//!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port, operator HTTP
 //!   DIR/n2 …, DIR/n3 …                   each may be killed, started again, stopped, continued
 //! ```
 
@@ -24,6 +24,7 @@ const MEMORY_MIB: u64 = 512 / NODES as u64;
 #[derive(Debug)]
 struct Node {
     native: SocketAddr,
+    http: SocketAddr,
     own: PathBuf,
     words: Vec<String>,
     process: Option<OwnedProcess>,
@@ -44,6 +45,15 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts three nodes and makes a cluster of them; returns when it has a leader.
     pub(crate) fn start(name: &str, place: &Place) -> Result<Cluster, BenchError> {
+        Cluster::start_with(name, place, MEMORY_MIB)
+    }
+
+    /// The same, with so much memory for each node.
+    pub(crate) fn start_with(
+        name: &str,
+        place: &Place,
+        memory_mib: u64,
+    ) -> Result<Cluster, BenchError> {
         attempts(|| {
             let program = forebay(name)?;
             let dir = OwnedDir::create(&place.data_dir, name)?;
@@ -51,7 +61,7 @@ impl Cluster {
             let mut cluster =
                 Cluster { name, program, place, commands: Vec::new(), nodes: Vec::new(), dir };
             for number in 1..=NODES {
-                cluster.add(number)?;
+                cluster.add(number, memory_mib)?;
             }
             let natives = cluster.natives();
             let natives = natives.iter().map(SocketAddr::to_string);
@@ -63,22 +73,22 @@ impl Cluster {
         })
     }
 
-    fn add(&mut self, number: usize) -> Result<(), BenchError> {
+    fn add(&mut self, number: usize, memory_mib: u64) -> Result<(), BenchError> {
         let own = self.dir.path().join(format!("n{number}"));
         let config = own.join("forebay.toml");
         let file = |source| BenchError::File { path: config.clone(), source };
         std::fs::create_dir(&own).map_err(file)?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let [native, peer] = [free_port()?, free_port()?].map(loopback);
+        let [native, http, peer] = [free_port()?, free_port()?, free_port()?].map(loopback);
         let text = format!(
-            "data = {:?}\nnative = \"{native}\"\nhttp = \"off\"\nmemory = \"{MEMORY_MIB}MiB\"\n\
+            "data = {:?}\nnative = \"{native}\"\nhttp = \"{http}\"\nmemory = \"{memory_mib}MiB\"\n\
              pin_cores = false\n[cluster]\npeer = \"{peer}\"\naz = {number}\n",
             own.join("data")
         );
         std::fs::write(&config, text).map_err(file)?;
         let words = ["node", "--config", &config.display().to_string()].map(str::to_owned);
         let words = std::iter::once(self.program.clone()).chain(words).collect();
-        self.nodes.push(Node { native, own, words, process: None });
+        self.nodes.push(Node { native, http, own, words, process: None });
         let command = self.run(number - 1)?;
         self.commands.push(command);
         Ok(())
@@ -111,6 +121,17 @@ impl Cluster {
     /// Where the nodes serve clients, in order.
     pub(crate) fn natives(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.native).collect()
+    }
+
+    /// The nodes' operator HTTP, in order.
+    pub(crate) fn https(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.http).collect()
+    }
+
+    /// CPU time of all its processes, in microseconds.
+    pub(crate) fn cpu_micros(&self) -> u64 {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        processes.filter_map(|process| crate::sys::process_cpu_micros(process.pid())).sum()
     }
 
     /// How it was started, as one would type it.
