@@ -200,6 +200,10 @@ impl Members {
         self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER)
     }
 
+    pub(super) fn misdirected(&self) -> u64 {
+        self.misdirected
+    }
+
     pub(super) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }

@@ -357,6 +357,12 @@ impl Replication {
         &self.links
     }
 
+    /// Messages for groups or members that are not here, or not from where they say.
+    #[must_use]
+    pub fn misdirected(&self) -> u64 {
+        self.members.misdirected()
+    }
+
     /// What the shard should know, in order.
     pub fn take_events(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.members.events);

@@ -320,9 +320,16 @@ impl Shard {
                         self.release_one(asker, reply, now);
                     }
                 }
-                Event::Leads(group) if self.system.group == Some(group) => self.system.forget(),
-                Event::Leads(_) => {}
-                Event::StepsDown(group) => self.lose(group),
+                Event::Leads(group) => {
+                    self.context.metrics.leads_won.add(1);
+                    if self.system.group == Some(group) {
+                        self.system.forget();
+                    }
+                }
+                Event::StepsDown(group) => {
+                    self.context.metrics.leads_lost.add(1);
+                    self.lose(group);
+                }
                 Event::Table { from, step, table, description } => {
                     self.table_step(from, step, table, &description, now);
                 }
