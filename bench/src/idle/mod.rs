@@ -85,7 +85,7 @@ struct Results {
 pub(crate) fn idle(args: &IdleArgs) -> Result<(), BenchError> {
     end_all_on_interrupt()?;
     let place = Place { data_dir: args.data_dir.clone(), core: None, forebay: Vec::new() };
-    let cluster = Cluster::start_with("forebay3", &place, args.memory_mib)?;
+    let cluster = Cluster::start_with("forebay3", &place, false, args.memory_mib)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
