@@ -13,6 +13,7 @@ use crate::figures::{FiguresArgs, PageArgs};
 use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
+use crate::idle::IdleArgs;
 use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
 use crate::workers::{WorkerArgs, worker_place};
@@ -112,6 +113,8 @@ pub(crate) enum Command {
     /// Kill, stop or move the leader of a cluster under load; exit code 1 if an acknowledged write is lost
     #[command(after_help = FAILOVER_EXAMPLES)]
     Failover(FailoverArgs),
+    /// Count what a cluster's idle groups send each other
+    Idle(IdleArgs),
     /// Measure storage engines in-process, on the workload of redb's published table
     #[command(after_help = ENGINES_EXAMPLES)]
     Engines(EnginesArgs),

@@ -24,6 +24,7 @@ use forebay_core::ids::ShardId;
 pub use histogram::LatencyHistogram;
 
 use crate::control::status::PartitionStatus;
+use crate::link::link_refusal_names;
 
 /// A number that only grows. One writer.
 #[derive(Debug, Default)]
@@ -158,6 +159,9 @@ macro_rules! shard_metrics {
             pub refusals: Box<[Counter]>,
             /// Time from the frame's arrival to the reply's hand-over, by request kind index.
             pub latency: Box<[LatencyHistogram]>,
+            /// What peers and strangers sent and was refused, by the index of
+            /// [`link_refusal_names`](crate::link::link_refusal_names).
+            pub link_refusals: Box<[Counter]>,
             partitions: Mutex<Vec<PartitionStatus>>,
             $( #[doc = $help] pub $field: $kind, )*
         }
@@ -174,6 +178,7 @@ macro_rules! shard_metrics {
                     replies: names.replies.iter().map(|_| Counter::default()).collect(),
                     refusals: names.refusals.iter().map(|_| Counter::default()).collect(),
                     latency: names.requests.iter().map(|_| LatencyHistogram::new()).collect(),
+                    link_refusals: link_refusal_names().map(|_| Counter::default()).collect(),
                     partitions: Mutex::new(Vec::new()),
                     $( $field: $kind::default(), )*
                 }
@@ -214,6 +219,52 @@ shard_metrics! {
     Gauge members;
     /// Replicated groups that this shard leads and serves.
     Gauge groups_led;
+    /// Of those, groups whose lease holds at this moment: they answer strong reads.
+    Gauge groups_leased;
+    /// Members that follow a leader.
+    Gauge members_following;
+    /// Members that know no leader, or look for one.
+    Gauge members_without_leader;
+    /// Members that keep a log and no state.
+    Gauge members_log_only;
+    /// Members that wait for a snapshot, because what they need has left the others' logs.
+    Gauge members_awaiting_snapshot;
+    /// Entries known to be chosen and not in the state, of the member that has the most.
+    Gauge member_lag_slots_max;
+    /// Times that a member here became leader.
+    Counter leads_won;
+    /// Times that a member here stopped leading.
+    Counter leads_lost;
+    /// Messages for groups or members that are not here, or not from where they say.
+    Counter messages_misdirected;
+    /// Messages that no correct member sends.
+    Counter protocol_errors;
+    /// Records that were still needed and copied to the log's head.
+    Counter log_copied_records;
+    /// Peers to which a link is up.
+    Gauge links_up;
+    /// Peers that this shard exchanges heartbeats with.
+    Gauge link_peers;
+    /// Links greeted on both sides.
+    Counter links_established;
+    /// Of those, all but the first with each peer.
+    Counter link_reconnects;
+    /// Dials that did not open a connection.
+    Counter link_dials_failed;
+    /// Links on which nothing was heard for too long.
+    Counter links_silent;
+    /// Messages of liveness and of groups handed over for sending to peers.
+    Counter link_sent_messages;
+    /// Messages of liveness and of groups received from peers.
+    Counter link_received_messages;
+    /// Bytes handed over for sending to peers.
+    Counter link_sent_bytes;
+    /// Bytes received from peers, of strangers too.
+    Counter link_received_bytes;
+    /// Batches handed over for sending to peers.
+    Counter link_sent_batches;
+    /// Messages to peers that were dropped, for want of a connection or of room.
+    Counter link_dropped_messages;
     /// Replies waiting for durability or for a page.
     Gauge pending_replies;
     /// Page reads on their way.

@@ -87,8 +87,15 @@ pub(crate) enum Found {
 }
 
 /// Names in a directory that holds nothing yet: of a creation that was cut short, or of its owner.
-const HARMLESS: [&str; 6] =
-    ["forebay.lock", "node.toml.new", "disk.toml", "disk.toml.new", "lost+found", FILE_NEW];
+const HARMLESS: [&str; 7] = [
+    "forebay.lock",
+    "node.toml.new",
+    "disk.toml",
+    "disk.toml.new",
+    "lost+found",
+    "certificates",
+    FILE_NEW,
+];
 
 /// Looks at what is in `data`.
 pub(crate) fn find(data: &Path) -> Result<Found, Failure> {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use forebay_core::item::{Item, Value};
+use forebay_core::message::ErrorCode;
 use forebay_core::table::{KeySchema, KeyType};
 use forebay_net::client::{Client, ClientConfig, ClientError, Table};
 use support::process::{Node, code, command, forebay, piped, refused, stderr, stdout};
@@ -267,6 +268,52 @@ async fn a_leader_that_was_stopped_comes_back_as_a_follower_and_catches_up() {
     check(&table, &ledgers).await;
     three.restart(next);
     three.wait_until_equal();
+    three.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_replica_answers_reads_that_need_not_be_strong_and_says_how_old_they_are() {
+    let Some(dir) = scratch() else { return };
+    let mut three = Three::start(dir.path());
+    three.init();
+    let client = connect(&three.natives).await;
+    let table = create(&client, "aged", 1).await;
+    for number in 0..50 {
+        table.put(&item(1, number)).send().await.expect("it is written");
+    }
+    three.wait_until_equal();
+    let key = Item::new().with("id", "w1-7");
+    let bound = Duration::from_secs(5);
+    for _ in 0..12 {
+        let (found, lag) = table.get(&key).staleness_max(bound).send_with_lag().await.unwrap();
+        assert_eq!(found, Some(item(1, 7)));
+        assert_eq!(lag.behind_slots, 0);
+        assert!(lag.age.is_some_and(|age| age < bound), "{lag:?}");
+        assert_eq!(table.get(&key).consistent(false).send().await.unwrap(), Some(item(1, 7)));
+    }
+    let page = table.scan().staleness_max(bound).send().await.unwrap();
+    assert_eq!((page.items.len(), page.lag.behind_slots), (50, 0));
+    let page = table.query("w1-7").consistent(false).send().await.unwrap();
+    assert_eq!(page.items, [item(1, 7)]);
+    let keys = [key.clone()];
+    let batch = table.batch_get(&keys).consistent(false).send().await.unwrap();
+    assert_eq!(*batch[0].as_ref().unwrap(), Some(item(1, 7)));
+    drop((table, client));
+
+    // One that is left alone goes on answering, and its age grows.
+    let last = (three.leader("aged") + 1) % 3;
+    let alone = connect(&three.natives[last..=last]).await;
+    let table = alone.table("aged").await.unwrap();
+    for other in (0..3).filter(|place| *place != last) {
+        three.kill(other);
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let (found, lag) = table.get(&key).consistent(false).send_with_lag().await.unwrap();
+    assert_eq!(found, Some(item(1, 7)));
+    assert!(lag.age.is_some_and(|age| age >= Duration::from_millis(600)), "{lag:?}");
+    let strict = table.get(&key).staleness_max(Duration::from_millis(300));
+    let refused = strict.timeout(Duration::from_secs(1)).send().await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::TooStale), "{refused}");
     three.stop();
 }
 

@@ -1,7 +1,7 @@
 //! Three `forebay node` processes that form one cluster, each with its own directory and zone.
 //!
 //! ```text
-//!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port
+//!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port, operator HTTP
 //!   DIR/n2 …, DIR/n3 …                   each may be killed, started again, stopped, continued
 //! ```
 
@@ -24,6 +24,7 @@ const MEMORY_MIB: u64 = 512 / NODES as u64;
 #[derive(Debug)]
 struct Node {
     native: SocketAddr,
+    http: SocketAddr,
     own: PathBuf,
     words: Vec<String>,
     process: Option<OwnedProcess>,
@@ -46,11 +47,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts three nodes and makes a cluster of them; returns when it has a leader.
     pub(crate) fn start(name: &str, place: &Place) -> Result<Cluster, BenchError> {
-        Cluster::start_with(name, place, false)
+        Cluster::start_with(name, place, false, MEMORY_MIB)
     }
 
-    /// The same; with `tls`, links and clients speak TLS with certificates made for the occasion.
-    fn start_with(name: &str, place: &Place, tls: bool) -> Result<Cluster, BenchError> {
+    /// The same; with `tls`, links and clients speak TLS with certificates made for the occasion; with so
+    /// much memory for each node.
+    pub(crate) fn start_with(
+        name: &str,
+        place: &Place,
+        tls: bool,
+        memory_mib: u64,
+    ) -> Result<Cluster, BenchError> {
         attempts(|| {
             let program = forebay(name)?;
             let dir = OwnedDir::create(&place.data_dir, name)?;
@@ -66,7 +73,7 @@ impl Cluster {
                 cluster.commands.push(format!("forebay {}", words.join(" ")));
             }
             for number in 1..=NODES {
-                cluster.add(number)?;
+                cluster.add(number, memory_mib)?;
             }
             let natives = cluster.natives();
             let natives = natives.iter().map(SocketAddr::to_string);
@@ -81,15 +88,15 @@ impl Cluster {
         })
     }
 
-    fn add(&mut self, number: usize) -> Result<(), BenchError> {
+    fn add(&mut self, number: usize, memory_mib: u64) -> Result<(), BenchError> {
         let own = self.dir.path().join(format!("n{number}"));
         let config = own.join("forebay.toml");
         let file = |source| BenchError::File { path: config.clone(), source };
         std::fs::create_dir(&own).map_err(file)?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let [native, peer] = [free_port()?, free_port()?].map(loopback);
+        let [native, http, peer] = [free_port()?, free_port()?, free_port()?].map(loopback);
         let text = format!(
-            "data = {:?}\nnative = \"{native}\"\nhttp = \"off\"\nmemory = \"{MEMORY_MIB}MiB\"\n\
+            "data = {:?}\nnative = \"{native}\"\nhttp = \"{http}\"\nmemory = \"{memory_mib}MiB\"\n\
              pin_cores = false\n{}[cluster]\npeer = \"{peer}\"\naz = {number}\n",
             own.join("data"),
             security(self.certificates.as_ref(), number)
@@ -97,7 +104,7 @@ impl Cluster {
         std::fs::write(&config, text).map_err(file)?;
         let words = ["node", "--config", &config.display().to_string()].map(str::to_owned);
         let words = std::iter::once(self.program.clone()).chain(words).collect();
-        self.nodes.push(Node { native, own, words, process: None });
+        self.nodes.push(Node { native, http, own, words, process: None });
         let command = self.run(number - 1)?;
         self.commands.push(command);
         Ok(())
@@ -130,6 +137,17 @@ impl Cluster {
     /// Where the nodes serve clients, in order.
     pub(crate) fn natives(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.native).collect()
+    }
+
+    /// The nodes' operator HTTP, in order.
+    pub(crate) fn https(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.http).collect()
+    }
+
+    /// CPU time of all its processes, in microseconds.
+    pub(crate) fn cpu_micros(&self) -> u64 {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        processes.filter_map(|process| crate::sys::process_cpu_micros(process.pid())).sum()
     }
 
     /// How it was started, as one would type it.
@@ -171,7 +189,7 @@ impl Cluster {
 }
 
 pub(super) fn start_forebay3(name: &str, place: &Place, tls: bool) -> Result<Member, BenchError> {
-    Cluster::start_with(name, place, tls)?.into_member()
+    Cluster::start_with(name, place, tls, MEMORY_MIB)?.into_member()
 }
 
 /// The part of a node's configuration that is about certificates.

@@ -130,6 +130,8 @@ pub(crate) struct Generator<T: Target> {
     exhausted: bool,
     /// Open loop: arrivals up to here have waited for a free slot.
     starved_until: Nanos,
+    /// Of reads that may go to any replica.
+    turn: u32,
     cpu: CpuWatch,
     /// Open loop: never started, by the interval of the intended start.
     not_started: BTreeMap<u64, u64>,
@@ -190,6 +192,7 @@ impl<T: Target> Generator<T> {
             },
             exhausted: false,
             starved_until: Nanos(0),
+            turn: 0,
             cpu: CpuWatch::default(),
             not_started: BTreeMap::new(),
             fatal: None,
@@ -404,7 +407,14 @@ impl<T: Target> Generator<T> {
         };
         let addresses = self.address_count();
         let key = self.keys.spell(planned.record);
-        let socket = taken.lane * addresses + self.target.route(key) as u32;
+        let at = match planned.kind {
+            OpKind::Get | OpKind::Query => {
+                self.turn = self.turn.wrapping_add(1);
+                self.target.route_read(key, self.turn)
+            }
+            _ => self.target.route(key),
+        };
+        let socket = taken.lane * addresses + at as u32;
         let correlation = self.slots.start(taken, planned, socket, intended, now, waited_for_depth);
         if self.is_replicated && !self.sockets[socket as usize].is_up {
             // Its turn comes at once, if another replica can be asked.

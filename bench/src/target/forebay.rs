@@ -14,6 +14,8 @@
 //!   leading     partition ─► address      one atomic number each, shared by all threads
 //! ```
 //!
+//! Gets and queries that need not be consistent (`run --eventual`) go to the nodes in turn.
+//!
 //! A partition is asked of the first node until an answer names another ([`Outcome::Elsewhere`]). No
 //! connection carries operations before its node has answered once, because the kernel accepts
 //! connections for a stopped process too.
@@ -116,6 +118,16 @@ impl Target for Forebay {
         }
         let partition = self.route.partition(self.route.hash(key));
         self.leading[partition].load(Ordering::Relaxed) as usize
+    }
+
+    fn route_read(&self, key: &[u8], turn: u32) -> usize {
+        let leader = self.route(key);
+        if self.route.consistent || self.nodes == 1 {
+            return leader;
+        }
+        // The same place in another node's part.
+        let part = self.addresses.len() / self.nodes;
+        (leader + turn as usize % self.nodes * part) % self.addresses.len()
     }
 
     fn replicas(&self) -> usize {
@@ -441,6 +453,19 @@ mod tests {
             facts: Vec::new(),
             route: Route { is_replicated: true, ..codec().route },
         }
+    }
+
+    #[test]
+    fn reads_that_need_no_leader_go_to_the_same_shard_of_every_node_in_turn() {
+        let mut cluster = cluster();
+        let at = |cluster: &Forebay, turn| cluster.route_read(b"user1", turn);
+        let leader = cluster.route(b"user1");
+        assert!((0..9).all(|turn| at(&cluster, turn) == leader), "as long as it is consistent");
+        cluster.route.consistent = false;
+        let mut asked: Vec<usize> = (0..3).map(|turn| at(&cluster, turn)).collect();
+        assert!((3..9).all(|turn| at(&cluster, turn) == asked[turn as usize % 3]));
+        asked.sort_unstable();
+        assert_eq!(asked, [leader % 2, leader % 2 + 2, leader % 2 + 4]);
     }
 
     #[test]

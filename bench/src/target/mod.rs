@@ -280,6 +280,11 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn route(&self, _key: &[u8]) -> usize {
         0
     }
+    /// Which of the addresses to ask for a get or query of `key`, if not that one: some reads need no
+    /// leader. `turn` is another number each time.
+    fn route_read(&self, key: &[u8], _turn: u32) -> usize {
+        self.route(key)
+    }
     /// How many addresses hold each key, of which one leads: the addresses are so many equal parts, one
     /// a node, and the same place in another part is the next replica. With one there is no leader to
     /// look for.

@@ -65,7 +65,8 @@ pub(crate) struct RunShapeArgs {
     /// Closed loop: wait so long between an answer and the next operation
     #[arg(long, value_name = "MILLISECONDS", conflicts_with = "rate", value_parser = millis)]
     pub(crate) think_time: Option<Duration>,
-    /// Reads may be answered by any replica, and stale
+    /// Reads may be answered by any replica, and stale; gets and queries of a cluster go to its nodes
+    /// in turn
     #[arg(long)]
     pub(crate) eventual: bool,
 }

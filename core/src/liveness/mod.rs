@@ -310,6 +310,14 @@ impl Liveness {
         self.link(peer)?.granted
     }
 
+    /// Which start of `peer` has answered the newest heartbeat that it has answered, and when this
+    /// shard sent that, on its own clock.
+    #[must_use]
+    pub fn answered(&self, peer: Peer) -> Option<(u64, Nanos)> {
+        let (epoch, until) = self.granted(peer)?;
+        Some((epoch.incarnation, Nanos(until.0 - self.settings.usable_nanos())))
+    }
+
     /// Whether `peer` has answered lately, so that sending to it is worth while.
     #[must_use]
     pub fn reaches(&self, peer: Peer, now: Nanos) -> bool {

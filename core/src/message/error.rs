@@ -60,6 +60,9 @@ error_codes! {
     /// write takes effect is for the next leader to find out; a read had no effect and may be sent
     /// again.
     LeadershipLost = 42,
+    /// The replica's state may be older than the read accepts. Ask another one, or the leader, or
+    /// accept more.
+    TooStale = 43,
     /// A queue or budget is full. Nothing was done; retry after the given time.
     Overloaded = 50,
     /// The disk has no room for the write. Nothing was done; deletes are still accepted.

@@ -17,12 +17,16 @@
 //! receivers use the `Archived…` types over the received bytes, after validation.
 
 mod error;
+mod eventual;
 pub mod peer;
 mod reply;
 mod request;
 
 pub use error::{
     ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, ErrorReply, NotLeaderReply,
+};
+pub use eventual::{
+    ArchivedEventual, ArchivedLag, ArchivedLagging, EVENTUAL_VERSION, Eventual, Lag, Lagging,
 };
 pub use reply::{
     AdminReply, ArchivedAdminReply, ArchivedBatchGetReply, ArchivedBatchWriteReply,
@@ -157,6 +161,16 @@ macro_rules! messages {
     };
 }
 
+/// Second versions, which wrap the first.
+macro_rules! wrapped {
+    ($($outer:ident of $inner:ident => $kind:ident;)*) => {
+        $(impl<'a> Message for $outer<$inner<'a>> {
+            const KIND: Kind = Kind::$kind;
+            const VERSION: u16 = EVENTUAL_VERSION;
+        })*
+    };
+}
+
 messages! {
     PutRequest<'a> => Put v 1;
     GetRequest<'a> => Get v 1;
@@ -185,8 +199,33 @@ messages! {
     ErrorReply<'a> => ErrorReply v 1;
 }
 
-/// The version of a kind's layout that this program writes, which is also the newest it reads.
+wrapped! {
+    Eventual of GetRequest => Get;
+    Eventual of QueryRequest => Query;
+    Eventual of ScanRequest => Scan;
+    Eventual of BatchGetRequest => BatchGet;
+    Lagging of GetReply => GetReply;
+    Lagging of PageReply => PageReply;
+    Lagging of BatchGetReply => BatchGetReply;
+}
+
+/// The version of a kind's plain layout.
 #[must_use]
 pub fn version_of(_kind: Kind) -> u16 {
     1
+}
+
+/// The newest version of a kind's layout that this program reads; it reads all before it.
+#[must_use]
+pub fn newest_version_of(kind: Kind) -> u16 {
+    match kind {
+        Kind::Get
+        | Kind::Query
+        | Kind::Scan
+        | Kind::BatchGet
+        | Kind::GetReply
+        | Kind::PageReply
+        | Kind::BatchGetReply => EVENTUAL_VERSION,
+        _ => version_of(kind),
+    }
 }

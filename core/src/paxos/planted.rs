@@ -1,7 +1,7 @@
 //! Bugs on purpose, to measure what the tests catch.
 //!
 //! A machine built for tests can carry one [`Bug`]; the simulation and the model must catch each of
-//! them (`cargo test -p forebay-core paxos::tests::mutation -- --nocapture` prints the table). In
+//! them (`cargo test -p forebay-core every_planted_bug -- --nocapture` prints the table). In
 //! every other build [`Planted`] is empty and `has` is a constant no.
 
 /// One way to be wrong.
@@ -85,6 +85,37 @@ impl Bug {
         Bug::PromiseQuorumTooSmall,
         Bug::AcceptQuorumTooSmall,
     ];
+
+    /// What it breaks: a Rule of the design, or of Paxos itself.
+    #[cfg(any(test, feature = "planted-bugs"))]
+    #[must_use]
+    pub fn breaks(self) -> &'static str {
+        match self {
+            Bug::AnswerUndurablePromise | Bug::ForgetPromise => "a promise is durable first",
+            Bug::AcknowledgeUndurable | Bug::ForgetAccepted => "an acceptance is durable first",
+            Bug::AcceptLowerBallot => "nothing is accepted below the promise",
+            Bug::AcknowledgeBeyondGap => "slot n only with n - 1: no gap",
+            Bug::IgnoreUnknownRange => "damaged is unknown, never empty",
+            Bug::LogReplicaLeads => "a log replica never leads",
+            Bug::LowestBallotValue | Bug::ForgetPromisedValues => {
+                "a leader proposes the value of the highest ballot"
+            }
+            Bug::ServeBeforeOwnBallot => "a new leader serves what its own ballot has chosen",
+            Bug::WrongConfiguration | Bug::TwoChangesAtOnce => {
+                "one change at a time, by both majorities"
+            }
+            Bug::TrustExpiredLease | Bug::ServeAfterRelinquish => "a read only under the lease",
+            Bug::PromiseDespiteSupport
+            | Bug::NoWaitAfterRestart
+            | Bug::ForgetSupportToldSinceRestart
+            | Bug::RelinquishedCoversLower => "no promise while the leader is supported",
+            Bug::EndedEpochReturns => "an ended epoch never returns",
+            Bug::ChosenOverStaleEntries | Bug::CountStaleAcknowledgement => {
+                "acknowledgements and watermarks count for their ballot only"
+            }
+            Bug::PromiseQuorumTooSmall | Bug::AcceptQuorumTooSmall => "quorums intersect",
+        }
+    }
 }
 
 /// The bug that a machine carries, if any.

@@ -389,6 +389,13 @@ impl Replica {
         }
     }
 
+    /// The member that this one follows, unless it has given up its lead.
+    #[must_use]
+    pub fn follows(&self) -> Option<MemberId> {
+        let leader = self.leader?;
+        (!self.is_relinquished(leader.ballot)).then_some(leader.member)
+    }
+
     /// Figures for operators.
     #[must_use]
     pub fn figures(&self) -> Figures {

@@ -8,6 +8,7 @@
 //! | sent, time is up | **`Unknown`** | sent again once at half time, then `Timeout` |
 //! | "the leader is …" | sent to that leader | the same |
 //! | nobody is known to lead, or the node stops | after a pause, to another node | the same |
+//! | its state is too old for the read | | to the leader, if it is known, or another node |
 //! | the node does not know the partition | to the next node; if none does, the description is old | the same |
 //! | the node is busy | sent again after its pause, `retries_max` times | the same |
 //! | the shard failed, or lost its leadership, with it begun | **`Unknown`** | to another node |
@@ -207,6 +208,8 @@ impl<'a> Attempts<'a> {
             }
             ErrorCode::ShuttingDown => self.elsewhere(endpoint, refusal).await,
             ErrorCode::ShardFailed if !self.call.write => self.elsewhere(endpoint, refusal).await,
+            // Another replica may be fresher, and the leader is.
+            ErrorCode::TooStale => self.elsewhere(endpoint, refusal).await,
             ErrorCode::UnknownTable | ErrorCode::WrongPartition if self.place != Place::SYSTEM => {
                 // This node has no member of the group, or the description is old. If no node knows
                 // the partition, it is the description.

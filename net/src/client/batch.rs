@@ -14,20 +14,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_core::expression::{ExpressionError, Projection};
 use forebay_core::item::{Item, ItemError};
 use forebay_core::key::{KeyBuf, KeyError};
 use forebay_core::limits::{BATCH_GET_ITEMS_MAX, BATCH_WRITE_ITEMS_MAX, FRAME_BYTES_MAX};
 use forebay_core::message::{
-    ArchivedBatchGetReply, ArchivedBatchWriteReply, BatchGetRequest, BatchOperation,
-    BatchWriteRequest, ErrorCode, Kind,
+    ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedLagging, BatchGetReply,
+    BatchGetRequest, BatchOperation, BatchWriteRequest, ErrorCode, Eventual, Kind,
 };
 use tokio::task::JoinSet;
 
 use super::IntoProjection;
 use super::deadline::back_off;
 use super::error::{ClientError, ProtocolError, UnknownCause};
+use super::read::staleness_millis;
 use super::table::{Route, Table, Target};
 use super::wire::{Lengths, Received, item, not_understood};
 
@@ -154,22 +156,39 @@ pub struct BatchGet<'a> {
     table: &'a Table,
     keys: &'a [Item],
     projection: Result<Option<Projection>, ExpressionError>,
+    consistent: bool,
+    staleness_max: Option<Duration>,
 }
 
 /// What the parts of a BatchGet share.
 struct Wanted {
     keys: Vec<Vec<u8>>,
     projection: Option<Projection>,
+    consistent: bool,
+    staleness_max_millis: u32,
 }
 
 impl<'a> BatchGet<'a> {
     pub(super) fn new(table: &'a Table, keys: &'a [Item]) -> BatchGet<'a> {
-        BatchGet { table, keys, projection: Ok(None) }
+        BatchGet { table, keys, projection: Ok(None), consistent: true, staleness_max: None }
     }
 
     /// Returns only these attributes.
     pub fn projection(mut self, projection: impl IntoProjection) -> Self {
         self.projection = projection.into_projection().map(Some);
+        self
+    }
+
+    /// Whether to see every write that was acknowledged before (the default). Otherwise replicas may
+    /// answer that lag a little.
+    pub fn consistent(mut self, consistent: bool) -> Self {
+        self.consistent = consistent;
+        self
+    }
+
+    /// Lets any replicas answer whose states are certainly no older than this.
+    pub fn staleness_max(mut self, max: Duration) -> Self {
+        (self.consistent, self.staleness_max) = (false, Some(max));
         self
     }
 
@@ -181,7 +200,12 @@ impl<'a> BatchGet<'a> {
     pub async fn send(self) -> Result<Vec<BatchResult<Option<Item>>>, ClientError> {
         let (table, route) = (self.table, self.table.route());
         let keys = self.keys.iter().map(Item::to_bytes).collect::<Result<_, ItemError>>()?;
-        let wanted = Arc::new(Wanted { keys, projection: self.projection? });
+        let wanted = Arc::new(Wanted {
+            keys,
+            projection: self.projection?,
+            consistent: self.consistent,
+            staleness_max_millis: staleness_millis(self.staleness_max),
+        });
         let cut_keys = |route: &Route, pending: &[usize]| {
             let mut key = KeyBuf::new();
             let mut targets = HashMap::with_capacity(pending.len());
@@ -204,7 +228,7 @@ async fn get_part(
     let mut results = Vec::with_capacity(part.indices.len());
     let mut pending = part.indices;
     while !pending.is_empty() {
-        let request = BatchGetRequest {
+        let read = BatchGetRequest {
             table: part.table,
             epoch: part.target.epoch,
             keys: pending.iter().map(|index| &wanted.keys[*index][..]).collect(),
@@ -212,9 +236,15 @@ async fn get_part(
         };
         // Every reply carries at least one item, so each round gets its own time.
         let deadline = table.deadline();
-        let received = table.client().call(part.target.place, &request, deadline).await;
+        let (client, place) = (table.client(), part.target.place);
+        let received = if wanted.consistent {
+            client.call(place, &read, deadline).await
+        } else {
+            let staleness_max_millis = wanted.staleness_max_millis;
+            client.read(place, &Eventual { read, staleness_max_millis }, false, deadline).await
+        };
         let items = received.and_then(|received| {
-            read_items(&received, pending.len()).map_err(ClientError::Protocol)
+            read_items(&received, wanted.consistent, pending.len()).map_err(ClientError::Protocol)
         });
         let items = match items {
             Ok(items) => items,
@@ -246,10 +276,18 @@ enum Fetched {
     NotRead,
 }
 
-fn read_items(received: &Received, count: usize) -> Result<Vec<Fetched>, ProtocolError> {
+fn read_items(
+    received: &Received,
+    consistent: bool,
+    count: usize,
+) -> Result<Vec<Fetched>, ProtocolError> {
     let kind = Kind::BatchGetReply;
     let malformed = ProtocolError::Malformed { kind: kind as u16 };
-    let reply = received.message::<ArchivedBatchGetReply<'_>>(kind)?;
+    let reply: &ArchivedBatchGetReply<'_> = if consistent {
+        received.message(kind)?
+    } else {
+        &received.eventual::<ArchivedLagging<BatchGetReply<'_>>>(kind)?.reply
+    };
     let mut encoded = Lengths::new(reply.items.get());
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {

@@ -86,7 +86,7 @@ pub use config::ClientConfig;
 pub use error::{ClientError, Lost, ProtocolError, UnknownCause};
 pub use expression::{IntoCondition, IntoProjection, IntoUpdate, SortKey};
 pub use page::{Items, Page, Pages, Query, Resume, Scan};
-pub use read::Get;
+pub use read::{Get, ReadLag};
 pub use table::Table;
 pub use write::{Delete, Put, Update, UpdateReturn};
 

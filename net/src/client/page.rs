@@ -8,12 +8,17 @@ use std::time::Duration;
 use forebay_core::expression::{Condition, ExpressionError, Projection};
 use forebay_core::item::{Item, Value};
 use forebay_core::key::{KEY_HASH_BYTES, KeyBuf, KeyPart, KeyRef};
-use forebay_core::message::{ArchivedPageReply, Kind, QueryRequest, ScanRequest};
+use forebay_core::message::{
+    ArchivedLagging, ArchivedPageReply, Eventual, Kind, PageReply, QueryRequest, ScanRequest,
+};
 
+use super::cluster;
+use super::deadline::Deadline;
 use super::error::{ClientError, ProtocolError};
 use super::expression::{IntoCondition, IntoProjection, SortKey, key_bytes};
+use super::read::{ReadLag, staleness_millis};
 use super::table::Table;
-use super::wire::{Lengths, Received, item};
+use super::wire::{Lengths, Received, Request, item};
 
 /// Segments that one scan may have, as DynamoDB allows.
 const SEGMENTS_MAX: u64 = 1_000_000;
@@ -48,17 +53,17 @@ impl Resume {
         Ok(Resume { bytes: bytes.to_vec() })
     }
 
-    fn place(&self) -> Place<'_> {
+    fn place(&self) -> Start<'_> {
         match self.bytes.first_chunk::<KEY_HASH_BYTES>() {
             Some(hash) if self.bytes.len() == KEY_HASH_BYTES => {
-                Place::From(u64::from_be_bytes(*hash))
+                Start::From(u64::from_be_bytes(*hash))
             }
-            _ => Place::After(KeyRef::trusted(&self.bytes)),
+            _ => Start::After(KeyRef::trusted(&self.bytes)),
         }
     }
 }
 
-enum Place<'a> {
+enum Start<'a> {
     From(u64),
     After(KeyRef<'a>),
 }
@@ -72,12 +77,19 @@ pub struct Page {
     pub scanned_count: u32,
     /// Where to go on; None if this is the last page.
     pub resume: Option<Resume>,
+    /// Of the state that it was read from.
+    pub lag: ReadLag,
 }
 
 impl Page {
-    fn read(received: &Received) -> Result<Page, ProtocolError> {
+    fn read(received: &Received, consistent: bool) -> Result<Page, ProtocolError> {
         let malformed = ProtocolError::Malformed { kind: Kind::PageReply as u16 };
-        let reply = received.message::<ArchivedPageReply<'_>>(Kind::PageReply)?;
+        let (reply, lag): (&ArchivedPageReply<'_>, ReadLag) = if consistent {
+            (received.message(Kind::PageReply)?, ReadLag::NONE)
+        } else {
+            let answer = received.eventual::<ArchivedLagging<PageReply<'_>>>(Kind::PageReply)?;
+            (&answer.reply, ReadLag::from(&answer.lag))
+        };
         let mut encoded = Lengths::new(reply.items.get());
         let mut items = Vec::new();
         while !encoded.is_empty() {
@@ -93,7 +105,7 @@ impl Page {
         }
         let from = reply.next_hash.as_ref().map(|hash| hash.to_native().to_be_bytes().to_vec());
         let resume = after.or(from).map(|bytes| Resume { bytes });
-        Ok(Page { items, scanned_count: reply.scanned_count.to_native(), resume })
+        Ok(Page { items, scanned_count: reply.scanned_count.to_native(), resume, lag })
     }
 }
 
@@ -104,12 +116,46 @@ struct Options {
     filter: Result<Option<Condition>, ExpressionError>,
     projection: Result<Option<Projection>, ExpressionError>,
     resume: Option<Resume>,
+    consistent: bool,
+    staleness_max: Option<Duration>,
     timeout: Option<Duration>,
 }
 
 impl Options {
     fn new() -> Options {
-        Options { limit: 0, filter: Ok(None), projection: Ok(None), resume: None, timeout: None }
+        Options {
+            limit: 0,
+            filter: Ok(None),
+            projection: Ok(None),
+            resume: None,
+            consistent: true,
+            staleness_max: None,
+            timeout: None,
+        }
+    }
+}
+
+impl Options {
+    /// Asks for one page, in the words that the wanted consistency takes.
+    async fn ask<R>(
+        &self,
+        table: &Table,
+        place: cluster::Place,
+        read: R,
+        deadline: Deadline,
+    ) -> Result<Page, ClientError>
+    where
+        R: Request,
+        Eventual<R>: Request,
+    {
+        let client = table.client();
+        let received = if self.consistent {
+            client.call(place, &read, deadline).await?
+        } else {
+            let staleness_max_millis = staleness_millis(self.staleness_max);
+            client.read(place, &Eventual { read, staleness_max_millis }, false, deadline).await?
+        };
+        Page::read(&received, self.consistent).map_err(ClientError::Protocol)
     }
 }
 
@@ -139,6 +185,19 @@ macro_rules! option_methods {
             self
         }
 
+        /// Whether to see every write that was acknowledged before (the default). Otherwise a replica
+        /// may answer that lags a little; [`Page::lag`] says how much.
+        pub fn consistent(mut self, consistent: bool) -> Self {
+            self.options.consistent = consistent;
+            self
+        }
+
+        /// Lets any replica answer whose state is certainly no older than this.
+        pub fn staleness_max(mut self, max: Duration) -> Self {
+            (self.options.consistent, self.options.staleness_max) = (false, Some(max));
+            self
+        }
+
         /// How long each page may take in all, instead of the client's `request_timeout`.
         pub fn timeout(mut self, timeout: Duration) -> Self {
             self.options.timeout = Some(timeout);
@@ -155,20 +214,12 @@ pub struct Query<'a> {
     partition_key: Value,
     sort_key: Option<SortKey>,
     descending: bool,
-    consistent: bool,
     options: Options,
 }
 
 impl<'a> Query<'a> {
     pub(super) fn new(table: &'a Table, partition_key: Value) -> Query<'a> {
-        Query {
-            table,
-            partition_key,
-            sort_key: None,
-            descending: false,
-            consistent: true,
-            options: Options::new(),
-        }
+        Query { table, partition_key, sort_key: None, descending: false, options: Options::new() }
     }
 
     option_methods!();
@@ -182,12 +233,6 @@ impl<'a> Query<'a> {
     /// Largest sort key first.
     pub fn descending(mut self) -> Self {
         self.descending = true;
-        self
-    }
-
-    /// Whether to see every write that was acknowledged before (the default).
-    pub fn consistent(mut self, consistent: bool) -> Self {
-        self.consistent = consistent;
         self
     }
 
@@ -211,8 +256,8 @@ impl<'a> Query<'a> {
         let deadline = table.deadline_of(self.options.timeout);
         let resume = match resume.map(Resume::place) {
             None => None,
-            Some(Place::After(key)) => Some(key.as_bytes()),
-            Some(Place::From(_)) => return Err(ClientError::InvalidResume),
+            Some(Start::After(key)) => Some(key.as_bytes()),
+            Some(Start::From(_)) => return Err(ClientError::InvalidResume),
         };
         let mut prefix = KeyBuf::new();
         loop {
@@ -234,10 +279,10 @@ impl<'a> Query<'a> {
                 filter: self.options.filter.clone()?,
                 projection: self.options.projection.clone()?,
                 resume,
-                consistent: self.consistent,
+                consistent: self.options.consistent,
             };
-            match table.client().read(target.place, &request, self.consistent, deadline).await {
-                Ok(received) => return Page::read(&received).map_err(ClientError::Protocol),
+            match self.options.ask(table, target.place, request, deadline).await {
+                Ok(page) => return Ok(page),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),
             }
@@ -289,8 +334,8 @@ impl<'a> Scan<'a> {
         let (mut hash_first, hash_last) = segment_hashes(self.segment)?;
         let (start, resume) = match resume.map(Resume::place) {
             None => (hash_first, None),
-            Some(Place::From(hash)) => (hash, None),
-            Some(Place::After(key)) => (key.hash(), Some(key.as_bytes())),
+            Some(Start::From(hash)) => (hash, None),
+            Some(Start::After(key)) => (key.hash(), Some(key.as_bytes())),
         };
         if !(hash_first..=hash_last).contains(&start) {
             return Err(ClientError::InvalidResume);
@@ -298,21 +343,20 @@ impl<'a> Scan<'a> {
         if resume.is_none() {
             hash_first = start;
         }
-        let mut request = ScanRequest {
-            table: 0,
-            epoch: 0,
-            hash_first,
-            hash_last,
-            limit: self.options.limit,
-            filter: self.options.filter.clone()?,
-            projection: self.options.projection.clone()?,
-            resume,
-        };
         loop {
             let target = route.of_hash(start);
-            (request.table, request.epoch) = (route.id(), target.epoch);
-            match table.client().call(target.place, &request, deadline).await {
-                Ok(received) => return Page::read(&received).map_err(ClientError::Protocol),
+            let request = ScanRequest {
+                table: route.id(),
+                epoch: target.epoch,
+                hash_first,
+                hash_last,
+                limit: self.options.limit,
+                filter: self.options.filter.clone()?,
+                projection: self.options.projection.clone()?,
+                resume,
+            };
+            match self.options.ask(table, target.place, request, deadline).await {
+                Ok(page) => return Ok(page),
                 Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
                 Err(error) => return Err(error),
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use forebay_core::item::{Item, ItemRef};
 use forebay_core::limits::FRAME_BYTES_MAX;
 use forebay_core::message::{
-    ArchivedErrorReply, ArchivedNotLeaderReply, ErrorCode, Kind, Message, version_of,
+    ArchivedErrorReply, ArchivedNotLeaderReply, EVENTUAL_VERSION, ErrorCode, Kind, Message,
+    version_of,
 };
 use rkyv::api::high::{HighSerializer, HighValidator, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
@@ -154,10 +155,25 @@ impl Received {
     where
         T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
     {
+        self.message_of(kind, version_of(kind))
+    }
+
+    /// The answer to an eventual read, if it is the expected kind and valid.
+    pub(super) fn eventual<T>(&self, kind: Kind) -> Result<&T, ProtocolError>
+    where
+        T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
+    {
+        self.message_of(kind, EVENTUAL_VERSION)
+    }
+
+    fn message_of<T>(&self, kind: Kind, version: u16) -> Result<&T, ProtocolError>
+    where
+        T: Portable + for<'c> CheckBytes<HighValidator<'c, Failure>>,
+    {
         if self.kind != kind as u16 {
             return Err(ProtocolError::Kind { expected: kind as u16, found: self.kind });
         }
-        if self.version != version_of(kind) {
+        if self.version != version {
             return Err(ProtocolError::Version { kind: self.kind, version: self.version });
         }
         rkyv::access::<T, Failure>(&self.payload)

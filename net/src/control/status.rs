@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::link::link_refusal_names;
 use crate::metrics::{LatencyHistogram, ShardMetrics, ShardPhase};
 
 /// Can the node serve?
@@ -94,6 +95,9 @@ pub struct ShardStatus {
     pub recovery: RecoveryStatus,
     /// Its ring.
     pub ring: RingStatus,
+    /// Its members of replicated groups; absent on a node that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
     /// Requests by kind, those that occurred.
     pub requests: Vec<RequestStatus>,
     /// Replies by code, those that occurred.
@@ -217,6 +221,69 @@ pub struct RingStatus {
     pub turn_max_microseconds: u64,
 }
 
+/// A shard's members of replicated groups, and its links to other shards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field repeats the metric of the same name")]
+pub struct ReplicationStatus {
+    pub members: u64,
+    pub groups_led: u64,
+    pub groups_leased: u64,
+    pub members_following: u64,
+    pub members_without_leader: u64,
+    pub members_log_only: u64,
+    pub members_awaiting_snapshot: u64,
+    pub member_lag_slots_max: u64,
+    pub leads_won: u64,
+    pub leads_lost: u64,
+    pub messages_misdirected: u64,
+    pub links_up: u64,
+    pub link_peers: u64,
+    pub link_reconnects: u64,
+    pub link_sent_messages: u64,
+    pub link_received_messages: u64,
+    pub link_sent_bytes: u64,
+    pub link_received_bytes: u64,
+    pub link_sent_batches: u64,
+    pub link_dropped_messages: u64,
+    /// What was refused of peers and strangers, by reason, as far as it occurred.
+    pub link_refusals: Vec<CountStatus>,
+}
+
+impl ReplicationStatus {
+    fn of_metrics(m: &ShardMetrics) -> Option<ReplicationStatus> {
+        if m.link_peers.get() == 0 && m.members.get() == 0 {
+            return None;
+        }
+        let refusals = link_refusal_names().zip(&m.link_refusals).map(|(name, c)| (name, c.get()));
+        let refusals = refusals.filter(|&(_, count)| count > 0);
+        Some(ReplicationStatus {
+            members: m.members.get(),
+            groups_led: m.groups_led.get(),
+            groups_leased: m.groups_leased.get(),
+            members_following: m.members_following.get(),
+            members_without_leader: m.members_without_leader.get(),
+            members_log_only: m.members_log_only.get(),
+            members_awaiting_snapshot: m.members_awaiting_snapshot.get(),
+            member_lag_slots_max: m.member_lag_slots_max.get(),
+            leads_won: m.leads_won.get(),
+            leads_lost: m.leads_lost.get(),
+            messages_misdirected: m.messages_misdirected.get(),
+            links_up: m.links_up.get(),
+            link_peers: m.link_peers.get(),
+            link_reconnects: m.link_reconnects.get(),
+            link_sent_messages: m.link_sent_messages.get(),
+            link_received_messages: m.link_received_messages.get(),
+            link_sent_bytes: m.link_sent_bytes.get(),
+            link_received_bytes: m.link_received_bytes.get(),
+            link_sent_batches: m.link_sent_batches.get(),
+            link_dropped_messages: m.link_dropped_messages.get(),
+            link_refusals: refusals
+                .map(|(name, count)| CountStatus { name: name.into(), count })
+                .collect(),
+        })
+    }
+}
+
 /// One kind of request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RequestStatus {
@@ -314,6 +381,7 @@ impl ShardStatus {
                 turns: m.turns.get(),
                 turn_max_microseconds: m.turn_max_microseconds.get(),
             },
+            replication: ReplicationStatus::of_metrics(m),
             requests: requests
                 .filter(|(kind, _)| m.requests[*kind].get() > 0)
                 .map(|(kind, name)| {

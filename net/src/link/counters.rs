@@ -70,9 +70,30 @@ impl LinkCounters {
 
     /// Everything refused here, with its name, for metrics.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let hello = HelloRefusal::ALL.iter().map(|reason| reason.name()).zip(self.refused);
-        let frames = FRAME_ERROR_NAMES.into_iter().zip(self.frame_errors);
-        let messages = PeerError::NAMES.into_iter().zip(self.peer_errors);
-        hello.chain(frames).chain(messages).chain([("out_of_place", self.out_of_place)])
+        let hello = self.refused.into_iter().chain(self.frame_errors).chain(self.peer_errors);
+        link_refusal_names().zip(hello.chain([self.out_of_place]))
+    }
+}
+
+/// The names of [`LinkCounters::refusals`], in their order.
+pub fn link_refusal_names() -> impl Iterator<Item = &'static str> {
+    let hello = HelloRefusal::ALL.iter().map(|reason| reason.name());
+    hello.chain(FRAME_ERROR_NAMES).chain(PeerError::NAMES).chain(["out_of_place"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let names: Vec<&str> = link_refusal_names().collect();
+        let mut distinct = names.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        let counted = LinkCounters { out_of_place: 7, ..LinkCounters::default() };
+        assert_eq!(counted.refusals().last(), Some(("out_of_place", 7)));
+        assert_eq!(counted.refusals().count(), names.len());
     }
 }

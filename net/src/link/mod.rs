@@ -83,7 +83,7 @@ use crate::frame::{Frame, FrameError, FrameSerializer, HEADER_BYTES, Inbox};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use outbox::Outbox;
 
-pub use counters::{FRAME_ERROR_NAMES, LinkCounters};
+pub use counters::{FRAME_ERROR_NAMES, LinkCounters, link_refusal_names};
 pub use pause::PauseGuard;
 pub use settings::LinkSettings;
 
@@ -338,6 +338,13 @@ impl Links {
             established: link.times_established,
             queued_bytes: conn.map_or(0, |conn| conn.outbox.bytes()),
         })
+    }
+
+    /// How many peers messages go through to at the moment, and how many there are.
+    #[must_use]
+    pub fn peers_up(&self) -> (u64, u64) {
+        let up = self.links.iter().filter(|link| link.established.is_some());
+        (up.count() as u64, self.links.len() as u64)
     }
 
     /// What the links have counted.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use forebay_core::ids::{GroupId, Slot};
 use forebay_core::liveness::{Liveness, PairEffect, Peer};
+use forebay_core::message::Lag;
 use forebay_core::message::peer::{GroupMessage, Route};
 use forebay_core::paxos::{
     At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole,
@@ -13,6 +14,7 @@ use forebay_core::paxos::{
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
+use super::fresh::{Fresh, Lead};
 use super::membership::{MemberState, Watched};
 use super::snapshot::SnapshotStatus;
 use super::wanting::Want;
@@ -78,6 +80,7 @@ pub(super) struct Member {
     /// Until when the lease holds, as computed at the time before it.
     lease: (Nanos, Nanos),
     strangers: Vec<(MemberId, Peer)>,
+    fresh: Fresh,
 }
 
 /// A message on its way to the links, with its entries' places in [`Members::entries`].
@@ -183,6 +186,7 @@ impl Members {
             due: None,
             lease: (Nanos(0), Nanos(0)),
             strangers: Vec::new(),
+            fresh: Fresh::default(),
         }));
         self.by_group.insert(group, ordinal);
         self.touch(ordinal);
@@ -205,6 +209,10 @@ impl Members {
 
     pub(super) fn get(&self, ordinal: GroupOrdinal) -> &Member {
         self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER)
+    }
+
+    pub(super) fn misdirected(&self) -> u64 {
+        self.misdirected
     }
 
     pub(super) fn ordinal(&self, group: GroupId) -> Option<GroupOrdinal> {
@@ -299,6 +307,9 @@ impl Members {
             for (ordinal, slot) in applied.drain(..) {
                 self.step(store, ordinal, Input::Applied { slot }, now);
                 self.events.push(Event::Applied(ordinal, slot));
+                if self.find(ordinal).is_some_and(|member| member.fresh.waits_for(slot)) {
+                    self.settle_fresh(ordinal);
+                }
             }
             for (ordinal, slot) in checkpointed.drain(..) {
                 self.step(store, ordinal, Input::Checkpointed { slot }, now);
@@ -492,6 +503,52 @@ impl Members {
         let (from, peer) = (route.from, from);
         let input = Input::Message { from, peer, message: &message, entries: &offered };
         self.step(store, ordinal, input, now);
+        let told = match message {
+            Message::Accept { first, chosen, .. } => {
+                chosen.max(Slot((first.0 + count as u64).saturating_sub(1)))
+            }
+            Message::Chosen { chosen, last, .. } => chosen.max(last),
+            _ => return,
+        };
+        let incarnation = self.liveness.heard_incarnation(peer);
+        if let Some(member) = self.find(ordinal)
+            && member.replica.follows() == Some(from)
+        {
+            member.fresh.told(Lead { member: from, peer, incarnation }, told);
+            self.settle_fresh(ordinal);
+        }
+    }
+
+    /// Takes note of how fresh a follower's state is.
+    fn settle_fresh(&mut self, ordinal: GroupOrdinal) {
+        let Members { liveness, list, .. } = self;
+        let Some(member) = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut) else {
+            return;
+        };
+        let follows = member.replica.follows();
+        let lead = member.fresh.lead().filter(|lead| Some(lead.member) == follows);
+        let answered = lead.and_then(|lead| {
+            let (incarnation, at) = liveness.answered(lead.peer)?;
+            (incarnation == lead.incarnation).then_some(at)
+        });
+        member.fresh.settle(answered, member.replica.figures().applied_slot);
+    }
+
+    /// How far behind the state here may be; None if there is none to read.
+    pub(super) fn lag(&mut self, ordinal: GroupOrdinal, now: Nanos) -> Option<Lag> {
+        self.settle_fresh(ordinal);
+        let Members { liveness, list, .. } = self;
+        let member = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut)?;
+        let figures = member.replica.figures();
+        // What has left the log must be in the state, or there is nothing to answer from.
+        if member.role != MemberRole::Storage || figures.applied_slot < figures.trimmed_slot {
+            return None;
+        }
+        let at = At { now, liveness, random: 0 };
+        match member.serves && member.replica.holds_lease(at) {
+            true => Some(Lag::NONE),
+            false => Some(member.fresh.lag(figures.applied_slot, now)),
+        }
     }
 
     pub(super) fn step(

@@ -28,6 +28,9 @@
 //! and before any reply leaves, by a clock that is read then. In between only this thread runs, so
 //! the state that was read is the state of both moments.
 //!
+//! A read that need not be strong takes no lease: any storage replica answers it from what it has
+//! applied, and says how old that may be ([`Replication::lag`], module `fresh`).
+//!
 //! # Trimming
 //! A group's entries may leave the log when two storage replicas' checkpoints have them. They stay
 //! until they take too much of it ([`Store::must_trim`]): a member that was away for a while is caught
@@ -36,6 +39,7 @@
 
 mod admin;
 mod entry;
+mod fresh;
 mod member;
 mod membership;
 mod placement;
@@ -49,6 +53,7 @@ use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, Slot, TableId};
 use forebay_core::liveness::{Liveness, LivenessSettings, PairEffect, PairMessage, Peer};
+use forebay_core::message::Lag;
 use forebay_core::message::peer::{
     Authentication, GroupMessage, Identity, MemberStep, Route, SnapshotMessage, StepKind, TableStep,
 };
@@ -262,6 +267,12 @@ impl Replication {
         self.reads_stand_until.take().is_none_or(|until| clock() < until)
     }
 
+    /// How far behind the leader's the state here may be, for a read that need not be strong. None:
+    /// this member has no state to read.
+    pub fn lag(&mut self, group: GroupOrdinal, now: Nanos) -> Option<Lag> {
+        self.members.lag(group, now)
+    }
+
     /// Whether this member leads the group and serves.
     #[must_use]
     pub fn leads(&self, group: GroupOrdinal) -> bool {
@@ -370,6 +381,12 @@ impl Replication {
     #[must_use]
     pub fn links(&self) -> &Links {
         &self.links
+    }
+
+    /// Messages for groups or members that are not here, or not from where they say.
+    #[must_use]
+    pub fn misdirected(&self) -> u64 {
+        self.members.misdirected()
     }
 
     /// What the shard should know, in order.

@@ -393,7 +393,7 @@ impl Asker {
     /// For steps that no client waits for.
     fn nobody() -> Asker {
         let conn = ConnId { slot: u32::MAX, generation: u32::MAX };
-        Asker { conn, correlation: 0, kind: Kind::ErrorReply, asked_at: Nanos(0) }
+        Asker { conn, correlation: 0, kind: Kind::ErrorReply, eventual: false, asked_at: Nanos(0) }
     }
 }
 
@@ -403,6 +403,8 @@ struct Asker {
     conn: ConnId,
     correlation: u64,
     kind: Kind,
+    /// An [`Eventual`](forebay_core::message::Eventual) read, whose answer says how old it may be.
+    eventual: bool,
     asked_at: Nanos,
 }
 

@@ -1,13 +1,16 @@
 //! What the shard counts, and where the control lane reads it.
 
 use forebay_core::message::{ErrorCode, Kind};
+use forebay_core::paxos::{MemberRole, RoleName};
 use forebay_core::table::TableDescription;
 use forebay_core::time::Nanos;
 use forebay_storage::store::StoreStats;
 
 use super::{Asker, Shard};
 use crate::control::status::PartitionStatus;
-use crate::metrics::{MetricNames, ShardPhase};
+use crate::link::Links;
+use crate::metrics::{MetricNames, ShardMetrics, ShardPhase};
+use crate::replication::Replication;
 
 /// How often the gauges that cost something are brought up to date.
 const PUBLISH_NANOS: u64 = Nanos::PER_SECOND / 4;
@@ -48,6 +51,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "WrongPartition",
         "NotLeader",
         "LeadershipLost",
+        "TooStale",
         "Overloaded",
         "DiskFull",
         "ShuttingDown",
@@ -105,9 +109,8 @@ impl Shard {
         let metrics = &self.context.metrics;
         metrics.connections_open.set(self.connections.open_count() as u64);
         if let Some(replication) = &self.replication {
-            metrics.members.set(replication.statuses().count() as u64);
-            let led = replication.statuses().filter(|member| member.serves);
-            metrics.groups_led.set(led.count() as u64);
+            observe_members(metrics, replication, self.now);
+            observe_links(metrics, replication.links());
         }
         metrics.connections_paused.set(self.connections.paused_count() as u64);
         metrics.pending_replies.set(self.waiting.len() as u64);
@@ -136,6 +139,7 @@ impl Shard {
         metrics.log_entry_bytes.set_total(stats.log.payload_bytes);
         metrics.log_batches.set_total(stats.log.batches);
         metrics.log_entries.set_total(stats.log.records);
+        metrics.log_copied_records.set_total(stats.log_copied_records);
         metrics.log_batches_in_flight.set(stats.log_batches_in_flight);
         metrics.log_durable_lsn.set(stats.durable_lsn.0);
         metrics.log_next_lsn.set(stats.next_lsn.0);
@@ -188,6 +192,61 @@ impl Shard {
             }
         }
         list
+    }
+}
+
+fn observe_members(metrics: &ShardMetrics, replication: &Replication, now: Nanos) {
+    let (mut members, mut led, mut leased, mut following, mut log_only, mut awaiting) =
+        (0, 0, 0, 0, 0, 0);
+    let (mut lag_max, mut protocol_errors) = (0, 0);
+    for member in replication.statuses() {
+        members += 1;
+        protocol_errors += member.figures.protocol_errors;
+        if member.serves {
+            led += 1;
+            leased += u64::from(replication.holds_lease(member.ordinal, now));
+        } else if member.leader.is_some() && member.figures.role == RoleName::Following {
+            following += 1;
+        }
+        awaiting += u64::from(member.needs_snapshot);
+        match member.role {
+            MemberRole::Log => log_only += 1,
+            MemberRole::Storage => {
+                let (chosen, applied) = (member.figures.chosen_slot, member.figures.applied_slot);
+                lag_max = lag_max.max(chosen.0.saturating_sub(applied.0));
+            }
+        }
+    }
+    metrics.members.set(members);
+    metrics.groups_led.set(led);
+    metrics.groups_leased.set(leased);
+    metrics.members_following.set(following);
+    metrics.members_without_leader.set(members - led - following);
+    metrics.members_log_only.set(log_only);
+    metrics.members_awaiting_snapshot.set(awaiting);
+    metrics.member_lag_slots_max.set(lag_max);
+    metrics.protocol_errors.set_total(protocol_errors);
+    metrics.messages_misdirected.set_total(replication.misdirected());
+}
+
+fn observe_links(metrics: &ShardMetrics, links: &Links) {
+    let counted = links.counters();
+    let (up, peers) = links.peers_up();
+    metrics.links_up.set(up);
+    metrics.link_peers.set(peers);
+    metrics.links_established.set_total(counted.established);
+    metrics.link_reconnects.set_total(counted.reconnects);
+    metrics.link_dials_failed.set_total(counted.dials_failed);
+    metrics.links_silent.set_total(counted.silent);
+    metrics.link_sent_messages.set_total(counted.messages_sent);
+    metrics.link_received_messages.set_total(counted.messages_received);
+    metrics.link_sent_bytes.set_total(counted.bytes_sent);
+    metrics.link_received_bytes.set_total(counted.bytes_received);
+    metrics.link_sent_batches.set_total(counted.buffers_sent);
+    let dropped = counted.dropped_unconnected + counted.dropped_full + counted.dropped_lost;
+    metrics.link_dropped_messages.set_total(dropped);
+    for (counter, (_, count)) in metrics.link_refusals.iter().zip(counted.refusals()) {
+        counter.set_total(count);
     }
 }
 

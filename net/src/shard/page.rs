@@ -10,12 +10,14 @@ use forebay_core::expression::{ArchivedCondition, ArchivedProjection};
 use forebay_core::item::ItemRef;
 use forebay_core::key::{KeyBuf, KeyRef};
 use forebay_core::limits::PAGE_ITEM_BYTES_MAX;
-use forebay_core::message::{ArchivedQueryRequest, ArchivedScanRequest, ErrorCode, PageReply};
+use forebay_core::message::{
+    ArchivedQueryRequest, ArchivedScanRequest, ErrorCode, Lag, Lagging, PageReply,
+};
 use forebay_core::table::KeyType;
 use forebay_storage::store::{GroupOrdinal, RangeEnd, Visit};
 use rkyv::option::ArchivedOption;
 
-use super::read::{check_projection, damaged};
+use super::read::{Consistency, check_projection, damaged};
 use super::refusal::Refusal;
 use super::request::{Outcome, Progress};
 use super::{Asker, Shard};
@@ -33,6 +35,8 @@ pub(super) struct PageBuilder {
     /// The last key taken; empty before the first.
     last: Vec<u8>,
     error: Option<Refusal>,
+    /// The largest of the states that were walked.
+    lag: Lag,
 }
 
 impl PageBuilder {
@@ -41,6 +45,7 @@ impl PageBuilder {
         (self.count, self.scanned, self.item_bytes) = (0, 0, 0);
         self.last.clear();
         self.error = None;
+        self.lag = Lag::NONE;
     }
 
     /// Whether a page with a resume key can be made of it.
@@ -98,6 +103,7 @@ impl PageBuilder {
 /// A walk over part of a partition.
 struct Walk<'a> {
     group: GroupOrdinal,
+    consistency: Consistency,
     /// First encoded key of the range.
     from: &'a [u8],
     /// First encoded key behind the range; None is the end of the order.
@@ -119,6 +125,7 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedQueryRequest<'_>,
+        consistency: Consistency,
         progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
@@ -163,6 +170,7 @@ impl Shard {
         }
         let walk = Walk {
             group,
+            consistency,
             from: &from,
             to: to.as_deref(),
             descending: request.descending,
@@ -178,6 +186,7 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedScanRequest<'_>,
+        consistency: Consistency,
         progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
@@ -208,6 +217,7 @@ impl Shard {
         let to = last.checked_add(1).map(u64::to_be_bytes);
         let walk = Walk {
             group,
+            consistency,
             from: &from,
             to: to.as_ref().map(|to| &to[..]),
             descending: false,
@@ -226,11 +236,12 @@ impl Shard {
         progress: Option<Box<Progress>>,
         next_hash: Option<u64>,
     ) -> Result<Outcome, Refusal> {
-        self.readable(walk.group)?;
+        let lag = self.readable_as(walk.group, walk.consistency)?;
         let mut page = match progress.map(|progress| *progress) {
             Some(Progress::Page(page)) => page,
             _ => self.pages.pop().unwrap_or_default(),
         };
+        page.lag = page.lag.max(lag);
         let behind = if page.last.is_empty() { walk.resume } else { Some(&page.last[..]) };
         let behind = behind.map(<[u8]>::to_vec);
         let (from, to) = match (&behind, walk.descending) {
@@ -276,7 +287,12 @@ impl Shard {
             resume: more.then_some(&page.last[..]),
             next_hash: if more { None } else { next_hash },
         };
-        self.connections.reply(asker.conn, asker.correlation, &reply);
+        if asker.eventual {
+            let reply = Lagging { reply, lag: page.lag };
+            self.connections.reply(asker.conn, asker.correlation, &reply);
+        } else {
+            self.connections.reply(asker.conn, asker.correlation, &reply);
+        }
         self.answered(asker);
         page.clear();
         if self.pages.len() < PAGES_KEPT {

@@ -4,11 +4,12 @@ use forebay_core::expression::ArchivedProjection;
 use forebay_core::item::ItemRef;
 use forebay_core::limits::{BATCH_GET_ITEMS_MAX, FRAME_BYTES_MAX};
 use forebay_core::message::{
-    ArchivedBatchGetRequest, ArchivedGetRequest, BatchGetReply, ErrorCode, GetReply,
+    ArchivedBatchGetRequest, ArchivedGetRequest, BatchGetReply, ErrorCode, GetReply, Lag, Lagging,
 };
 use forebay_storage::store::{GroupOrdinal, Read};
 use forebay_storage::tree::PageRef;
 use rkyv::option::ArchivedOption;
+use rkyv::rend::u32_le;
 
 use super::refusal::Refusal;
 use super::request::{Outcome, Progress};
@@ -25,6 +26,30 @@ const BATCH_GET_AHEAD: usize = 16;
 pub(super) struct Gets {
     pub(super) items: Vec<u8>,
     next: usize,
+    lag: Lag,
+}
+
+/// What a read asks of the state that it is answered from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Consistency {
+    /// Everything that was acknowledged before: the leader's, under its lease.
+    Strong,
+    /// Any storage replica's, no older than this.
+    Within {
+        /// 0: any age.
+        millis: u32,
+    },
+}
+
+impl Consistency {
+    /// By the flag of a read's first version.
+    pub(super) fn asked(consistent: bool) -> Consistency {
+        if consistent { Consistency::Strong } else { Consistency::Within { millis: 0 } }
+    }
+
+    pub(super) fn within(millis: u32_le) -> Consistency {
+        Consistency::Within { millis: millis.to_native() }
+    }
 }
 
 pub(super) fn damaged() -> Refusal {
@@ -62,11 +87,12 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedGetRequest<'_>,
+        consistency: Consistency,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
         let group =
             self.locate_key(request.table.to_native(), request.epoch.to_native(), &request.key)?;
-        self.readable(group)?;
+        let lag = self.readable_as(group, consistency)?;
         let item = match self.store.get(group, self.key.as_bytes()) {
             Read::Item(item) => Some(item),
             Read::Absent => None,
@@ -79,6 +105,14 @@ impl Shard {
                 self.scratch.clear();
                 projection.apply_into(ItemRef::trusted(item), &mut self.scratch)?;
                 let reply = GetReply { item: Some(&self.scratch) };
+                if asker.eventual {
+                    self.connections.reply(conn, correlation, &Lagging { reply, lag });
+                } else {
+                    self.connections.reply(conn, correlation, &reply);
+                }
+            }
+            (_, item) if asker.eventual => {
+                let reply = Lagging { reply: GetReply { item }, lag };
                 self.connections.reply(conn, correlation, &reply);
             }
             (_, item) => self.connections.reply(conn, correlation, &GetReply { item }),
@@ -91,6 +125,7 @@ impl Shard {
         &mut self,
         asker: Asker,
         request: &ArchivedBatchGetRequest<'_>,
+        consistency: Consistency,
         progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
         check_projection(&request.projection)?;
@@ -105,14 +140,19 @@ impl Shard {
             _ => {
                 let mut items = std::mem::take(&mut self.scratch);
                 items.clear();
-                Gets { items, next: 0 }
+                Gets { items, next: 0, lag: Lag::NONE }
             }
         };
-        match self.gather(request, &mut gets)? {
+        match self.gather(request, consistency, &mut gets)? {
             Some(page) => Ok(Outcome::Wait(page, Some(Box::new(Progress::Gets(gets))))),
             None => {
-                let reply = BatchGetReply { items: &gets.items };
-                self.connections.reply(asker.conn, asker.correlation, &reply);
+                let (lag, reply) = (gets.lag, BatchGetReply { items: &gets.items });
+                if asker.eventual {
+                    let reply = Lagging { reply, lag };
+                    self.connections.reply(asker.conn, asker.correlation, &reply);
+                } else {
+                    self.connections.reply(asker.conn, asker.correlation, &reply);
+                }
                 self.answered(asker);
                 self.scratch = gets.items;
                 Ok(Outcome::Done)
@@ -124,13 +164,14 @@ impl Shard {
     fn gather(
         &mut self,
         request: &ArchivedBatchGetRequest<'_>,
+        consistency: Consistency,
         gets: &mut Gets,
     ) -> Result<Option<PageRef>, Refusal> {
         let (table, epoch) = (request.table.to_native(), request.epoch.to_native());
-        let items = &mut gets.items;
         while let Some(key) = request.keys.get(gets.next) {
             let group = self.locate_key(table, epoch, key)?;
-            self.readable(group)?;
+            gets.lag = gets.lag.max(self.readable_as(group, consistency)?);
+            let items = &mut gets.items;
             match self.store.get(group, self.key.as_bytes()) {
                 Read::Item(item) if items.len() + 4 + item.len() <= BATCH_GET_BYTES_MAX => {
                     let at = items.len();

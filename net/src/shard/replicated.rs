@@ -14,13 +14,14 @@ use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId, Slot, TableId};
 use forebay_core::liveness::Peer;
-use forebay_core::message::ErrorCode;
 use forebay_core::message::peer::StepKind;
+use forebay_core::message::{ErrorCode, Lag};
 use forebay_core::paxos::{Az, Configuration, MemberId, NotServed};
 use forebay_core::table::PartitionDescription;
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, Refused, Ticket};
 
+use super::read::Consistency;
 use super::refusal::Refusal;
 use super::system::ShardMail;
 use super::{Asker, Mail, Shard, WaitingReply};
@@ -225,6 +226,36 @@ impl Shard {
         }
     }
 
+    /// Leave to read the group's state in this turn as the reader wants it; how far behind it may be.
+    #[inline]
+    pub(super) fn readable_as(
+        &mut self,
+        group: GroupOrdinal,
+        consistency: Consistency,
+    ) -> Result<Lag, Refusal> {
+        let Consistency::Within { millis } = consistency else {
+            return self.readable(group).map(|()| Lag::NONE);
+        };
+        if !self.is_clustered() {
+            return Ok(Lag::NONE);
+        }
+        let now = self.now;
+        let lag = self.replication.as_deref_mut().and_then(|members| members.lag(group, now));
+        let lag = lag.ok_or_else(|| self.not_leader(group))?;
+        if millis > 0 && lag.age_millis > u64::from(millis) {
+            let words = match lag.age_millis {
+                Lag::UNKNOWN_AGE => format!(
+                    "this replica has not heard from a leader yet; at most {millis} ms are asked for"
+                ),
+                age => format!(
+                    "this replica was up to date {age} ms ago; at most {millis} ms are asked for"
+                ),
+            };
+            return Err(Refusal::new(ErrorCode::TooStale, words));
+        }
+        Ok(lag)
+    }
+
     /// "The leader is …"
     pub(super) fn not_leader(&self, group: GroupOrdinal) -> Refusal {
         let replication = self.replication.as_deref();
@@ -291,9 +322,16 @@ impl Shard {
                         self.release_one(asker, reply, now);
                     }
                 }
-                Event::Leads(group) if self.system.group == Some(group) => self.system.forget(),
-                Event::Leads(_) => {}
-                Event::StepsDown(group) => self.lose(group),
+                Event::Leads(group) => {
+                    self.context.metrics.leads_won.add(1);
+                    if self.system.group == Some(group) {
+                        self.system.forget();
+                    }
+                }
+                Event::StepsDown(group) => {
+                    self.context.metrics.leads_lost.add(1);
+                    self.lose(group);
+                }
                 Event::Table { from, step, table, description } => {
                     self.table_step(from, step, table, &description, now);
                 }

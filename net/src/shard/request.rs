@@ -16,9 +16,11 @@
 use forebay_core::message::{
     ArchivedAdminRequest, ArchivedBatchGetRequest, ArchivedBatchWriteRequest,
     ArchivedCreateTableRequest, ArchivedDeleteRequest, ArchivedDeleteTableRequest,
-    ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedGetRequest,
-    ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest, ArchivedScanRequest,
-    ArchivedUpdateRequest, DescribeNodeReply, ErrorCode, Kind, ShardAddress, version_of,
+    ArchivedDescribeNodeRequest, ArchivedDescribeTableRequest, ArchivedEventual,
+    ArchivedGetRequest, ArchivedListTablesRequest, ArchivedPutRequest, ArchivedQueryRequest,
+    ArchivedScanRequest, ArchivedUpdateRequest, BatchGetRequest, DescribeNodeReply,
+    EVENTUAL_VERSION, ErrorCode, GetRequest, Kind, QueryRequest, ScanRequest, ShardAddress,
+    newest_version_of, version_of,
 };
 use forebay_core::time::Nanos;
 use forebay_storage::tree::PageRef;
@@ -29,7 +31,7 @@ use rkyv::rancor::Failure;
 
 use super::page::PageBuilder;
 use super::parking::{HELD_BYTES_MAX, Held};
-use super::read::Gets;
+use super::read::{Consistency, Gets};
 use super::refusal::Refusal;
 use super::replicated::Mark;
 use super::write::BatchProgress;
@@ -98,6 +100,7 @@ impl Shard {
             conn,
             correlation: frame.correlation,
             kind: kind.unwrap_or(Kind::ErrorReply),
+            eventual: frame.message_version == EVENTUAL_VERSION,
             asked_at: now,
         };
         self.count_request(asker.kind);
@@ -105,18 +108,20 @@ impl Shard {
             let words = format!("{} is not a kind of request", frame.kind);
             return self.refuse(asker, &Refusal::new(ErrorCode::UnknownKind, words));
         };
-        if frame.message_version != version_of(kind) {
+        let versions = version_of(kind)..=newest_version_of(kind);
+        if !versions.contains(&frame.message_version) {
             let words = format!(
-                "{kind:?} version {}, this program reads {}",
+                "{kind:?} version {}, this program reads {} to {}",
                 frame.message_version,
-                version_of(kind)
+                versions.start(),
+                versions.end()
             );
             return self.refuse(asker, &Refusal::new(ErrorCode::UnsupportedVersion, words));
         }
         if let Err(refusal) = self.admit() {
             return self.refuse(asker, &refusal);
         }
-        if kind == Kind::Get {
+        if kind == Kind::Get && !asker.eventual {
             let outcome = self.get_soon(asker, frame.payload);
             return self.settle(asker, Payload::Arrived(frame.payload), outcome);
         }
@@ -190,17 +195,28 @@ impl Shard {
         payload: &[u8],
         progress: Option<Box<Progress>>,
     ) -> Result<Outcome, Refusal> {
+        if asker.eventual {
+            return self.dispatch_eventual(asker, payload, progress);
+        }
         match asker.kind {
             Kind::Put => self.put(asker, message::<ArchivedPutRequest<'_>>(payload)?),
-            Kind::Get => self.get(asker, message::<ArchivedGetRequest<'_>>(payload)?),
+            Kind::Get => {
+                let request = message::<ArchivedGetRequest<'_>>(payload)?;
+                self.get(asker, request, Consistency::asked(request.consistent))
+            }
             Kind::Delete => self.delete(asker, message::<ArchivedDeleteRequest<'_>>(payload)?),
             Kind::Update => self.update(asker, message::<ArchivedUpdateRequest<'_>>(payload)?),
             Kind::Query => {
-                self.query(asker, message::<ArchivedQueryRequest<'_>>(payload)?, progress)
+                let request = message::<ArchivedQueryRequest<'_>>(payload)?;
+                self.query(asker, request, Consistency::asked(request.consistent), progress)
             }
-            Kind::Scan => self.scan(asker, message::<ArchivedScanRequest<'_>>(payload)?, progress),
+            Kind::Scan => {
+                let request = message::<ArchivedScanRequest<'_>>(payload)?;
+                self.scan(asker, request, Consistency::Strong, progress)
+            }
             Kind::BatchGet => {
-                self.batch_get(asker, message::<ArchivedBatchGetRequest<'_>>(payload)?, progress)
+                let request = message::<ArchivedBatchGetRequest<'_>>(payload)?;
+                self.batch_get(asker, request, Consistency::Strong, progress)
             }
             Kind::BatchWrite => self.batch_write(
                 asker,
@@ -226,6 +242,37 @@ impl Shard {
                 Ok(Outcome::Done)
             }
             _ => Err(Refusal::constant(ErrorCode::UnknownKind, "not a kind of request")),
+        }
+    }
+
+    /// Reads that any storage replica may answer.
+    fn dispatch_eventual(
+        &mut self,
+        asker: Asker,
+        payload: &[u8],
+        progress: Option<Box<Progress>>,
+    ) -> Result<Outcome, Refusal> {
+        match asker.kind {
+            Kind::Get => {
+                let asked = message::<ArchivedEventual<GetRequest<'_>>>(payload)?;
+                self.get(asker, &asked.read, Consistency::within(asked.staleness_max_millis))
+            }
+            Kind::Query => {
+                let asked = message::<ArchivedEventual<QueryRequest<'_>>>(payload)?;
+                let consistency = Consistency::within(asked.staleness_max_millis);
+                self.query(asker, &asked.read, consistency, progress)
+            }
+            Kind::Scan => {
+                let asked = message::<ArchivedEventual<ScanRequest<'_>>>(payload)?;
+                let consistency = Consistency::within(asked.staleness_max_millis);
+                self.scan(asker, &asked.read, consistency, progress)
+            }
+            Kind::BatchGet => {
+                let asked = message::<ArchivedEventual<BatchGetRequest<'_>>>(payload)?;
+                let consistency = Consistency::within(asked.staleness_max_millis);
+                self.batch_get(asker, &asked.read, consistency, progress)
+            }
+            _ => Err(Refusal::constant(ErrorCode::UnsupportedVersion, "this kind is no read")),
         }
     }
 

@@ -16,7 +16,7 @@ use forebay_core::message::{ArchivedGetRequest, GetReply};
 use forebay_storage::store::{GroupOrdinal, Read, TOGETHER_MAX};
 use forebay_storage::tree::PageRef;
 
-use super::read::damaged;
+use super::read::{Consistency, damaged};
 use super::refusal::Refusal;
 use super::request::{Outcome, Payload, message};
 use super::{Asker, Shard};
@@ -54,8 +54,10 @@ impl Shard {
     /// Queues a Get that has just arrived.
     pub(super) fn get_soon(&mut self, asker: Asker, payload: &[u8]) -> Result<Outcome, Refusal> {
         let request = message::<ArchivedGetRequest<'_>>(payload)?;
-        if request.projection.is_some() {
-            return self.get(asker, request);
+        // On a shard that stands alone every read is answered in the same way.
+        let consistent = request.consistent || !self.is_clustered();
+        if request.projection.is_some() || !consistent {
+            return self.get(asker, request, Consistency::asked(consistent));
         }
         let group =
             self.locate_key(request.table.to_native(), request.epoch.to_native(), &request.key)?;

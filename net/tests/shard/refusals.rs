@@ -101,7 +101,7 @@ fn bad_messages_get_an_error_and_the_connection_goes_on() {
     reply[10..12].copy_from_slice(&(Kind::GetReply as u16).to_le_bytes());
     seal(&mut reply);
     let mut version = encoded("a");
-    version[12] = 2;
+    version[12] = 3;
     seal(&mut version);
     let mut archive = encoded("a");
     archive.as_mut_slice()[32..].fill(0xee);

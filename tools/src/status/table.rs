@@ -136,9 +136,86 @@ pub(super) fn render(status: &NodeStatus) -> String {
     for (title, header, cells) in per_shard {
         block(&mut text, title, header, status.shards.iter().map(cells).collect());
     }
+    replication(&mut text, status);
     requests(&mut text, status);
     partitions(&mut text, status);
     text
+}
+
+/// What only nodes of a cluster have.
+fn replication(text: &mut String, status: &NodeStatus) {
+    let shards = || status.shards.iter().filter_map(|s| Some((s.shard, s.replication.as_ref()?)));
+    if shards().next().is_none() {
+        return;
+    }
+    let header = [
+        "shard",
+        "members",
+        "leads",
+        "with lease",
+        "follows",
+        "no leader",
+        "log only",
+        "need snapshot",
+        "lag, slots",
+        "leads won",
+        "lost",
+    ];
+    let rows = shards().map(|(shard, r)| {
+        let cells = [
+            u64::from(shard),
+            r.members,
+            r.groups_led,
+            r.groups_leased,
+            r.members_following,
+            r.members_without_leader,
+            r.members_log_only,
+            r.members_awaiting_snapshot,
+            r.member_lag_slots_max,
+            r.leads_won,
+            r.leads_lost,
+        ];
+        cells.iter().map(u64::to_string).collect()
+    });
+    block(text, "groups", &header, rows.collect());
+    let header = [
+        "shard",
+        "up",
+        "of",
+        "reconnects",
+        "messages out",
+        "in",
+        "bytes out",
+        "in",
+        "batches out",
+        "dropped",
+        "misdirected",
+    ];
+    let rows = shards().map(|(shard, r)| {
+        let size = |bytes: u64| ByteSize(bytes).to_string();
+        vec![
+            shard.to_string(),
+            r.links_up.to_string(),
+            r.link_peers.to_string(),
+            r.link_reconnects.to_string(),
+            r.link_sent_messages.to_string(),
+            r.link_received_messages.to_string(),
+            size(r.link_sent_bytes),
+            size(r.link_received_bytes),
+            r.link_sent_batches.to_string(),
+            r.link_dropped_messages.to_string(),
+            r.messages_misdirected.to_string(),
+        ]
+    });
+    block(text, "links", &header, rows.collect());
+    let refused = shards().flat_map(|(shard, r)| {
+        let refused = r.link_refusals.iter();
+        refused.map(move |one| vec![shard.to_string(), one.name.clone(), one.count.to_string()])
+    });
+    let refused: Vec<Vec<String>> = refused.collect();
+    if !refused.is_empty() {
+        block(text, "refused on links", &["shard", "reason", "count"], refused);
+    }
 }
 
 type Block<'a> = (&'a str, &'a [&'a str], &'a dyn Fn(&ShardStatus) -> Vec<String>);

@@ -1,5 +1,8 @@
 //! Many seeds of the simulation, and the mutation score: the planted bugs that it must catch.
 //!
+//! The table, as Markdown:
+//! `cargo test -p forebay-core every_planted_bug -- --nocapture`.
+//!
 //! More seeds by hand:
 //! `FOREBAY_PAXOS_SEEDS=100000 cargo test -p forebay-core paxos::tests::mutation::no_seed -- --nocapture`;
 //! one seed with all its messages: `FOREBAY_PAXOS_SEED=4711 FOREBAY_PAXOS_SEEDS=1 …`.
@@ -8,7 +11,7 @@
 //! `FOREBAY_PAXOS_SEED` on at `FOREBAY_PAXOS_SEEDS` of them with `FOREBAY_PAXOS_BUG=<its name>`.
 
 use super::super::Bug;
-use super::sim::{Plan, Stats, simulate};
+use super::sim::{Plan, Stats, events_of_last_run, simulate};
 
 /// Seeds of the ordinary test run: about two seconds.
 const SEEDS: u64 = 600;
@@ -67,7 +70,8 @@ fn every_planted_bug_is_caught() {
     let hook = std::panic::take_hook();
     // Planted bugs break assertions by the hundred; those are reported in the table.
     std::panic::set_hook(Box::new(|_| {}));
-    let mut table = String::new();
+    let mut rows: Vec<[String; 4]> =
+        vec![["planted bug", "what it breaks", "caught by", "how"].map(str::to_owned)];
     let mut missed = Vec::new();
     for bug in Bug::ALL {
         let name = format!("{bug:?}");
@@ -82,30 +86,49 @@ fn every_planted_bug_is_caught() {
         };
         let caught = hint.into_iter().chain(from..from + seeds).find_map(|seed| {
             let failed = simulate(seed, Plan { bug: Some(bug), ..Plan::of_seed(seed) }).err()?;
+            let events = events_of_last_run();
             // The seed is innocent.
             let sound = simulate(seed, Plan::of_seed(seed));
             assert!(sound.is_ok(), "seed {seed} without a bug: {sound:?}");
-            Some((seed, failed))
+            Some((seed, events, failed))
         });
-        match caught {
-            Some((seed, failure)) => {
+        let (by, how) = match caught {
+            Some((seed, events, failure)) => {
                 let failure: String =
                     failure.lines().next().unwrap_or_default().chars().take(90).collect();
-                table += &format!("{name:<30} seed {seed:>5}   {failure}\n");
+                (format!("simulation, seed {seed}, event {events}"), failure)
             }
             None if let Some(found) = super::scenarios::catches(bug) => {
-                table += &format!("{name:<30} scenario     {found}\n");
+                ("scenario".to_owned(), found.to_owned())
             }
             None if let Some(found) = super::model::catches(bug) => {
-                table += &format!("{name:<30} model        {found}\n");
+                ("model".to_owned(), found.to_string())
             }
             None => {
-                table += &format!("{name:<30} MISSED by {SEEDS_PER_BUG} seeds\n");
                 missed.push(bug);
+                ("**nothing**".to_owned(), format!("{SEEDS_PER_BUG} seeds are clean"))
             }
-        }
+        };
+        rows.push([name, bug.breaks().to_owned(), by, how.replace('|', "/")]);
     }
     std::panic::set_hook(hook);
+    let table = markdown(&rows);
     println!("{table}");
+    println!("{} of {} planted bugs caught", rows.len() - 1 - missed.len(), rows.len() - 1);
     assert!(missed.is_empty(), "planted bugs that no seed caught: {missed:?}\n{table}");
+}
+
+/// Rows, the first of them headers.
+fn markdown(rows: &[[String; 4]]) -> String {
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().expect("there are headers")
+    };
+    let line = |row: &[String; 4]| {
+        let cells = row.iter().enumerate();
+        let cells: String = cells.map(|(at, cell)| format!("| {cell:<0$} ", width(at))).collect();
+        format!("{cells}|\n")
+    };
+    let rule = [0, 1, 2, 3].map(|column| "-".repeat(width(column)));
+    let (headers, rest) = rows.split_first().expect("there are headers");
+    [headers, &rule].into_iter().chain(rest).map(line).collect()
 }

@@ -260,6 +260,7 @@ impl Sim {
     }
 
     fn happen(&mut self, what: What) -> Result<(), String> {
+        EVENTS.set(self.stats.events);
         match what {
             What::Pair { from, to, message } => {
                 let what = |message| What::Pair { from, to, message };
@@ -539,6 +540,16 @@ pub(super) fn offer(record: &Record) -> Offered<'_> {
         _ => Payload::NoOp,
     };
     Offered { handle: Handle(record.value), bytes: record.bytes, payload }
+}
+
+thread_local! {
+    /// Of the run that is under way on this thread, or was last; a broken one leaves nothing else.
+    static EVENTS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many events the last run on this thread had come to.
+pub(super) fn events_of_last_run() -> u64 {
+    EVENTS.get()
 }
 
 /// One seed, with the machine's own assertions reported like the checks.
