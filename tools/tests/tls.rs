@@ -345,7 +345,7 @@ fn the_readmes_way_to_a_cluster_with_certificates_works() {
     let certificates = dir.path().join("certificates");
     let block = readme_block("toml", "[tls]");
     let commands = readme_block("sh", "forebay certs certificates");
-    let addresses = free_addresses(6);
+    let addresses = free_addresses(8);
     let run = |line: &str| {
         let mut words: Vec<String> =
             line.split('#').next().unwrap().split_whitespace().map(str::to_owned).collect();
@@ -354,7 +354,7 @@ fn the_readmes_way_to_a_cluster_with_certificates_works() {
             if word == "certificates" {
                 *word = text(&certificates).to_owned();
             }
-            for (place, address) in addresses.iter().take(3).enumerate() {
+            for (place, address) in addresses.iter().take(4).enumerate() {
                 *word = word.replace(&format!("10.0.0.{}:4700", place + 1), &address.to_string());
             }
         }
@@ -366,13 +366,12 @@ fn the_readmes_way_to_a_cluster_with_certificates_works() {
     let lines: Vec<&str> = commands.lines().collect();
     let line = |part: &str| lines.iter().find(|line| line.contains(part)).expect("it is shown");
     run(line("forebay certs"));
-    let mut nodes = Vec::new();
-    for (place, name) in NAMES.into_iter().enumerate() {
+    let start = |place: usize, name: &str| {
         let data = dir.path().join(format!("data-{place}"));
         let config = block
             .replace("/var/lib/forebay", text(&data))
             .replace("10.0.0.1:4700", &addresses[place].to_string())
-            .replace("10.0.0.1:4800", &addresses[3 + place].to_string())
+            .replace("10.0.0.1:4800", &addresses[4 + place].to_string())
             .replace("/etc/forebay/a.", &format!("/etc/forebay/{name}."))
             .replace("/etc/forebay", text(&certificates))
             .replace("az = 1", &format!("az = {place}"));
@@ -380,10 +379,17 @@ fn the_readmes_way_to_a_cluster_with_certificates_works() {
         let config = format!("http = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n{config}");
         let file = dir.path().join(format!("node-{place}.toml"));
         std::fs::write(&file, config).unwrap();
-        nodes.push(Node::configured(&file));
-    }
+        Node::configured(&file)
+    };
+    let mut nodes: Vec<Node> =
+        NAMES.into_iter().enumerate().map(|(place, name)| start(place, name)).collect();
     assert!(run(line("admin --certificates certificates init")).contains("of 3 nodes"));
     assert!(run(line("groups")).contains("(system)"));
+    let commands = readme_block("sh", "certificates join");
+    let lines: Vec<&str> = commands.lines().collect();
+    run(lines[0]);
+    nodes.push(start(NAMES.len(), "d"));
+    assert!(run(lines[1]).contains("in place 3"));
     for node in nodes {
         node.stop();
     }
