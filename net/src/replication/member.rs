@@ -110,6 +110,8 @@ pub(super) struct Members {
     checkpointed: Vec<(GroupOrdinal, Slot)>,
     /// Messages for groups or members that are not here, or not from where they say.
     misdirected: u64,
+    /// How often members here have begun to serve.
+    pub(super) reigns: u64,
     random: u64,
 }
 
@@ -135,6 +137,7 @@ impl Members {
             applied: Vec::new(),
             checkpointed: Vec::new(),
             misdirected: 0,
+            reigns: 0,
             random: seed | 1,
         }
     }
@@ -256,17 +259,14 @@ impl Members {
         while let Some(past) = store.take_read_entries() {
             self.queue_past(&past);
         }
-        loop {
+        while store.has_reports() {
             let mut persisted = std::mem::take(&mut self.persisted);
             let mut applied = std::mem::take(&mut self.applied);
             let mut checkpointed = std::mem::take(&mut self.checkpointed);
             store.take_persisted(&mut persisted);
             store.take_applied(&mut applied);
             store.take_checkpointed(&mut checkpointed);
-            let (any, trims) = (
-                !(persisted.is_empty() && applied.is_empty() && checkpointed.is_empty()),
-                !checkpointed.is_empty(),
-            );
+            let trims = !checkpointed.is_empty();
             for (ordinal, upto) in persisted.drain(..) {
                 self.step(store, ordinal, Input::Persisted { upto }, now);
             }
@@ -283,9 +283,6 @@ impl Members {
             (self.persisted, self.applied, self.checkpointed) = (persisted, applied, checkpointed);
             if trims {
                 self.trim_all(store, now);
-            }
-            if !any {
-                return;
             }
         }
     }
@@ -516,6 +513,7 @@ impl Members {
             Effect::MayTrim { slot } => member.may_trim = slot,
             Effect::Leads { .. } => {
                 member.serves = true;
+                self.reigns += 1;
                 self.events.push(Event::Leads(ordinal));
             }
             Effect::StepsDown { .. } => {

@@ -233,6 +233,12 @@ impl Replication {
         self.members.get(group).serves
     }
 
+    /// How often members here have begun to serve as leaders, ever.
+    #[must_use]
+    pub fn reigns(&self) -> u64 {
+        self.members.reigns
+    }
+
     /// The shard that leads the group, as far as this member knows.
     #[must_use]
     pub fn leader(&self, group: GroupOrdinal) -> Option<Peer> {

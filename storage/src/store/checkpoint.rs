@@ -43,8 +43,12 @@ use crate::tree::{PageRef, TreeRef};
 
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
-/// A checkpoint follows at once while the log holds more than this part of what clients may fill.
+/// A checkpoint follows at once while the log holds more than this part of what clients may fill, and
+/// it would be trimmed by [`LOG_GAIN_PART`] of that.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
+/// What members still need may hold most of a log for long ([`super::members`]): checkpoint after
+/// checkpoint would trim a few batches each.
+const LOG_GAIN_PART: u64 = 8;
 
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -314,8 +318,9 @@ impl Store {
         let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
         // What another checkpoint trims to.
         let next_trim = self.superblock.history_start();
-        let held = self.log.end_lsn().0 - trim.0;
-        let nearly_full = held * 100 >= self.config.log.client_bytes() * LOG_HELD_PERCENT_MAX;
+        let (held, all) = (self.log.end_lsn().0 - trim.0, self.config.log.client_bytes());
+        let nearly_full = held * 100 >= all * LOG_HELD_PERCENT_MAX
+            && next_trim.0.saturating_sub(trim.0) >= all / LOG_GAIN_PART;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))

@@ -50,7 +50,7 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry};
+pub use members::{AcceptedEntry, ChosenEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use stats::{GroupFigures, StoreStats};
@@ -233,6 +233,8 @@ pub struct Store {
     closing: bool,
     last_write_at: Nanos,
     page_read_errors: u64,
+    /// What was chosen here, for whoever watches.
+    watched: Option<Vec<ChosenEntry>>,
 }
 
 impl Store {

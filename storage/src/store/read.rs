@@ -11,6 +11,7 @@ use forebay_core::time::Nanos;
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
 use crate::cache::ReadStart;
+use crate::notice;
 use crate::overlay::{EntryRef, KeyHash};
 pub use crate::tree::walk::TOGETHER_MAX;
 use crate::tree::walk::{self, Cursor, Direction, Lookup, Step};
@@ -315,7 +316,7 @@ impl Store {
         let page = self.cache.page_of_read(done.op);
         if let Err(error) = self.cache.finish_read(done) {
             self.page_read_errors += 1;
-            eprintln!("forebay: shard {}: {error}", self.shard());
+            notice::say(format_args!("shard {}: {error}", self.shard()));
             self.damaged.insert(page, now + READ_RETRY_NANOS);
         }
         self.loaded.push(PageId(page.id));

@@ -40,7 +40,7 @@ impl World {
                 self.crash(node, Down::Process);
             }
             Fault::PowerCut { .. } | Fault::Kill { .. } => {}
-            Fault::Pause { node, inside: true } if self.nodes[node].shard.is_some() => {
+            Fault::Pause { node, inside: true, .. } if self.nodes[node].shard.is_some() => {
                 self.nodes[node].stop_inside = nanos;
             }
             Fault::Pause { node, .. } => {
@@ -59,6 +59,8 @@ impl World {
                     self.reset(wire);
                 }
             }
+            Fault::Flaky { a, b, one_in } => self.network.set_flaky(a, b, one_in),
+            Fault::Garble { from, to } => self.network.garble(from, to),
             Fault::Drift { node, ppm } => self.nodes[node].clock.set_rate(now, ppm),
             Fault::SlowDisk { node, times } => self.nodes[node].disk.times = times,
             Fault::StuckDisk { node } => {
@@ -80,6 +82,10 @@ impl World {
             Fault::FlipBit { node, file, at, bit } => {
                 let offset = self.nodes[node].disk.flip(file, at, bit);
                 self.trace.say(now, || format!("in byte {offset} of {file:?}"));
+            }
+            Fault::MisdirectWrite { node, at } => {
+                let offset = self.nodes[node].disk.misdirect(at);
+                self.trace.say(now, || format!("the next one lands at {offset}"));
             }
             Fault::LoseWrite { node } => {
                 let file = forebay_storage::block::ShardFile::Pages;
@@ -106,6 +112,7 @@ impl World {
                 self.network.resume_all(now, &mut self.queue);
             }
             Fault::SlowLink { from, to, .. } => self.network.set_slow(from, to, 0),
+            Fault::Flaky { a, b, .. } => self.network.set_flaky(a, b, 0),
             Fault::SlowDisk { node, .. } => self.nodes[node].disk.times = 1,
             Fault::FullDisk { node } => self.nodes[node].disk.set_full(false),
             Fault::BadSectors { node, .. } => self.nodes[node].disk.mend(index),
@@ -119,7 +126,9 @@ impl World {
             | Fault::Reset { .. }
             | Fault::FailFlush { .. }
             | Fault::FailWrite { .. }
+            | Fault::Garble { .. }
             | Fault::FlipBit { .. }
+            | Fault::MisdirectWrite { .. }
             | Fault::LoseWrite { .. } => {}
         }
     }

@@ -24,8 +24,25 @@
 //! | `client`, `workload`, `items` | what is asked, in real frames |
 //! | `history`, `linearizability` | answers per key, and whether an order explains them |
 //! | `ledger` | acknowledged writes stay |
-//! | `agreement` | replicas at the same slot hold the same |
+//! | `agreement` | the same entry in each slot, and at the same slot the same content |
+//! | `leases` | one leaseholder at a time; no leader changes without need |
 //! | `minimise`, `trace` | from a failing run to a small one |
+//!
+//! What must not be, and who looks:
+//!
+//! | property | looked at | by |
+//! |---|---|---|
+//! | strong reads and conditional writes are linearizable, key by key | in the end, all answers | `linearizability` |
+//! | an acknowledged write stays; a refused one never shows | each answer, and every key read in the end | `ledger` |
+//! | an item is whole, and its key's | each answer | `items` |
+//! | two members never hold different chosen entries in one slot | each entry that is applied, after restarts too | `agreement` |
+//! | replicas at the same slot have the same content digest | each checkpoint | `agreement` |
+//! | a member takes back no checkpoint | each checkpoint | `agreement` |
+//! | no two members hold a lease for a group at one moment | each beginning of a lead, and five times a second | `leases` |
+//! | one broken link changes no leader while others hear it | runs with `--gray` | `leases` |
+//! | reads and writes succeed within 5 s of the last fault's end | once | `world` |
+//! | all replicas then come to the same checkpoint within 30 s of the last write | once | `world` |
+//! | a node starts again whatever happened to it; time goes on | always | `world` |
 //!
 //! What is not simulated: the ring and the kernel (tests of the ring and kills of real processes
 //! cover those), several shards of one node, and the maintenance lane.
@@ -37,6 +54,7 @@ mod disk;
 mod faults;
 mod history;
 mod items;
+mod leases;
 mod ledger;
 mod linearizability;
 mod minimise;
@@ -52,6 +70,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
+use forebay_storage::notice;
 use forebay_storage::sim_disk::SimRandom;
 
 pub use minimise::{Minimised, minimise};
@@ -80,6 +99,8 @@ pub struct Options {
     pub keep: Option<Vec<usize>>,
     /// Damage one node's disk, too, in some runs.
     pub damage: bool,
+    /// Nothing goes wrong but one link at a time, and no leader may change.
+    pub gray: bool,
     /// For tests of the checkers.
     pub planted: Option<Planted>,
     /// Say what happened.
@@ -96,6 +117,7 @@ impl Options {
             nanos: 60_000_000_000,
             keep: None,
             damage: false,
+            gray: false,
             planted: None,
             trace: false,
         }
@@ -104,7 +126,11 @@ impl Options {
     /// The plan that the run follows.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        Plan::draw(self.seed, self.nodes, self.nanos, self.damage)
+        if self.gray {
+            Plan::draw_gray(self.seed, self.nodes, self.nanos)
+        } else {
+            Plan::draw(self.seed, self.nodes, self.nanos, self.damage)
+        }
     }
 }
 
@@ -119,6 +145,10 @@ pub enum FailureKind {
     Linearizability,
     /// Replicas that differ, or a node that takes back what it had.
     Agreement,
+    /// Two members of a group hold its lease at one moment.
+    Lease,
+    /// A leader changed although every member heard it, by itself or through another.
+    Election,
     /// Clients do not succeed although nothing is wrong any more.
     Liveness,
     /// A node that does not start, or stops.
@@ -155,6 +185,10 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Digests of the same slot that two nodes had.
     pub digests_compared: u64,
+    /// Slots that a second node, or a second start of one, had the same entry in.
+    pub entries_compared: u64,
+    /// Times that a member began to lead and serve.
+    pub elections: u64,
     /// What clients did.
     pub operations: Operations,
     /// Writes of the ledger that were acknowledged.
@@ -206,8 +240,10 @@ pub fn run(options: &Options) -> Outcome {
     assert!(options.nodes > 0 && options.nanos >= NANOS_MIN);
     catch_panics();
     RUNNING.with(|running| *running.borrow_mut() = true);
+    notice::overheard();
     let mut world = World::new(options);
     let caught = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    notice::printed_again();
     RUNNING.with(|running| *running.borrow_mut() = false);
     if caught.is_err() {
         let message = PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();

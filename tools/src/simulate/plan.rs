@@ -12,7 +12,37 @@
 //! must succeed.
 //!
 //! What damages a disk's contents for good is drawn for one node of a run at most, and only where
-//! other nodes hold the same data.
+//! other nodes hold the same data ([`super::Options::damage`]).
+//!
+//! How often each fault is drawn ([`DRAWN`]), in a hundred, and its longest time:
+//!
+//! | fault | drawn | lasts | what the world does |
+//! |---|---|---|---|
+//! | power cut | 15 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
+//! | kill | 10 | 8 s | writes in flight happened or not |
+//! | pause | 12 | 4 s | nothing is handled; half of them stop between a read and its reply |
+//! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
+//! | one-way cut | 10 | 8 s | nothing passes in one direction |
+//! | cut | 7 | 8 s | nor in the other: a partial partition |
+//! | isolation | 7 | 8 s | nothing passes to or from a node |
+//! | slow link | 7 | 8 s | up to 300 ms more in one direction |
+//! | reset | 5 | | every connection between two breaks: what is under way is lost |
+//! | flaky link | 5 | 8 s | connections between two break again and again, and messages with them |
+//! | garbled bytes | 2 | | one bit of what arrives next is wrong |
+//! | clock drift | 5 | 8 s | a clock's rate is wrong by up to 0.45 % |
+//! | slow disk | 2 | 8 s | 5, 50 or 300 times as slow |
+//! | stuck disk | 2 | 4 s | no operation ends |
+//! | full disk | 2 | 8 s | the pages file cannot grow |
+//! | failed flush | 2 | | `EIO`, and what it should have covered is doomed |
+//! | failed write | 2 | | `EIO`, and any part of it may be there |
+//! | bad sectors | 2 | 8 s | up to 40 blocks of the pages cannot be read until written again |
+//!
+//! Messages are duplicated and reordered by what links do about lost ones: they travel in streams,
+//! and a stream only ends. With damage, one fault in six of a third of the runs is instead a flipped
+//! bit (half), a write that is lost (a quarter) or lands elsewhere (a quarter) on the frail disk.
+//!
+//! A plan of gray failures ([`super::Options::gray`]) breaks one link at a time, in one direction or
+//! both, slowly or again and again, and nothing else: no leader may change because of it.
 
 use forebay_storage::block::ShardFile;
 use forebay_storage::sim_disk::SimRandom;
@@ -53,6 +83,8 @@ pub enum Fault {
         node: usize,
         /// It is stopped in the middle of a turn, between a read and its reply.
         inside: bool,
+        /// Drawn to last beyond leases and deadlines.
+        long: bool,
     },
     /// Nothing passes in this direction.
     Cut {
@@ -72,6 +104,22 @@ pub enum Fault {
     Isolate {
         /// Which.
         node: usize,
+    },
+    /// Connections between these two break again and again.
+    Flaky {
+        /// One place.
+        a: usize,
+        /// The other.
+        b: usize,
+        /// One delivery in so many.
+        one_in: usize,
+    },
+    /// One bit of what arrives next in this direction is wrong.
+    Garble {
+        /// Place of the sender.
+        from: usize,
+        /// The receiver, a node.
+        to: usize,
     },
     /// Everything takes so much longer in this direction.
     SlowLink {
@@ -147,6 +195,13 @@ pub enum Fault {
         /// Which bit of the byte.
         bit: u8,
     },
+    /// Damage: the next write to the pages reports success and lands elsewhere.
+    MisdirectWrite {
+        /// Whose.
+        node: usize,
+        /// Where it lands, in millionths of the file.
+        at: u64,
+    },
     /// Damage: the next write to the pages reports success and lands nowhere.
     LoseWrite {
         /// Whose.
@@ -167,6 +222,8 @@ impl Fault {
             Fault::Isolate { .. } => "isolation",
             Fault::SlowLink { .. } => "slow link",
             Fault::Reset { .. } => "reset",
+            Fault::Flaky { .. } => "flaky link",
+            Fault::Garble { .. } => "garbled bytes",
             Fault::Drift { .. } => "clock drift",
             Fault::SlowDisk { .. } => "slow disk",
             Fault::StuckDisk { .. } => "stuck disk",
@@ -176,6 +233,7 @@ impl Fault {
             Fault::BadSectors { .. } => "bad sectors",
             Fault::FlipBit { .. } => "bit flip",
             Fault::LoseWrite { .. } => "lost write",
+            Fault::MisdirectWrite { .. } => "misdirected write",
         }
     }
 }
@@ -214,20 +272,51 @@ impl Plan {
             .map(|_| {
                 let at = between(&mut random, FIRST_FAULT_NANOS, end - SECOND / 2);
                 let fault = draw(&mut random, nodes, damage.then_some(frail));
-                let longest = match fault {
-                    // The longest that a stopped machine's peers must live with.
-                    Fault::Pause { .. } | Fault::StuckDisk { .. } => 4 * SECOND,
-                    _ => 8 * SECOND,
+                let (least, longest) = match fault {
+                    Fault::Pause { long: true, .. } => (4 * SECOND, 12 * SECOND),
+                    Fault::Pause { .. } | Fault::StuckDisk { .. } => (MILLI, 4 * SECOND),
+                    _ => (MILLI, 8 * SECOND),
                 };
                 let longest = longest.min(end - at);
                 // Short ones as often as long ones: what matters here has lengths from 1 ms on.
                 let scale = *pick(&mut random, &[20 * MILLI, 500 * MILLI, longest]);
-                let nanos = between(&mut random, MILLI, scale.min(longest).max(2 * MILLI));
+                let most = scale.min(longest).max(least.min(longest)).max(2 * MILLI);
+                let nanos = between(&mut random, least.min(most), most);
                 Planned { at, nanos, fault }
             })
             .collect();
         faults.sort_by_key(|planned| planned.at);
         Plan { faults }
+    }
+
+    /// One broken link at a time, and time to recover from it.
+    #[must_use]
+    pub fn draw_gray(seed: u64, nodes: usize, nanos: u64) -> Plan {
+        assert!(nodes >= 3 && nanos >= NANOS_MIN);
+        let mut random = SimRandom::new(seed ^ 0x67_7261_7973);
+        let (mut at, end) = (FIRST_FAULT_NANOS, nanos - HEALED_BEFORE_END_NANOS);
+        let mut faults = Vec::new();
+        loop {
+            at += between(&mut random, SECOND, 3 * SECOND);
+            let nanos = between(&mut random, 5 * MILLI, 5 * SECOND);
+            if at + nanos >= end {
+                return Plan { faults };
+            }
+            let (a, b) = two(&mut random, nodes - 1);
+            let fault = match random.below(8) {
+                0..3 => Fault::Cut { from: a, to: b },
+                3..5 => Fault::CutBothWays { a, b },
+                5 => Fault::SlowLink {
+                    from: a,
+                    to: b,
+                    nanos: between(&mut random, MILLI, 2 * SECOND),
+                },
+                6 => Fault::Flaky { a, b, one_in: 1 + random.below(20) },
+                _ => Fault::Reset { a, b },
+            };
+            faults.push(Planned { at, nanos, fault });
+            at += nanos;
+        }
     }
 
     /// When the last fault has ended.
@@ -241,11 +330,67 @@ fn pick<'a, T>(random: &mut SimRandom, from: &'a [T]) -> &'a T {
     &from[random.below(from.len())]
 }
 
-/// Two different places.
-fn two(random: &mut SimRandom, nodes: usize) -> (Place, Place) {
-    let a = random.below(nodes + 1);
-    let b = random.below(nodes);
+/// Two different places: numbers up to `last`.
+fn two(random: &mut SimRandom, last: Place) -> (Place, Place) {
+    let a = random.below(last + 1);
+    let b = random.below(last);
     (a, if b >= a { b + 1 } else { b })
+}
+
+/// Kinds of faults, and how often each is drawn.
+const DRAWN: [(u32, Kind); 18] = [
+    (6, Kind::PowerCut),
+    (4, Kind::Kill),
+    (5, Kind::Pause),
+    (1, Kind::LongPause),
+    (4, Kind::Cut),
+    (3, Kind::CutBothWays),
+    (3, Kind::Isolate),
+    (3, Kind::SlowLink),
+    (2, Kind::Reset),
+    (2, Kind::Flaky),
+    (1, Kind::Garble),
+    (2, Kind::Drift),
+    (1, Kind::SlowDisk),
+    (1, Kind::StuckDisk),
+    (1, Kind::FullDisk),
+    (1, Kind::FailFlush),
+    (1, Kind::FailWrite),
+    (1, Kind::BadSectors),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    PowerCut,
+    Kill,
+    Pause,
+    LongPause,
+    Cut,
+    CutBothWays,
+    Isolate,
+    SlowLink,
+    Reset,
+    Flaky,
+    Garble,
+    Drift,
+    SlowDisk,
+    StuckDisk,
+    FullDisk,
+    FailFlush,
+    FailWrite,
+    BadSectors,
+}
+
+fn draw_kind(random: &mut SimRandom) -> Kind {
+    let all: u32 = DRAWN.iter().map(|(times, _)| times).sum();
+    let mut left = random.below(all as usize) as u32;
+    for (times, kind) in DRAWN {
+        match left.checked_sub(times) {
+            Some(rest) => left = rest,
+            None => return kind,
+        }
+    }
+    unreachable!("less than all")
 }
 
 fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
@@ -256,26 +401,39 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
     if let Some(node) = frail.filter(|_| random.chance(1, 6)) {
         return match random.below(4) {
             0 => Fault::LoseWrite { node },
+            1 => Fault::MisdirectWrite { node, at },
             _ => Fault::FlipBit { node, file, at, bit: random.below(8) as u8 },
         };
     }
-    match random.below(26) {
-        0..4 => Fault::PowerCut { node },
-        4..7 => Fault::Kill { node },
-        7..10 => Fault::Pause { node, inside: random.chance(1, 2) },
-        10..12 => Fault::Cut { from: a, to: b },
-        12 => Fault::CutBothWays { a, b },
-        13..15 => Fault::Isolate { node },
-        15..17 => Fault::SlowLink { from: a, to: b, nanos: between(random, MILLI, 300 * MILLI) },
-        17..19 => Fault::Reset { a, b },
+    let inside = random.chance(1, 2);
+    match draw_kind(random) {
+        Kind::PowerCut => Fault::PowerCut { node },
+        Kind::Kill => Fault::Kill { node },
+        Kind::Pause => Fault::Pause { node, inside, long: false },
+        Kind::LongPause => Fault::Pause { node, inside, long: true },
+        Kind::Cut => Fault::Cut { from: a, to: b },
+        Kind::CutBothWays => Fault::CutBothWays { a, b },
+        Kind::Isolate => Fault::Isolate { node },
+        Kind::SlowLink => {
+            Fault::SlowLink { from: a, to: b, nanos: between(random, MILLI, 300 * MILLI) }
+        }
+        Kind::Reset => Fault::Reset { a, b },
+        Kind::Flaky => Fault::Flaky { a, b, one_in: 1 + random.below(200) },
+        Kind::Garble if nodes > 1 => {
+            let (from, to) = two(random, nodes - 1);
+            Fault::Garble { from, to }
+        }
+        Kind::Garble => Fault::Reset { a, b },
         // Against a peer at the other end of the range, still less than the bound of leases.
-        19 => Fault::Drift { node, ppm: between(random, 0, 9_000) as i64 - 4_500 },
-        20 => Fault::SlowDisk { node, times: *pick(random, &[5, 50, 300]) },
-        21 => Fault::StuckDisk { node },
-        22 => Fault::FullDisk { node },
-        23 => Fault::FailFlush { node },
-        24 => Fault::FailWrite { node, file },
-        _ => Fault::BadSectors { node, file: ShardFile::Pages, at, blocks: between(random, 1, 40) },
+        Kind::Drift => Fault::Drift { node, ppm: between(random, 0, 9_000) as i64 - 4_500 },
+        Kind::SlowDisk => Fault::SlowDisk { node, times: *pick(random, &[5, 50, 300]) },
+        Kind::StuckDisk => Fault::StuckDisk { node },
+        Kind::FullDisk => Fault::FullDisk { node },
+        Kind::FailFlush => Fault::FailFlush { node },
+        Kind::FailWrite => Fault::FailWrite { node, file },
+        Kind::BadSectors => {
+            Fault::BadSectors { node, file: ShardFile::Pages, at, blocks: between(random, 1, 40) }
+        }
     }
 }
 

@@ -23,8 +23,10 @@
 //!
 //! **Bounds.** Between two checkpoints copies take at most one [`COPIES_PART`]th of what clients may
 //! fill; half of the log's reserve is never used for them, so that promises and elections always
-//! find room. One read of [`READ_BYTES`] is in flight at a time, and the copies of one
-//! batch at a time wait in memory until they are appended, [`TURN_BYTES`] a turn.
+//! find room. One read of [`READ_BYTES`] is in flight at a time, and copies of about
+//! [`TURN_BYTES`] wait in memory until they are appended, as many a turn. They are gathered from many
+//! batches, because each turn that appends ends a block: where every write came alone, in a block of
+//! its own, copying them one by one would take as much of the log as it frees.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -223,8 +225,8 @@ impl Store {
                     return;
                 }
             }
-            if !self.carrier.copies.is_empty() {
-                // They are appended first: memory holds those of one batch.
+            if self.carrier.bytes.len() >= TURN_BYTES {
+                // They are appended first.
                 self.carrier.reading = Some(reading);
                 return;
             }

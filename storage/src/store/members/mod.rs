@@ -43,6 +43,7 @@ mod read_back;
 mod recovery;
 mod staged;
 mod state;
+mod watch;
 
 use forebay_core::ids::{Ballot, GroupId, Slot};
 use forebay_core::paxos::{
@@ -63,6 +64,7 @@ pub(super) use read_back::ReadBack;
 pub use read_back::{PastEntries, PastEntry};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;
+pub use watch::ChosenEntry;
 
 use staged::StagedEntry;
 use state::Accepted;
@@ -242,8 +244,14 @@ impl Store {
     fn apply_chosen(&mut self, group: GroupOrdinal) {
         let state = self.groups.get_mut(group);
         let member = state.member.as_deref_mut().expect(A_MEMBER);
-        let (keeps_state, before) = (member.keeps_state(), member.released());
+        let (keeps_state, before, id) = (member.keeps_state(), member.released(), state.progress.id());
         while let Some((slot, accepted)) = member.pop_chosen() {
+            if let Some(watched) = &mut self.watched {
+                let staged = self.staged.find(accepted.handle).map(|entry| entry.staged);
+                let bytes = staged.map(|staged| self.overlay.staged(staged));
+                let bytes = bytes.map(|entry| EntryBytes { key: entry.key, item: entry.item });
+                watched.push(ChosenEntry::of(id, slot, accepted.kind, bytes));
+            }
             if accepted.handle == Handle::NONE {
                 continue;
             }
