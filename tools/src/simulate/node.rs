@@ -35,7 +35,7 @@ const PAGES_BYTES: u64 = 64 * BLOCK_BYTES as u64;
 /// How the stores of a run differ from those of others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Variant {
-    /// A small log fills up within seconds, a large one holds a run.
+    /// A small log fills up within seconds and lets go of entries, a large one holds most of a run.
     pub(super) small_log: bool,
     /// See [`StoreConfig::marker_nanos`]: nearly every write's batch gets a marker, or few do.
     pub(super) marker_nanos: u64,
@@ -44,7 +44,7 @@ pub(super) struct Variant {
 impl Variant {
     /// Draws one.
     pub(super) fn draw(random: &mut SimRandom) -> Variant {
-        let small_log = random.chance(1, 2);
+        let small_log = random.chance(1, 4);
         let marker_nanos = if random.chance(1, 2) { 5 * MILLI } else { 40 * MILLI };
         Variant { small_log, marker_nanos }
     }
@@ -53,7 +53,7 @@ impl Variant {
 /// The sizes of a simulated store: small enough to be opened many times.
 fn store_config(node: usize, variant: Variant) -> StoreConfig {
     let log = LogConfig {
-        segment_bytes: if variant.small_log { 1 << 20 } else { 8 << 20 },
+        segment_bytes: if variant.small_log { 1 << 20 } else { 3 << 20 },
         segments: 8,
         record_bytes_max: 24 << 10,
         reserve_bytes: 1 << 20,

@@ -473,14 +473,14 @@ impl World {
 
     /// Does what the turn that ended then asked for.
     fn carry_out(&mut self, number: usize, now: u64) {
-        let mut fx = std::mem::take(&mut self.nodes[number].fx);
-        let node = &mut self.nodes[number];
-        let incarnation = node.incarnation;
+        let World { nodes, network, queue, random, .. } = self;
+        let node = &mut nodes[number];
+        let (incarnation, fx) = (node.incarnation, &mut node.fx);
         for op in fx.disk.drain(..) {
             let (op, at) = node.disk.submit(op, now);
-            self.queue.push(at, What::Disk { node: number, incarnation, op });
+            queue.push(at, What::Disk { node: number, incarnation, op });
         }
-        let mut next = std::mem::take(&mut fx.wake_at).map(|at| node.clock.real(at));
+        let mut next = fx.wake_at.take().map(|at| node.clock.real(at));
         let by = |next: &mut Option<u64>, at: u64| *next = Some(next.map_or(at, |due| due.min(at)));
         if std::mem::take(&mut fx.run_again) {
             by(&mut next, now + AGAIN_NANOS);
@@ -491,28 +491,28 @@ impl World {
                 continue;
             };
             assert!(!conn.closing, "nothing is sent after a close");
-            if self.network.send(conn.wire, conn.side, &buf, now, &mut self.queue) {
+            if network.send(conn.wire, conn.side, &buf, now, queue) {
                 node.pending.push(Pending::Sent(id, buf));
-                by(&mut next, now + between(&mut self.random, SENT_NANOS.0, SENT_NANOS.1));
+                by(&mut next, now + between(random, SENT_NANOS.0, SENT_NANOS.1));
             } else {
-                self.network.wait_for_room(conn.wire, conn.side, buf);
+                network.wait_for_room(conn.wire, conn.side, buf);
             }
         }
         for id in fx.close.drain(..) {
             let Some(conn) = node.conns.get(id) else { continue };
             conn.closing = true;
             let Conn { wire, side, .. } = *conn;
-            if !self.network.close_after_waiting(wire, side) {
+            if !network.close_after_waiting(wire, side) {
                 node.conns.remove(id);
                 node.pending.push(Pending::Closed(id, CloseReason::Asked));
-                self.network.close(wire, side, CloseReason::Peer, false, now, &mut self.queue);
+                network.close(wire, side, CloseReason::Peer, false, now, queue);
                 by(&mut next, now + TURN_NANOS.0);
             }
         }
         for (ids, paused) in [(&mut fx.pause_receive, true), (&mut fx.resume_receive, false)] {
             for id in ids.drain(..) {
                 if let Some(Conn { wire, side, .. }) = node.conns.get(id).copied() {
-                    self.network.set_paused(wire, side, paused, now, &mut self.queue);
+                    network.set_paused(wire, side, paused, now, queue);
                 }
             }
         }
@@ -520,9 +520,8 @@ impl World {
             let dialer = Dialer::Node { node: number, incarnation, token };
             let (to, listener) = super::node::listener_of(address);
             let dial = Network::dial_of(number, to, listener, dialer);
-            self.network.dial(dial, now, &mut self.queue);
+            network.dial(dial, now, queue);
         }
-        self.nodes[number].fx = fx;
         if let Some(at) = next {
             self.turn_by(number, at.max(now + TURN_NANOS.0));
         }
