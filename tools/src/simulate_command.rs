@@ -305,10 +305,10 @@ fn explain(args: &Args, options: &Options, failure: &Found, stop: &AtomicBool) -
     for index in &small.kept {
         let planned = faults[*index];
         say(&format!(
-            "  fault {index} at {:.6} s for {:.6} s: {:?}\n",
+            "  fault {index}, {:.6} s to {:.6} s: {}\n",
             planned.at as f64 / 1e9,
-            planned.nanos as f64 / 1e9,
-            planned.fault
+            (planned.at + planned.nanos) as f64 / 1e9,
+            planned.fault.describe(options.nodes)
         ));
     }
     say("what happened:\n");

@@ -10,6 +10,7 @@ use forebay_core::paxos::{
     At, Configuration, Effect, EntryKind, Figures, Handle, Input, MemberId, MemberRole, Message,
     NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
 };
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
@@ -296,7 +297,10 @@ impl Members {
                 MemberRole::Storage => member.checkpoint,
                 MemberRole::Log => figures.chosen_slot,
             };
-            let slot = member.may_trim.min(own);
+            let slot = match planted::has(Flaw::TrimByOwnCheckpoint) {
+                true => own,
+                false => member.may_trim.min(own),
+            };
             let ordinal = GroupOrdinal(index as u32);
             if slot > figures.trimmed_slot && store.must_trim(ordinal) {
                 store.trim(ordinal, slot);
@@ -346,6 +350,9 @@ impl Members {
         let (seen_at, until) = member.lease;
         if seen_at == now && now < until && member.serves {
             return Ok(until);
+        }
+        if planted::has(Flaw::SkipLease) && member.serves {
+            return Ok(Nanos(u64::MAX));
         }
         let at = At { now, liveness, random: 0 };
         member.replica.begin_read(at)?;

@@ -115,8 +115,7 @@ impl Sites {
                     if medium[range.clone()] == data[range.clone()] {
                         continue;
                     }
-                    let found =
-                        (write, pending.index * per_block + sector, Arc::clone(&data));
+                    let found = (write, pending.index * per_block + sector, Arc::clone(&data));
                     let same = |s: &&mut Site| {
                         s.file == name && s.block == pending.block && s.start == start
                     };
@@ -169,8 +168,7 @@ impl Sites {
                 Draw::Lost => None,
                 Draw::Kept => site.found.len().checked_sub(1),
                 Draw::Random(random) => {
-                    let kept = |(write, sector, _): &(usize, usize, Full)| match fates[*write]
-                    {
+                    let kept = |(write, sector, _): &(usize, usize, Full)| match fates[*write] {
                         Fate::Lost => false,
                         Fate::Kept => true,
                         Fate::Before(end) => *sector < end,

@@ -28,6 +28,7 @@
 //! for long are appended again at the log's head (`members::carry`), so that they do not pin it.
 
 use forebay_core::ids::Lsn;
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 
 use super::pace::Begun;
@@ -369,6 +370,9 @@ impl Store {
 
     fn flush_when_sealed(&mut self) {
         if let Phase::Sealing { writes_left: 0, root } = self.checkpoint.phase {
+            if planted::has(Flaw::SkipPageFlush) {
+                return self.write_superblock_when_logged(root);
+            }
             let op = self.next_op();
             self.disk.push(DiskOp::Flush { op, file: ShardFile::Pages });
             self.checkpoint.phase = Phase::Flushing { op, root };
@@ -428,7 +432,8 @@ impl Store {
     }
 
     fn write_superblock_when_logged(&mut self, root: SpaceRoot) {
-        if self.log.durable_lsn() < self.checkpoint.required_lsn {
+        let is_logged = self.log.durable_lsn() >= self.checkpoint.required_lsn;
+        if !is_logged && !planted::has(Flaw::SuperblockBeforeLog) {
             self.checkpoint.phase = Phase::Logging { root };
         } else {
             self.write_superblock(root);

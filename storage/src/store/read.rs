@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::ops::Bound;
 
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 
 use super::{GroupOrdinal, Store};
@@ -146,7 +147,8 @@ impl Store {
     /// Copies the newest item under `key`, chosen or in flight, to the end of `item`.
     pub fn current(&self, group: GroupOrdinal, key: &[u8], item: &mut Vec<u8>) -> Current {
         let hash = KeyHash::of(group.0, key);
-        if let Some(staged) = self.in_flight.latest(&self.overlay, group.0, key, hash) {
+        let in_flight = self.in_flight.latest(&self.overlay, group.0, key, hash);
+        if let Some(staged) = in_flight.filter(|_| !planted::has(Flaw::IgnoreInFlight)) {
             return match self.overlay.staged(staged).item {
                 Some(bytes) => {
                     item.extend_from_slice(bytes);

@@ -15,7 +15,11 @@ impl World {
     /// A fault begins or ends.
     pub(super) fn fault(&mut self, index: usize, edge: Edge) {
         let planned = self.planned(index);
-        self.trace.say(self.now, || format!("fault {index} {edge:?}: {:?}", planned.fault));
+        let nodes = self.nodes.len();
+        self.trace.say(self.now, || {
+            let edge = if edge == Edge::Begins { "begins" } else { "is over" };
+            format!("fault {index} {edge}: {}", planned.fault.describe(nodes))
+        });
         if edge == Edge::Begins {
             self.stats.faults += 1;
             self.begin_fault(index, planned.fault, planned.nanos);

@@ -84,7 +84,31 @@ pub enum Planted {
     /// Disks report writes and flushes as durable that are not, so a node acknowledges before
     /// durability.
     LyingDisk,
+    /// What is around the protocol has this one. Only in builds with the feature `planted-bugs`.
+    #[cfg(feature = "planted-bugs")]
+    Flaw(forebay_core::planted::Flaw),
+    /// The protocol has this one. Only in builds with the feature `planted-bugs`.
+    #[cfg(feature = "planted-bugs")]
+    Protocol(forebay_core::paxos::Bug),
 }
+
+/// Everything that runs on this thread from now on has this bug, or none.
+#[cfg(feature = "planted-bugs")]
+fn plant(planted: Option<Planted>) {
+    use forebay_core::planted;
+    let (mut flaw, mut bug) = (None, None);
+    match planted {
+        Some(Planted::Flaw(planted)) => flaw = Some(planted),
+        Some(Planted::Protocol(planted)) => bug = Some(planted),
+        Some(Planted::LyingDisk) | None => {}
+    }
+    planted::plant(flaw);
+    planted::plant_in_protocol(bug);
+}
+
+/// The disk's bug is the only one in this build, and it is planted there.
+#[cfg(not(feature = "planted-bugs"))]
+fn plant(_: Option<Planted>) {}
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -241,8 +265,10 @@ pub fn run(options: &Options) -> Outcome {
     catch_panics();
     RUNNING.with(|running| *running.borrow_mut() = true);
     notice::overheard();
+    plant(options.planted);
     let mut world = World::new(options);
     let caught = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    plant(None);
     notice::printed_again();
     RUNNING.with(|running| *running.borrow_mut() = false);
     if caught.is_err() {

@@ -210,30 +210,76 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A short name, for figures.
+    /// What it does, in words; a cluster of so many nodes.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Fault::PowerCut { .. } => "power cut",
-            Fault::Kill { .. } => "kill",
-            Fault::Pause { .. } => "pause",
-            Fault::Cut { .. } => "one-way cut",
-            Fault::CutBothWays { .. } => "cut",
-            Fault::Isolate { .. } => "isolation",
-            Fault::SlowLink { .. } => "slow link",
-            Fault::Reset { .. } => "reset",
-            Fault::Flaky { .. } => "flaky link",
-            Fault::Garble { .. } => "garbled bytes",
-            Fault::Drift { .. } => "clock drift",
-            Fault::SlowDisk { .. } => "slow disk",
-            Fault::StuckDisk { .. } => "stuck disk",
-            Fault::FullDisk { .. } => "full disk",
-            Fault::FailFlush { .. } => "failed flush",
-            Fault::FailWrite { .. } => "failed write",
-            Fault::BadSectors { .. } => "bad sectors",
-            Fault::FlipBit { .. } => "bit flip",
-            Fault::LoseWrite { .. } => "lost write",
-            Fault::MisdirectWrite { .. } => "misdirected write",
+    pub fn describe(&self, nodes: usize) -> String {
+        let place = |place: Place| match place {
+            place if place == nodes => "the clients".to_owned(),
+            node => format!("node {node}"),
+        };
+        let of = |file: ShardFile| match file {
+            ShardFile::Log => "log",
+            ShardFile::Pages => "pages",
+        };
+        match *self {
+            Fault::PowerCut { node } => format!("node {node} loses power"),
+            Fault::Kill { node } => format!("node {node}'s process is killed"),
+            Fault::Pause { node, inside: false, .. } => format!("node {node} is stopped (SIGSTOP)"),
+            Fault::Pause { node, inside: true, .. } => {
+                format!("node {node} is stopped in the middle of its next turn (SIGSTOP)")
+            }
+            Fault::Cut { from, to } => {
+                format!("nothing passes from {} to {}", place(from), place(to))
+            }
+            Fault::CutBothWays { a, b } => {
+                format!("nothing passes between {} and {}", place(a), place(b))
+            }
+            Fault::Isolate { node } => format!("nothing passes to or from node {node}"),
+            Fault::Flaky { a, b, one_in } => format!(
+                "one delivery in {one_in} between {} and {} breaks its connection",
+                place(a),
+                place(b)
+            ),
+            Fault::Garble { from, to } => format!(
+                "the next bytes from {} to {} arrive with a wrong bit",
+                place(from),
+                place(to)
+            ),
+            Fault::SlowLink { from, to, nanos } => format!(
+                "everything from {} to {} takes {:.1} ms longer",
+                place(from),
+                place(to),
+                nanos as f64 / 1e6
+            ),
+            Fault::Reset { a, b } => {
+                format!("every connection between {} and {} breaks", place(a), place(b))
+            }
+            Fault::Drift { node, ppm } => {
+                format!("node {node}'s clock gains {ppm} microseconds a second")
+            }
+            Fault::SlowDisk { node, times } => {
+                format!("node {node}'s disk is {times} times slower")
+            }
+            Fault::StuckDisk { node } => format!("no operation ends on node {node}'s disk"),
+            Fault::FullDisk { node } => format!("node {node}'s pages file cannot grow"),
+            Fault::FailFlush { node } => {
+                format!("the next flush of node {node}'s pages fails with EIO")
+            }
+            Fault::FailWrite { node, file } => {
+                format!("the next write to node {node}'s {} fails with EIO", of(file))
+            }
+            Fault::BadSectors { node, file, blocks, .. } => {
+                format!("{blocks} blocks of node {node}'s {} cannot be read", of(file))
+            }
+            Fault::FlipBit { node, file, bit, .. } => {
+                format!("bit {bit} of a byte of node {node}'s {} changes at rest", of(file))
+            }
+            Fault::MisdirectWrite { node, .. } => {
+                format!("the next write to node {node}'s pages lands elsewhere, and says nothing")
+            }
+            Fault::LoseWrite { node } => {
+                format!("the next write to node {node}'s pages is lost, and says nothing")
+            }
         }
     }
 }

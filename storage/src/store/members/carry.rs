@@ -40,7 +40,8 @@
 //! **Damage.** A needed record that cannot be read, or whose checksum is wrong, is never copied, and
 //! nothing is dropped because of it: copying stops, [`super::super::StoreStats::log_read_errors`]
 //! counts, and it is tried again after [`RETRY_NANOS`]. A restart makes such entries unknown, and
-//! the other members bring them again ([`super::recovery`]).
+//! the other members bring them again ([`super::recovery`]); so when the log is full behind such a
+//! record, the store fails ([`StoreFailure::Unreadable`]) rather than refuse every write for good.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -48,7 +49,7 @@ use std::ops::Range;
 use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;
 
-use super::super::{GroupOrdinal, Store, Work, ops};
+use super::super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
 use crate::log::format::{Batch, record_bytes};
 use crate::log::reader::{ChainReader, ChainStep};
@@ -236,6 +237,10 @@ impl Store {
     fn cannot_read(&mut self, now: Nanos) {
         self.carrier.errors += 1;
         self.carrier.retry_at = now + RETRY_NANOS;
+        let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
+        if matches!(room, Err(AppendError::Full { .. })) {
+            self.fail(StoreFailure::Unreadable { lsn: self.carrier.oldest });
+        }
     }
 
     fn read_on(&mut self, reading: &mut Reading) {

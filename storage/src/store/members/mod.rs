@@ -244,7 +244,8 @@ impl Store {
     fn apply_chosen(&mut self, group: GroupOrdinal) {
         let state = self.groups.get_mut(group);
         let member = state.member.as_deref_mut().expect(A_MEMBER);
-        let (keeps_state, before, id) = (member.keeps_state(), member.released(), state.progress.id());
+        let (keeps_state, before, id) =
+            (member.keeps_state(), member.released(), state.progress.id());
         while let Some((slot, accepted)) = member.pop_chosen() {
             if let Some(watched) = &mut self.watched {
                 let staged = self.staged.find(accepted.handle).map(|entry| entry.staged);
