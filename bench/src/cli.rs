@@ -8,6 +8,7 @@ use crate::compare::CompareArgs;
 use crate::diff::DiffArgs;
 use crate::engines::EnginesArgs;
 use crate::error::BenchError;
+use crate::failover::FailoverArgs;
 use crate::figures::{FiguresArgs, PageArgs};
 use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
@@ -56,6 +57,16 @@ Examples:
   forebay-bench figures --only puts,gets --rounds 5 --duration 10 --discard-noisy
   forebay-bench figures --only scale --scale-max 100000 --report reports/scale";
 
+const FAILOVER_EXAMPLES: &str = "\
+Starts three `forebay node` processes, writes to them at fixed times with the native client, and does
+something to the leader, trial after trial: the gap is the longest time without a successful write. After
+each trial every acknowledged write is looked for. The aims: below 800 ms for kill and stop, below 20 ms
+for hand-over.
+
+Examples:
+  forebay-bench failover                                        50 trials of each kind, some 15 minutes
+  forebay-bench failover --trials 5 --how kill,stop --report reports/failover";
+
 const ENGINES_EXAMPLES: &str = "\
 Examples:
   forebay-bench engines                                       a million items, all engines of this build
@@ -98,6 +109,9 @@ pub(crate) enum Command {
     /// Measure every figure that the README states, as Markdown
     #[command(after_help = FIGURES_EXAMPLES)]
     Figures(FiguresArgs),
+    /// Kill, stop or move the leader of a cluster under load; exit code 1 if an acknowledged write is lost
+    #[command(after_help = FAILOVER_EXAMPLES)]
+    Failover(FailoverArgs),
     /// Measure storage engines in-process, on the workload of redb's published table
     #[command(after_help = ENGINES_EXAMPLES)]
     Engines(EnginesArgs),

@@ -5,6 +5,7 @@
 //!                          ▲ workload: which operation, which record, which bytes
 //!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
+//!   failover ─► three node processes, their leader lost again and again ─► gaps, losses
 //!   engines ─► storage engines in this process, one after the other ─► table
 //!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
 //!   run --workers ─► worker, worker, … ─► the same generator on each ─► one report
@@ -25,6 +26,7 @@ mod device;
 mod diff;
 mod engines;
 mod error;
+mod failover;
 mod figures;
 mod find_rate;
 mod fleet;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::ServePage(args) => figures::serve_page(&args),
         Command::Figures(args) => figures::figures(&args),
         Command::Engines(args) => engines::engines(&args),
+        Command::Failover(args) => failover::failover(&args),
         Command::Diff(args) => diff::diff(&args),
         Command::SelfTest(args) => selftest::self_test(&args),
         Command::VerifyLedger(args) => commands::verify_ledger(&args),

@@ -85,6 +85,7 @@ fn exit_of_open(error: &OpenError) -> Exit {
         OpenError::Disk(DiskError { errno: libc::ENOSPC | libc::EDQUOT }) => Exit::DiskFull,
         OpenError::Disk(_)
         | OpenError::Cache(_)
-        | OpenError::Log(ScanError::Read { .. } | ScanError::Flush { .. }) => Exit::Other,
+        | OpenError::Log(ScanError::Read { .. } | ScanError::Flush { .. })
+        | OpenError::LogWrite(_) => Exit::Other,
     }
 }

@@ -1,11 +1,17 @@
 //! Three `forebay node` processes that form one cluster, each with its own directory and zone.
+//!
+//! ```text
+//!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port
+//!   DIR/n2 …, DIR/n3 …                   each may be killed, started again, stopped, continued
+//! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::own::{announced, forebay};
 use super::ports::{attempts, free_port};
-use super::process::OwnedDir;
+use super::process::{OwnedDir, OwnedProcess};
 use super::{Member, Place, url};
 use crate::error::BenchError;
 
@@ -14,51 +20,133 @@ const NODES: usize = 3;
 /// For each node, in MiB: what one that stands alone gets is divided.
 const MEMORY_MIB: u64 = 512 / NODES as u64;
 
-pub(super) fn start_forebay3(name: &str, place: &Place) -> Result<Member, BenchError> {
-    attempts(|| {
-        let program = forebay(name)?;
-        let dir = OwnedDir::create(&place.data_dir, name)?;
-        let (mut processes, mut commands, mut natives) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 1..=NODES {
-            let own = dir.path().join(format!("n{number}"));
-            let config = own.join("forebay.toml");
-            let file = |source| BenchError::File { path: config.clone(), source };
-            std::fs::create_dir(&own).map_err(file)?;
-            let native = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            let text = format!(
-                "data = {:?}\nnative = \"{native}\"\nhttp = \"off\"\nmemory = \"{MEMORY_MIB}MiB\"\n\
-                 pin_cores = false\n[cluster]\npeer = \"{peer}\"\naz = {number}\n",
-                own.join("data")
-            );
-            std::fs::write(&config, text).map_err(file)?;
-            let words = ["node", "--config", &config.display().to_string()].map(str::to_owned);
-            let words: Vec<String> = std::iter::once(program.clone()).chain(words).collect();
-            let (spawned, _) = announced(name, &words, place, &own)?;
-            processes.push(spawned.process);
-            commands.push(spawned.command);
-            natives.push(native.to_string());
-        }
-        let words = ["admin", "init"].into_iter().chain(natives.iter().map(String::as_str));
-        let made = Command::new(&program).args(words).stdin(Stdio::null()).output();
-        let command = format!("forebay admin init {}", natives.join(" "));
-        let failed = |words: String| BenchError::DoesNotStart {
-            name: name.to_owned(),
-            words,
-            command: command.clone(),
+/// One of the processes.
+#[derive(Debug)]
+struct Node {
+    native: SocketAddr,
+    own: PathBuf,
+    words: Vec<String>,
+    process: Option<OwnedProcess>,
+}
+
+/// See the module's docs.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    name: String,
+    program: String,
+    place: Place,
+    commands: Vec<String>,
+    // In this order: the processes end before their directory goes.
+    nodes: Vec<Node>,
+    dir: OwnedDir,
+}
+
+impl Cluster {
+    /// Starts three nodes and makes a cluster of them; returns when it has a leader.
+    pub(crate) fn start(name: &str, place: &Place) -> Result<Cluster, BenchError> {
+        attempts(|| {
+            let program = forebay(name)?;
+            let dir = OwnedDir::create(&place.data_dir, name)?;
+            let (name, place) = (name.to_owned(), place.clone());
+            let mut cluster =
+                Cluster { name, program, place, commands: Vec::new(), nodes: Vec::new(), dir };
+            for number in 1..=NODES {
+                cluster.add(number)?;
+            }
+            let natives = cluster.natives();
+            let natives = natives.iter().map(SocketAddr::to_string);
+            let words: Vec<String> = ["admin", "init"].map(str::to_owned).into_iter().collect();
+            let words: Vec<String> = words.into_iter().chain(natives).collect();
+            cluster.forebay(&words)?;
+            cluster.commands.push(format!("forebay {}", words.join(" ")));
+            Ok(cluster)
+        })
+    }
+
+    fn add(&mut self, number: usize) -> Result<(), BenchError> {
+        let own = self.dir.path().join(format!("n{number}"));
+        let config = own.join("forebay.toml");
+        let file = |source| BenchError::File { path: config.clone(), source };
+        std::fs::create_dir(&own).map_err(file)?;
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let [native, peer] = [free_port()?, free_port()?].map(loopback);
+        let text = format!(
+            "data = {:?}\nnative = \"{native}\"\nhttp = \"off\"\nmemory = \"{MEMORY_MIB}MiB\"\n\
+             pin_cores = false\n[cluster]\npeer = \"{peer}\"\naz = {number}\n",
+            own.join("data")
+        );
+        std::fs::write(&config, text).map_err(file)?;
+        let words = ["node", "--config", &config.display().to_string()].map(str::to_owned);
+        let words = std::iter::once(self.program.clone()).chain(words).collect();
+        self.nodes.push(Node { native, own, words, process: None });
+        let command = self.run(number - 1)?;
+        self.commands.push(command);
+        Ok(())
+    }
+
+    /// Starts the process of a node that has none, and waits until it serves. Its command line.
+    pub(crate) fn run(&mut self, node: usize) -> Result<String, BenchError> {
+        let Cluster { name, place, nodes, .. } = self;
+        let node = &mut nodes[node];
+        let (spawned, _) = announced(name, &node.words, place, &node.own)?;
+        node.process = Some(spawned.process);
+        Ok(spawned.command)
+    }
+
+    /// Ends a node with SIGKILL.
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.nodes[node].process = None;
+    }
+
+    /// Stops a node with SIGSTOP.
+    pub(crate) fn pause(&self, node: usize) {
+        self.nodes[node].process.iter().for_each(OwnedProcess::pause);
+    }
+
+    /// Lets a stopped node go on.
+    pub(crate) fn resume(&self, node: usize) {
+        self.nodes[node].process.iter().for_each(OwnedProcess::resume);
+    }
+
+    /// Where the nodes serve clients, in order.
+    pub(crate) fn natives(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.native).collect()
+    }
+
+    /// How it was started, as one would type it.
+    pub(crate) fn commands(&self) -> &[String] {
+        &self.commands
+    }
+
+    /// What `forebay` with these words prints; it must succeed.
+    pub(crate) fn forebay(&self, words: &[String]) -> Result<String, BenchError> {
+        let failed = |said: String| BenchError::DoesNotStart {
+            name: self.name.clone(),
+            words: said,
+            command: format!("forebay {}", words.join(" ")),
         };
-        let made = made.map_err(|error| failed(error.to_string()))?;
-        if !made.status.success() {
-            return Err(failed(String::from_utf8_lossy(&made.stderr).into_owned()));
+        let ran = Command::new(&self.program).args(words).stdin(Stdio::null()).output();
+        let ran = ran.map_err(|error| failed(error.to_string()))?;
+        match ran.status.success() {
+            true => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
+            false => Err(failed(String::from_utf8_lossy(&ran.stderr).into_owned())),
         }
-        commands.push(command);
-        Ok(Member {
-            name: name.to_owned(),
+    }
+
+    fn into_member(self) -> Member {
+        let natives: Vec<String> = self.natives().iter().map(SocketAddr::to_string).collect();
+        let processes = self.nodes.into_iter().filter_map(|node| node.process);
+        Member {
+            name: self.name,
             url: url(&format!("forebay://{}", natives.join(","))),
             http: None,
-            command: commands.join("\n    "),
-            processes,
-            dir: Some(dir),
-        })
-    })
+            command: self.commands.join("\n    "),
+            processes: processes.collect(),
+            dir: Some(self.dir),
+        }
+    }
+}
+
+pub(super) fn start_forebay3(name: &str, place: &Place) -> Result<Member, BenchError> {
+    Cluster::start(name, place).map(Cluster::into_member)
 }

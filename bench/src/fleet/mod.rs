@@ -10,7 +10,7 @@
 //! being measured stands still (SIGSTOP): its background work cannot be charged to another.
 
 pub(crate) mod client;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod metrics;
 mod own;

@@ -151,6 +151,7 @@ impl<'a> Attempts<'a> {
         match connection.call(&self.call, until).await {
             Ok(received) => self.answered(endpoint, received).await,
             Err(CallError::NoReply(NoReply { sent, lost })) => {
+                endpoint.bury();
                 self.go_on(endpoint);
                 self.lost(sent, lost)
             }

@@ -106,7 +106,7 @@ impl Cluster {
         if endpoints.len() >= ENDPOINTS_MAX {
             endpoints.retain(|_, endpoint| Arc::strong_count(endpoint) > 1);
         }
-        let endpoint = Arc::new(Endpoint::new(addr, self.config.clone()));
+        let endpoint = Endpoint::new(addr, self.config.clone());
         if endpoints.len() < ENDPOINTS_MAX {
             endpoints.insert(addr, endpoint.clone());
         }

@@ -8,17 +8,18 @@
 //! ```
 //!
 //! Only a new address is waited for. One that has failed is tried again in the background, after
-//! 10 ms, then twice as long each time up to a second, half of it random; meanwhile requests go to
+//! 10 ms, then twice as long each time up to a second, half of it random, whether anybody asks for it
+//! or not: who comes back is connected before it leads something again. Meanwhile requests go to
 //! other nodes, so that a dead node costs each of them nothing. Attempts are tasks of their own: a
 //! caller that leaves does not end one that others wait for.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::config::ClientConfig;
 use super::connection::{Connection, Hello};
@@ -69,6 +70,8 @@ struct Health {
     error: Option<(io::ErrorKind, String)>,
     /// Attempts under way.
     making: usize,
+    /// A task waits for the end of the pause.
+    will_try: bool,
     /// Of the newest connection, until somebody takes it.
     news: Option<Hello>,
 }
@@ -88,6 +91,8 @@ impl Health {
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct Endpoint {
+    /// For tasks that must not keep it alive.
+    me: Weak<Endpoint>,
     addr: SocketAddr,
     config: Arc<ClientConfig>,
     places: Vec<Place>,
@@ -99,9 +104,10 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(addr: SocketAddr, config: Arc<ClientConfig>) -> Endpoint {
+    pub(super) fn new(addr: SocketAddr, config: Arc<ClientConfig>) -> Arc<Endpoint> {
         let places = (0..config.connections_per_shard).map(|_| Place::default()).collect();
-        Endpoint {
+        Arc::new_cyclic(|me| Endpoint {
+            me: me.clone(),
             addr,
             config,
             places,
@@ -109,7 +115,7 @@ impl Endpoint {
             health: Mutex::default(),
             has_news: AtomicBool::new(false),
             changed: Notify::new(),
-        }
+        })
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -209,17 +215,22 @@ impl Endpoint {
         Some(found)
     }
 
-    /// Takes note of connections that have ended.
-    fn bury(&self) {
-        let mut fell_silent = false;
+    /// Takes note of connections that have ended. To be called when one has: the pause begins now.
+    pub(super) fn bury(&self) {
+        let (mut fell_silent, mut failed) = (false, false);
         for place in &self.places {
             let ended = take_if(place, |connection| !connection.is_open());
             let Some(ended) = ended else { continue };
             let mut health = self.health();
+            if ended.has_answered() {
+                // Whatever had been wrong before was over.
+                health.failures = 0;
+            }
             if ended.fell_silent() {
-                fell_silent = true;
+                (fell_silent, failed) = (true, true);
                 health.failed(io::ErrorKind::TimedOut, String::from("it fell silent"));
             } else if !ended.has_answered() {
+                failed = true;
                 let words = String::from("the connection broke without an answer");
                 health.failed(io::ErrorKind::ConnectionAborted, words);
             } else if !fell_silent {
@@ -234,6 +245,24 @@ impl Endpoint {
             }
             self.changed.notify_waiters();
         }
+        if failed {
+            self.try_later();
+        }
+    }
+
+    /// Sees to it that there is an attempt when the pause is over.
+    fn try_later(&self) {
+        let mut health = self.health();
+        let Some(until) = health.not_before.filter(|_| !health.will_try) else { return };
+        health.will_try = true;
+        let endpoint = self.me.clone();
+        tokio::spawn(async move {
+            sleep_until(until).await;
+            if let Some(endpoint) = endpoint.upgrade() {
+                endpoint.health().will_try = false;
+                endpoint.wake();
+            }
+        });
     }
 
     /// Begins to fill a place, if it is time to and nobody does.
@@ -256,6 +285,7 @@ impl Endpoint {
         let place = &self.places[index];
         let mut health = self.health();
         health.making -= 1;
+        let failed = opened.is_err();
         match opened {
             Ok((connection, hello)) => {
                 *place.current() = Some(Arc::new(connection));
@@ -266,6 +296,9 @@ impl Endpoint {
         }
         place.making.store(false, Ordering::Release);
         drop(health);
+        if failed {
+            self.try_later();
+        }
         self.changed.notify_waiters();
     }
 }

@@ -17,7 +17,7 @@
 //!
 //! Pieces: [`mod@format`] (bytes), [`member`] (records of replicated groups), [`writer`] (append, seal, acknowledge, trim), `reader` (walks
 //! the chain of batches in a stream of bytes), [`recovery`] (finds the end after a crash, and
-//! tells a crash tail from damage). None of them does I/O: they emit
+//! tells a crash tail from damage), [`opening`] (keeps out what was cut there). None of them does I/O: they emit
 //! [`DiskOp`](crate::block::DiskOp)s and take [`DiskDone`](crate::block::DiskDone)s.
 //!
 //! Invariants, asserted where the state changes:
@@ -43,6 +43,7 @@ use crate::block::{BLOCK_BYTES, OpId};
 
 pub mod format;
 pub mod member;
+pub mod opening;
 pub(crate) mod reader;
 pub mod recovery;
 pub mod writer;
@@ -52,6 +53,7 @@ mod tests;
 
 pub use format::{BadBatch, BatchKind, LogRecord, RecordHeader, RecordKind};
 pub use member::MemberCreate;
+pub use opening::opening_block;
 pub use recovery::{
     LogDamage, LogScan, RecoveredLog, ScanError, ScanProgress, ScanStart, ScanStep, TailCut,
 };

@@ -24,6 +24,8 @@
 //! in the chain only if its incarnation is not below its predecessor's, and the first batch at P is
 //! of incarnation i. That holds even if that recovery is itself cut off before its first write
 //! lands: the next one finds P again, and an incarnation that is higher still if anything landed.
+//! At P itself no predecessor tells the old batch from the new one; there the **Rule (opening
+//! block)** of [`opening`](super::opening) keeps it out.
 //!
 //! Why the highest `durable_lsn` may be taken from stale batches too: it was true when it was
 //! written, and by this rule no later cut went below it.
@@ -40,6 +42,7 @@ use std::collections::VecDeque;
 use forebay_core::ids::Lsn;
 
 use super::format::{BadBatch, BatchHeader, BatchKind, LogRecord};
+use super::opening::is_opening;
 use super::reader::{ChainReader, ChainStep, is_of_log};
 use super::{BLOCK, LogConfig, LogPoint, OpIds};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
@@ -212,6 +215,8 @@ pub struct LogScan {
     /// Headers at or beyond the chain's end, and the first one beyond.
     beyond: u64,
     stale_beyond: u64,
+    /// Headers of lower ones are stale: of the batch at the chain's end, or of the opening block.
+    end_incarnation: u64,
     next_good_lsn: Option<Lsn>,
     bad: Option<BadBatch>,
     segments: Vec<LogPoint>,
@@ -257,6 +262,7 @@ impl LogScan {
             incarnation: point.incarnation,
             beyond: 0,
             stale_beyond: 0,
+            end_incarnation: 0,
             next_good_lsn: None,
             bad: None,
             segments: at_segment.then_some(point).into_iter().collect(),
@@ -393,7 +399,8 @@ impl LogScan {
     fn chain_ends(&mut self, bad: BadBatch) {
         self.phase = Phase::Search;
         self.bad = Some(bad);
-        self.search_lsn = self.reader.point().lsn;
+        let point = self.reader.point();
+        (self.search_lsn, self.end_incarnation) = (point.lsn, point.incarnation);
         let rest = self.reader.rest().to_vec();
         self.search(&rest);
     }
@@ -417,12 +424,14 @@ impl LogScan {
             }
             self.durable_lsn = self.durable_lsn.max(header.durable_lsn);
             self.incarnation = self.incarnation.max(header.incarnation);
-            let LogPoint { lsn: end, incarnation, .. } = self.reader.point();
-            if header.lsn >= end {
+            let end = self.reader.point();
+            if is_opening(&header, &end) {
+                self.end_incarnation = header.incarnation;
+            } else if header.lsn >= end.lsn {
                 self.beyond += 1;
-                self.stale_beyond += u64::from(header.incarnation < incarnation);
+                self.stale_beyond += u64::from(header.incarnation < self.end_incarnation);
             }
-            if header.lsn > end && self.next_good_lsn.is_none() {
+            if header.lsn > end.lsn && self.next_good_lsn.is_none() {
                 self.next_good_lsn = Some(header.lsn);
             }
         }

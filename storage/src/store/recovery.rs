@@ -30,8 +30,8 @@ use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, Sha
 use crate::cache::{PageCache, ReadError, ReadStart};
 use crate::log::format::PutPayload;
 use crate::log::{
-    LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError, ScanStart,
-    ScanStep,
+    LogFailed, LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError,
+    ScanStart, ScanStep, opening_block,
 };
 use crate::overlay::{InFlight, KeyHash, Overlay, OverlayConfig};
 use crate::space::{Runs, SpaceError, SpaceMap, SpaceRoot};
@@ -163,6 +163,9 @@ pub enum OpenError {
     /// The device failed.
     #[error("the pages file: {0}")]
     Disk(#[from] DiskError),
+    /// The log's opening block could not be written: look at the device, then try again.
+    #[error(transparent)]
+    LogWrite(#[from] LogFailed),
     /// Memory for the page cache could not be had: lower it.
     #[error("memory for the page cache: {0}")]
     Cache(std::io::Error),
@@ -172,7 +175,7 @@ pub enum OpenError {
 /// `buffers` are the log's: as many and as large as its configuration says.
 ///
 /// # Errors
-/// See [`OpenError`]; nothing was changed.
+/// See [`OpenError`]; nothing that was acknowledged was changed.
 pub fn open(
     config: StoreConfig,
     node_id: u128,
@@ -216,6 +219,8 @@ pub fn open(
     let mut store = opening.into_store(&recovered, buffers, now);
     if chosen.is_none() {
         store.format(disk, now)?;
+    } else {
+        store.mark_opening(disk)?;
     }
     Ok(Opened { store, warning })
 }
@@ -618,6 +623,19 @@ fn read_page(
 }
 
 impl Store {
+    /// From now on nothing that the recovery cut can come back: the log's Rule (opening block). A
+    /// shard that never had a checkpoint never wrote to its log.
+    fn mark_opening(&mut self, disk: &mut dyn BlockingDisk) -> Result<(), LogFailed> {
+        let (point, op) = (self.log.durable_point(), self.next_op());
+        match opening_block(&self.config.log, point, self.log.trim_lsn(), op) {
+            Some(write) => disk
+                .carry_out(write)
+                .result
+                .map_err(|error| LogFailed { lsn: point.lsn, errno: error.errno }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the first checkpoint of a shard that was never used, so that from now on blank
     /// superblocks mean that they were lost.
     fn format(&mut self, disk: &mut dyn BlockingDisk, now: Nanos) -> Result<(), OpenError> {

@@ -292,6 +292,30 @@ async fn when_the_leader_freezes_its_writes_are_unknown_and_reads_go_on() {
 }
 
 #[tokio::test]
+async fn a_node_that_comes_back_is_connected_before_it_leads_again() {
+    let nodes = Nodes::start(2, 1).await;
+    nodes.leaders.set(0, Some(0));
+    let config =
+        ClientConfig { silence_max: Duration::from_millis(100), ..ClientConfig::default() };
+    let table = nodes.table(config).await;
+    // Each time as promptly as the first: what had been wrong before was over.
+    for _ in 0..4 {
+        nodes.leaders.set(0, Some(0));
+        table.put(&key(1)).send().await.unwrap();
+        nodes.nodes[0].freeze();
+        assert!(table.put(&key(1)).send().await.unwrap_err().outcome_unknown());
+        nodes.leaders.set(0, Some(1));
+        table.put(&key(2)).send().await.unwrap();
+        nodes.nodes[0].thaw();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        nodes.leaders.set(0, Some(0));
+        let began = Instant::now();
+        table.put(&key(3)).send().await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn reads_that_need_no_leader_go_to_the_nodes_in_turn() {
     let asked_times: Vec<_> = (0..3).map(|_| Arc::new(AtomicUsize::new(0))).collect();
     let mut nodes = Vec::new();

@@ -3,12 +3,13 @@
 mod crash;
 mod damage;
 mod format;
+mod opening;
 mod writer;
 
 use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
 
 use super::*;
-use crate::block::{BlockBuf, ShardFile};
+use crate::block::{BlockBuf, DiskOp, ShardFile};
 use crate::sim_disk::{SimDisk, SimRandom};
 
 const WRITER_OPS: u64 = 1 << 48;
@@ -97,12 +98,30 @@ impl Rig {
     }
 
     /// Goes on with `disk` after a crash, from what recovery finds there.
-    fn restart(self, mut disk: SimDisk) -> Rig {
+    fn restart(self, disk: SimDisk) -> Rig {
+        let mut rig = self.restart_unmarked(disk);
+        rig.mark_opening();
+        rig
+    }
+
+    /// As [`Rig::restart`], up to the moment before the opening block is written.
+    fn restart_unmarked(self, mut disk: SimDisk) -> Rig {
         let Rig { config, start, slot, .. } = self;
         let (recovered, found) = recover(&config, &mut disk, start);
         let recovered = recovered.expect("a crash is not damage");
         let log = LogWriter::new(config, &recovered, start.point.lsn, WRITER_OPS, buffers(&config));
         Rig { config, disk, log, start, appended: found, slot }
+    }
+
+    fn opening_block(&self) -> Option<DiskOp> {
+        opening_block(&self.config, self.log.durable_point(), self.log.trim_lsn(), OpId(9))
+    }
+
+    fn mark_opening(&mut self) {
+        if let Some(op) = self.opening_block() {
+            self.disk.submit(op);
+            self.disk.complete_next().expect("just submitted").result.expect("no fault");
+        }
     }
 
     fn append(&mut self, bytes: usize) -> Result<Lsn, AppendError> {

@@ -333,6 +333,8 @@ fn a_recovery_cut_off_anywhere_is_begun_again() {
         let mut store = open_on(&rig.config, &mut disk, rig.now).expect("no damage").store;
         let expected = contents(&mut store, &mut disk, rig.now).expect("no damage");
         rig.model.recovered(expected.clone(), "killed");
+        // Whatever that store had begun by now.
+        let disk = disk.after_process_crash(&mut rig.random);
         let mut watched = Watched { disk, config: rig.config, points: 0, images: 0, expected };
         open(rig.config, NODE, buffers(&rig.config), &mut watched, rig.now, &mut |_| {})
             .expect("no damage");
