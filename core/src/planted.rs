@@ -15,8 +15,6 @@ use std::cell::Cell;
 pub enum Flaw {
     /// A write is answered when it is proposed.
     ReplyUnchosen,
-    /// A leader reads without a look at its lease.
-    SkipLease,
     /// It does not look again between a read and its reply.
     SkipSecondLook,
     /// A write whose leader stepped down is answered as refused, without effect.
@@ -45,9 +43,8 @@ pub enum Flaw {
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 14] = [
+    pub const ALL: [Flaw; 13] = [
         Flaw::ReplyUnchosen,
-        Flaw::SkipLease,
         Flaw::SkipSecondLook,
         Flaw::LostIsRefused,
         Flaw::KeepWaitingAfterLead,

@@ -63,6 +63,10 @@ pub(crate) struct Args {
     /// Say what happens
     #[arg(long)]
     trace: bool,
+    /// Plant this bug, which the simulation should find
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, value_name = "NAME", value_parser = simulate::Planted::by_name)]
+    plant: Option<simulate::Planted>,
 }
 
 #[derive(Clone, Debug)]
@@ -222,6 +226,8 @@ fn options_of(args: &Args, seed: u64) -> Options {
         damage: args.damage,
         gray: args.gray,
         trace: args.trace,
+        #[cfg(feature = "planted-bugs")]
+        planted: args.plant,
         ..Options::new(seed, args.nodes)
     }
 }

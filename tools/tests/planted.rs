@@ -5,8 +5,6 @@
 //! seeds of [`HINTS`] may be others: `FOREBAY_SIMULATE_SEEDS=200` looks at so many for each bug, and
 //! `FOREBAY_SIMULATE_BUG=SkipPageFlush` at one bug only.
 
-use forebay_core::paxos::Bug;
-use forebay_core::planted::Flaw;
 use forebay_tools::simulate::{Options, Planted, run};
 
 /// Seeds that catch a bug: looked at first.
@@ -14,21 +12,6 @@ const HINTS: [(Planted, u64); 0] = [];
 
 /// Seeds that each other bug gets.
 const SEEDS: u64 = 12;
-
-/// Bugs of the protocol that its own simulation and models are measured by, too; here those that
-/// need whole nodes least and those that need them most.
-const PROTOCOL: [Bug; 10] = [
-    Bug::AnswerUndurablePromise,
-    Bug::AcknowledgeUndurable,
-    Bug::TrustExpiredLease,
-    Bug::ForgetPromisedValues,
-    Bug::ForgetAccepted,
-    Bug::PromiseDespiteSupport,
-    Bug::NoWaitAfterRestart,
-    Bug::ServeBeforeOwnBallot,
-    Bug::PromiseQuorumTooSmall,
-    Bug::AcceptQuorumTooSmall,
-];
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -38,10 +21,9 @@ fn variable(name: &str) -> Option<String> {
 fn every_planted_bug_is_caught() {
     let only = variable("FOREBAY_SIMULATE_BUG");
     let seeds = variable("FOREBAY_SIMULATE_SEEDS").and_then(|seeds| seeds.parse().ok());
-    let bugs = Flaw::ALL.map(Planted::Flaw).into_iter().chain(PROTOCOL.map(Planted::Protocol));
     let (mut table, mut missed) = (String::new(), Vec::new());
-    for planted in std::iter::once(Planted::LyingDisk).chain(bugs) {
-        let name = format!("{planted:?}");
+    for planted in Planted::all() {
+        let name = planted.name();
         if only.as_ref().is_some_and(|only| !name.contains(only)) {
             continue;
         }
@@ -56,11 +38,11 @@ fn every_planted_bug_is_caught() {
         let line = match caught {
             Some((seed, failure)) => {
                 let message: String = failure.message.replace('\n', " ").chars().take(80).collect();
-                format!("{name:<34} seed {seed:>4}  {:?}: {message}\n", failure.kind)
+                format!("{name:<24} seed {seed:>4}  {:?}: {message}\n", failure.kind)
             }
             None => {
                 missed.push(planted);
-                format!("{name:<34} MISSED\n")
+                format!("{name:<24} MISSED\n")
             }
         };
         print!("{line}");

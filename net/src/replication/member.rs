@@ -351,9 +351,6 @@ impl Members {
         if seen_at == now && now < until && member.serves {
             return Ok(until);
         }
-        if planted::has(Flaw::SkipLease) && member.serves {
-            return Ok(Nanos(u64::MAX));
-        }
         let at = At { now, liveness, random: 0 };
         member.replica.begin_read(at)?;
         let until = member.replica.lease_until(at);

@@ -31,19 +31,12 @@ impl World {
     fn begin_fault(&mut self, index: usize, fault: Fault, nanos: u64) {
         let now = self.now;
         match fault {
-            Fault::PowerCut { node } if self.nodes[node].down != Some(Down::Power) => {
-                if self.nodes[node].shard.is_some() {
-                    self.crash(node, Down::Power);
-                } else {
-                    self.nodes[node].down = Some(Down::Power);
-                    self.nodes[node].incarnation += 1;
-                    self.nodes[node].disk.cut_power();
-                }
-            }
+            Fault::PowerCut { node } => self.cut_power(node),
+            Fault::Blackout => (0..self.nodes.len()).for_each(|node| self.cut_power(node)),
             Fault::Kill { node } if self.nodes[node].shard.is_some() => {
                 self.crash(node, Down::Process);
             }
-            Fault::PowerCut { .. } | Fault::Kill { .. } => {}
+            Fault::Kill { .. } => {}
             Fault::Pause { node, inside: true, .. } if self.nodes[node].shard.is_some() => {
                 self.nodes[node].stop_inside = nanos;
             }
@@ -56,7 +49,8 @@ impl World {
                 self.network.cut(a, b, true);
                 self.network.cut(b, a, true);
             }
-            Fault::Isolate { node } => self.isolate(node, true),
+            Fault::Isolate { node } => self.isolate(node, self.nodes.len(), true),
+            Fault::Sever { node } => self.isolate(node, self.nodes.len() - 1, true),
             Fault::SlowLink { from, to, nanos } => self.network.set_slow(from, to, nanos),
             Fault::Reset { a, b } => {
                 for (wire, _) in self.network.between_places(a, b) {
@@ -101,7 +95,11 @@ impl World {
     fn end_fault(&mut self, index: usize, fault: Fault) {
         let now = self.now;
         match fault {
-            Fault::PowerCut { node } | Fault::Kill { node } => self.power_returns(node, fault),
+            Fault::PowerCut { node } => self.starts_again(node, true),
+            Fault::Kill { node } => self.starts_again(node, false),
+            Fault::Blackout => {
+                (0..self.nodes.len()).for_each(|node| self.starts_again(node, true));
+            }
             Fault::Cut { from, to } => {
                 self.network.cut(from, to, false);
                 self.network.resume_all(now, &mut self.queue);
@@ -112,7 +110,11 @@ impl World {
                 self.network.resume_all(now, &mut self.queue);
             }
             Fault::Isolate { node } => {
-                self.isolate(node, false);
+                self.isolate(node, self.nodes.len(), false);
+                self.network.resume_all(now, &mut self.queue);
+            }
+            Fault::Sever { node } => {
+                self.isolate(node, self.nodes.len() - 1, false);
                 self.network.resume_all(now, &mut self.queue);
             }
             Fault::SlowLink { from, to, .. } => self.network.set_slow(from, to, 0),
@@ -137,10 +139,21 @@ impl World {
         }
     }
 
+    fn cut_power(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        if node.shard.is_some() {
+            self.crash(number, Down::Power);
+        } else if node.down != Some(Down::Power) {
+            node.down = Some(Down::Power);
+            node.incarnation += 1;
+            node.disk.cut_power();
+        }
+    }
+
     /// The first of the faults that hold a node down to end has it start again.
-    fn power_returns(&mut self, node: usize, fault: Fault) {
+    fn starts_again(&mut self, node: usize, with_power: bool) {
         let found = &mut self.nodes[node];
-        let boots = matches!(fault, Fault::PowerCut { .. }) && found.down == Some(Down::Power);
+        let boots = with_power && found.down == Some(Down::Power);
         if boots {
             // The machine's clock begins anew.
             let local = SECOND + between(&mut self.random, 0, 100 * SECOND);
@@ -155,8 +168,9 @@ impl World {
         }
     }
 
-    fn isolate(&mut self, node: usize, more: bool) {
-        for other in (0..=self.nodes.len()).filter(|other| *other != node) {
+    /// Cuts a node from all places up to `last`, or takes that back.
+    fn isolate(&mut self, node: usize, last: usize, more: bool) {
+        for other in (0..=last).filter(|other| *other != node) {
             self.network.cut(node, other, more);
             self.network.cut(other, node, more);
         }

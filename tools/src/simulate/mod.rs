@@ -92,6 +92,54 @@ pub enum Planted {
     Protocol(forebay_core::paxos::Bug),
 }
 
+impl Planted {
+    /// Every bug that a simulation of whole nodes should find.
+    #[cfg(feature = "planted-bugs")]
+    pub fn all() -> impl Iterator<Item = Planted> {
+        use forebay_core::paxos::Bug;
+        use forebay_core::planted::Flaw;
+        // The protocol has a simulation and models of its own. These need most of what is around
+        // it: disks, clocks, restarts.
+        let protocol = [
+            Bug::AnswerUndurablePromise,
+            Bug::AcknowledgeUndurable,
+            Bug::TrustExpiredLease,
+            Bug::ForgetPromisedValues,
+            Bug::ForgetAccepted,
+            Bug::PromiseDespiteSupport,
+            Bug::NoWaitAfterRestart,
+            Bug::ServeBeforeOwnBallot,
+            Bug::PromiseQuorumTooSmall,
+            Bug::AcceptQuorumTooSmall,
+        ];
+        let around = Flaw::ALL.into_iter().map(Planted::Flaw);
+        let all = around.chain(protocol.into_iter().map(Planted::Protocol));
+        std::iter::once(Planted::LyingDisk).chain(all)
+    }
+
+    /// The bug of this name.
+    ///
+    /// # Errors
+    /// There is none; the names that there are.
+    #[cfg(feature = "planted-bugs")]
+    pub fn by_name(name: &str) -> Result<Planted, String> {
+        let names = || Planted::all().map(Planted::name).collect::<Vec<_>>().join(", ");
+        let found = Planted::all().find(|planted| planted.name() == name);
+        found.ok_or_else(|| format!("no such bug; there are {}", names()))
+    }
+
+    /// Its name.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Planted::LyingDisk => "LyingDisk".to_owned(),
+            Planted::Flaw(flaw) => format!("{flaw:?}"),
+            Planted::Protocol(bug) => format!("{bug:?}"),
+        }
+    }
+}
+
 /// Everything that runs on this thread from now on has this bug, or none.
 #[cfg(feature = "planted-bugs")]
 fn plant(planted: Option<Planted>) {

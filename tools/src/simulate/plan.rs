@@ -18,18 +18,20 @@
 //!
 //! | fault | drawn | lasts | what the world does |
 //! |---|---|---|---|
-//! | power cut | 15 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
-//! | kill | 10 | 8 s | writes in flight happened or not |
-//! | pause | 12 | 4 s | nothing is handled; half of them stop between a read and its reply |
+//! | power cut | 13 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
+//! | blackout | 4 | 8 s | the same, of all nodes at once |
+//! | kill | 9 | 8 s | writes in flight happened or not |
+//! | pause | 11 | 4 s | nothing is handled; half of them stop between a read and its reply |
 //! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
-//! | one-way cut | 10 | 8 s | nothing passes in one direction |
+//! | one-way cut | 9 | 8 s | nothing passes in one direction |
 //! | cut | 7 | 8 s | nor in the other: a partial partition |
 //! | isolation | 7 | 8 s | nothing passes to or from a node |
+//! | severing | 7 | 8 s | nor between it and other nodes, though its clients reach it |
 //! | slow link | 7 | 8 s | up to 300 ms more in one direction |
-//! | reset | 5 | | every connection between two breaks: what is under way is lost |
-//! | flaky link | 5 | 8 s | connections between two break again and again, and messages with them |
+//! | reset | 4 | | every connection between two breaks: what is under way is lost |
+//! | flaky link | 4 | 8 s | connections between two break again and again, and messages with them |
 //! | garbled bytes | 2 | | one bit of what arrives next is wrong |
-//! | clock drift | 5 | 8 s | a clock's rate is wrong by up to 0.45 % |
+//! | clock drift | 4 | 8 s | a clock's rate is wrong by up to 0.45 % |
 //! | slow disk | 2 | 8 s | 5, 50 or 300 times as slow |
 //! | stuck disk | 2 | 4 s | no operation ends |
 //! | full disk | 2 | 8 s | the pages file cannot grow |
@@ -72,6 +74,8 @@ pub enum Fault {
         /// Whose.
         node: usize,
     },
+    /// The same of all nodes at once.
+    Blackout,
     /// The process is killed and started again at the end.
     Kill {
         /// Whose.
@@ -120,6 +124,11 @@ pub enum Fault {
         from: usize,
         /// The receiver, a node.
         to: usize,
+    },
+    /// Nothing passes between this node and the other ones; clients reach it.
+    Sever {
+        /// Which.
+        node: usize,
     },
     /// Everything takes so much longer in this direction.
     SlowLink {
@@ -223,6 +232,8 @@ impl Fault {
         };
         match *self {
             Fault::PowerCut { node } => format!("node {node} loses power"),
+            Fault::Blackout => "all nodes lose power".to_owned(),
+            Fault::Sever { node } => format!("nothing passes between node {node} and other nodes"),
             Fault::Kill { node } => format!("node {node}'s process is killed"),
             Fault::Pause { node, inside: false, .. } => format!("node {node} is stopped (SIGSTOP)"),
             Fault::Pause { node, inside: true, .. } => {
@@ -384,14 +395,16 @@ fn two(random: &mut SimRandom, last: Place) -> (Place, Place) {
 }
 
 /// Kinds of faults, and how often each is drawn.
-const DRAWN: [(u32, Kind); 18] = [
+const DRAWN: [(u32, Kind); 20] = [
     (6, Kind::PowerCut),
+    (2, Kind::Blackout),
     (4, Kind::Kill),
     (5, Kind::Pause),
     (1, Kind::LongPause),
     (4, Kind::Cut),
     (3, Kind::CutBothWays),
     (3, Kind::Isolate),
+    (3, Kind::Sever),
     (3, Kind::SlowLink),
     (2, Kind::Reset),
     (2, Kind::Flaky),
@@ -408,12 +421,14 @@ const DRAWN: [(u32, Kind); 18] = [
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     PowerCut,
+    Blackout,
     Kill,
     Pause,
     LongPause,
     Cut,
     CutBothWays,
     Isolate,
+    Sever,
     SlowLink,
     Reset,
     Flaky,
@@ -454,6 +469,8 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
     let inside = random.chance(1, 2);
     match draw_kind(random) {
         Kind::PowerCut => Fault::PowerCut { node },
+        Kind::Blackout => Fault::Blackout,
+        Kind::Sever => Fault::Sever { node },
         Kind::Kill => Fault::Kill { node },
         Kind::Pause => Fault::Pause { node, inside, long: false },
         Kind::LongPause => Fault::Pause { node, inside, long: true },
