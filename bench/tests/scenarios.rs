@@ -74,7 +74,17 @@ fn every_example_runs_against_the_bare_echo() {
 fn every_example_runs_against_a_node_without_an_error() {
     let Some(forebay) = forebay() else { return };
     let dir = durable_dir();
-    let args = ["dev", "--data", "data", "--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let args = [
+        "dev",
+        "--nodes",
+        "1",
+        "--data",
+        "data",
+        "--native",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ];
     let node = Server::start(&forebay, &args, dir.path());
     run_examples(&format!("forebay://{}", node.address), true, dir.path());
 }

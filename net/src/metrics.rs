@@ -286,6 +286,14 @@ shard_metrics! {
     Gauge recovery_duration_microseconds;
     /// Checksum or binding mismatches found in the log or in pages.
     Counter damage_found;
+    /// Snapshots that became the state of a member here.
+    Counter snapshots_installed;
+    /// Snapshots that were begun here and given up.
+    Counter snapshots_given_up;
+    /// Bytes of keys and items read here for snapshots of other members.
+    Counter snapshot_served_bytes;
+    /// Bytes of keys and items that the snapshot under way here has brought; 0 without one.
+    Gauge snapshot_arrived_bytes;
     /// System calls that entered the ring.
     Counter ring_enters;
     /// Operations submitted to the ring.

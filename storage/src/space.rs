@@ -42,7 +42,8 @@
 //! | 96 | 4000 | bits, lowest bit of the first byte first |
 //!
 //! Invariants: `live ⊆ busy`; `busy` without `live` is exactly the deferred list, what is set aside
-//! (`aside`), metadata and blocks beyond the file's end; an extent never crosses a region's end.
+//! (`aside`), what is borrowed for a tree that is being received, metadata and blocks beyond the
+//! file's end; an extent never crosses a region's end.
 //!
 //! Left out: best fit. Next fit keeps what is written together close together, and pages are small.
 
@@ -134,6 +135,8 @@ pub struct SpaceMap {
     /// By the number of the checkpoint that no longer holds them.
     deferred: BTreeMap<u64, Vec<(u64, u16)>>,
     deferred_blocks: u64,
+    /// Of pages that no checkpoint holds yet.
+    borrowed_blocks: u64,
     /// Checkpoint number, number of holders.
     holds: BTreeMap<u64, u32>,
     /// The checkpoint being built.
@@ -197,6 +200,7 @@ impl SpaceMap {
             freed_blocks: 0,
             deferred: BTreeMap::new(),
             deferred_blocks: 0,
+            borrowed_blocks: 0,
             holds: BTreeMap::new(),
             building: 1,
             durable: 0,
@@ -339,6 +343,34 @@ impl SpaceMap {
     pub(crate) fn unallocate(&mut self, id: u64, blocks: u16) {
         self.clear_live(id, blocks);
         self.clear_busy(id, blocks);
+    }
+
+    /// Takes a run of free blocks for a page of a tree that no checkpoint holds yet: on the disk it
+    /// stays free until [`SpaceMap::adopt`]. What is set aside is not touched.
+    pub fn borrow(&mut self, blocks: u16) -> Option<u64> {
+        let id = self.take(blocks)?;
+        self.borrowed_blocks += u64::from(blocks);
+        Some(id)
+    }
+
+    /// The checkpoint being built holds this borrowed extent.
+    pub fn adopt(&mut self, id: u64, blocks: u16) {
+        self.borrowed_blocks -= u64::from(blocks);
+        self.make_live(id, blocks);
+    }
+
+    /// Gives a borrowed extent back. Its page may be on its way to the disk: it can be reused when
+    /// that is over for sure.
+    pub fn return_borrowed(&mut self, id: u64, blocks: u16) {
+        self.borrowed_blocks -= u64::from(blocks);
+        self.deferred.entry(self.building).or_default().push((id, blocks));
+        self.deferred_blocks += u64::from(blocks);
+    }
+
+    /// Blocks borrowed now.
+    #[must_use]
+    pub fn borrowed_blocks(&self) -> u64 {
+        self.borrowed_blocks
     }
 
     /// Frees an extent that the checkpoint being built no longer holds, though older ones may.

@@ -1,4 +1,5 @@
-//! `dev`: a node for trying things out, with everything on the command line.
+//! `dev`: nodes for trying things out, with everything on the command line: three, each in a zone of its
+//! own, as in production; or one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,22 +7,23 @@ use std::path::PathBuf;
 use forebay_net::node::config::NodeConfig;
 
 use crate::config::{HttpAt, apply_profile};
-use crate::dev_cluster::NODES_MAX;
+use crate::dev_cluster::{self, Found, NODES_MAX};
 use crate::disk_profile::DiskProfile;
 use crate::exit::{Exit, Failure};
 use crate::size::ByteSize;
 
 const EXAMPLES: &str = "Prints one line beginning 'ready native=ADDR' on standard output when it \
-serves. SIGINT (Ctrl-C)
+serves, with a
+comma between the addresses of several nodes, as clients take them. SIGINT (Ctrl-C)
 or SIGTERM stops it; the data stays and is there again the next time.
 
 Examples:
-  forebay dev                                        data in ./forebay-data, port 4700
+  forebay dev                                        three nodes, ports 4700 to 4702, three copies
   forebay dev --data /mnt/nvme/fb --memory 4GiB      a real disk, more memory
-  forebay dev --nodes 3 --data ./three               a cluster: three copies, any node may fail
+  forebay dev --nodes 1 --data ./one                 one node, one copy
   forebay dev --native 127.0.0.1:0 --http off        any free port, no operator HTTP";
 
-/// Run a node for development: one machine, one process, nothing to configure
+/// Run a cluster for development: one machine, one process, nothing to configure
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -29,19 +31,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "./forebay-data")]
     data: PathBuf,
     /// Nodes to run in this process, each in a directory and a zone of its own; three keep every
-    /// item three times
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) nodes: u32,
+    /// item three times [default: what the directory has, 3 for a new one]
+    #[arg(long, value_name = "N")]
+    nodes: Option<u32>,
     /// Event loops [default: what the directory has, 1 for a new one]
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
-    /// Where shard 0 listens; shard n takes this port plus n; port 0 takes any free one
+    /// Where shard 0 listens; shard n takes this port plus n, the next node those behind; port 0
+    /// takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4700")]
     native: SocketAddr,
-    /// Where health, metrics and status are served, or 'off'
+    /// Where health, metrics and status are served, or 'off'; the next node takes the next port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4690")]
     http: HttpAt,
-    /// Memory for new writes and page caches; the process takes up to 64 MiB more for each shard
+    /// Memory for new writes and page caches of all nodes; the process takes up to 64 MiB more for each
+    /// shard
     #[arg(long, value_name = "BYTES", default_value = "512MiB")]
     memory: ByteSize,
     /// Log of each shard, for a new directory; a multiple of 16MiB [default: half of a shard's memory, 256MiB to 4GiB]
@@ -68,13 +72,61 @@ enum Switch {
     Off,
 }
 
+/// What `dev` is to run.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// A node that stands alone.
+    One(NodeConfig),
+    /// The nodes of a cluster, with their common directory.
+    Several(PathBuf, Vec<NodeConfig>),
+}
+
+/// Nodes of a new directory: the smallest cluster that outlives any one of them.
+const NODES_NEW: u32 = 3;
+
 impl Args {
-    /// The configuration that these arguments mean.
-    pub(crate) fn resolve(self) -> Result<NodeConfig, Failure> {
-        if !(1..=NODES_MAX).contains(&self.nodes) {
-            let message = format!("--nodes {}: 1 to {NODES_MAX}", self.nodes);
+    /// What these arguments mean in their directory: a directory goes on as it was made.
+    pub(crate) fn resolve(self) -> Result<Plan, Failure> {
+        let asked = self.nodes;
+        if let Some(nodes) = asked.filter(|nodes| !(1..=NODES_MAX).contains(nodes)) {
+            let message = format!("--nodes {nodes}: 1 to {NODES_MAX}");
             return Err(Failure::new(Exit::Usage, message));
         }
+        let mut config = self.config()?;
+        let data = config.data_dir.clone();
+        let found = dev_cluster::find(&data)?;
+        let nodes = match (&found, asked) {
+            (Found::Nothing, asked) => asked.unwrap_or(NODES_NEW),
+            (Found::One, None) => {
+                let path = data.display();
+                eprintln!(
+                    "forebay: {path} is a single node's and stays it; a new directory gets three"
+                );
+                1
+            }
+            (Found::Several { nodes, .. }, None) => *nodes,
+            (Found::One, Some(asked)) => dev_cluster::same(&data, 1, asked)?,
+            (Found::Several { nodes, .. }, Some(asked)) => dev_cluster::same(&data, *nodes, asked)?,
+        };
+        if nodes == 1 && !matches!(found, Found::Several { .. }) {
+            return Ok(Plan::One(config));
+        }
+        if let Found::Several { shards: Some(shards), .. } = found {
+            config.shards.get_or_insert(shards);
+        }
+        let configs = dev_cluster::configs(&config, nodes);
+        for config in &configs {
+            config.validate().map_err(|error| {
+                let option = error.field.replace('_', "-");
+                let message = format!("--{option}, for each of {nodes} nodes: {}", error.problem);
+                Failure::new(Exit::Usage, message)
+            })?;
+        }
+        Ok(Plan::Several(data, configs))
+    }
+
+    /// The configuration of a node that has everything.
+    fn config(self) -> Result<NodeConfig, Failure> {
         let profile = DiskProfile::read(&self.data)?;
         let mut config = NodeConfig::new(self.data);
         apply_profile(&mut config, profile.as_ref());

@@ -1,4 +1,4 @@
-//! `dev --nodes N`: a cluster in one process, each node in a directory and a zone of its own.
+//! `dev` with several nodes: a cluster in one process, each node in a directory and a zone of its own.
 //!
 //! ```text
 //!   DATA/cluster.toml      the cluster's id, and whether its system group exists
@@ -36,8 +36,65 @@ struct ClusterFile {
     /// 32 hexadecimal digits.
     cluster_id: String,
     nodes: u32,
+    /// Of each node; absent where an older program made the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shards: Option<u16>,
     /// The system group exists.
     bootstrapped: bool,
+}
+
+/// What a directory holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing that anybody would miss.
+    Nothing,
+    /// A node that stands alone.
+    One,
+    /// A cluster of this program's.
+    Several {
+        /// How many nodes.
+        nodes: u32,
+        /// Of each node, if the directory says.
+        shards: Option<u16>,
+    },
+}
+
+/// Names in a directory that holds nothing yet: of a creation that was cut short, or of its owner.
+const HARMLESS: [&str; 6] =
+    ["forebay.lock", "node.toml.new", "disk.toml", "disk.toml.new", "lost+found", FILE_NEW];
+
+/// Looks at what is in `data`.
+pub(crate) fn find(data: &Path) -> Result<Found, Failure> {
+    if let Some(file) = read(data)? {
+        return Ok(Found::Several { nodes: file.nodes, shards: file.shards });
+    }
+    if data.join("node.toml").exists() {
+        return Ok(Found::One);
+    }
+    let Ok(entries) = std::fs::read_dir(data) else { return Ok(Found::Nothing) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !HARMLESS.contains(&name.as_str()) && !name.starts_with("node-") {
+            let message = format!("{} holds {name}; take an empty --data", data.display());
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+/// The number of nodes, if it is what was asked for.
+pub(crate) fn same(data: &Path, nodes: u32, asked: u32) -> Result<u32, Failure> {
+    match nodes == asked {
+        true => Ok(nodes),
+        false => {
+            let message = format!(
+                "--nodes {asked}: {} has {nodes} node(s) and stays so; leave --nodes out, or take \
+                 another --data",
+                data.display()
+            );
+            Err(Failure::new(Exit::Usage, message))
+        }
+    }
 }
 
 /// One configuration for each node, from that of a single one: its memory is divided, its ports
@@ -79,7 +136,8 @@ pub(crate) fn start(
     data: &Path,
     opened: Vec<(NodeConfig, DataDirectory)>,
 ) -> Result<Box<dyn Running>, Failure> {
-    let file = read_or_draw(data, opened.len() as u32)?;
+    let shards = opened.first().map_or(1, |(_, directory)| directory.geometry().shards);
+    let file = read_or_draw(data, opened.len() as u32, shards)?;
     let digits = u128::from_str_radix(&file.cluster_id, 16);
     let cluster_id = digits.map_err(|error| bad_file(data, &error.to_string()))?.to_be_bytes();
     let mut nodes = Vec::with_capacity(opened.len());
@@ -105,27 +163,26 @@ fn bad_file(data: &Path, problem: &str) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {problem}; take another --data", path.display()))
 }
 
-fn read_or_draw(data: &Path, nodes: u32) -> Result<ClusterFile, Failure> {
+fn read(data: &Path) -> Result<Option<ClusterFile>, Failure> {
     match std::fs::read_to_string(data.join(FILE)) {
         Ok(text) => {
-            let file: ClusterFile =
-                toml::from_str(&text).map_err(|error| bad_file(data, error.message()))?;
-            if file.nodes != nodes {
-                let problem = format!("the cluster has {} nodes, not {nodes}", file.nodes);
-                return Err(bad_file(data, &problem));
-            }
-            Ok(file)
+            toml::from_str(&text).map(Some).map_err(|error| bad_file(data, error.message()))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id =
-                draw_id().map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
-            let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
-            let file = ClusterFile { cluster_id, nodes, bootstrapped: false };
-            write(data, &file)?;
-            Ok(file)
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(bad_file(data, &error.to_string())),
     }
+}
+
+fn read_or_draw(data: &Path, nodes: u32, shards: u16) -> Result<ClusterFile, Failure> {
+    if let Some(file) = read(data)? {
+        same(data, file.nodes, nodes)?;
+        return Ok(file);
+    }
+    let id = draw_id().map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
+    let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
+    let file = ClusterFile { cluster_id, nodes, shards: Some(shards), bootstrapped: false };
+    write(data, &file)?;
+    Ok(file)
 }
 
 fn write(data: &Path, file: &ClusterFile) -> Result<(), Failure> {
@@ -197,12 +254,27 @@ mod tests {
     #[test]
     fn a_cluster_keeps_its_id_and_its_number_of_nodes() {
         let data = tempfile::tempdir().unwrap();
-        let first = read_or_draw(data.path(), 3).unwrap();
+        let first = read_or_draw(data.path(), 3, 2).unwrap();
         assert!(!first.bootstrapped);
-        assert_eq!(read_or_draw(data.path(), 3).unwrap().cluster_id, first.cluster_id);
-        let failure = read_or_draw(data.path(), 5).unwrap_err();
-        assert!(failure.message.contains("3 nodes, not 5"), "{}", failure.message);
+        assert_eq!(read_or_draw(data.path(), 3, 2).unwrap().cluster_id, first.cluster_id);
+        assert_eq!(find(data.path()).unwrap(), Found::Several { nodes: 3, shards: Some(2) });
+        let failure = read_or_draw(data.path(), 5, 2).unwrap_err();
+        assert!(failure.message.contains("has 3 node(s)"), "{}", failure.message);
         std::fs::write(data.path().join(FILE), "nonsense").unwrap();
-        assert!(read_or_draw(data.path(), 3).is_err());
+        assert!(read_or_draw(data.path(), 3, 2).is_err());
+    }
+
+    #[test]
+    fn a_directory_is_known_by_what_is_in_it() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(find(&data.path().join("absent")).unwrap(), Found::Nothing);
+        std::fs::write(data.path().join("disk.toml"), "").unwrap();
+        std::fs::create_dir(data.path().join("node-1")).unwrap();
+        assert_eq!(find(data.path()).unwrap(), Found::Nothing, "a creation was cut short");
+        std::fs::write(data.path().join("node.toml"), "").unwrap();
+        assert_eq!(find(data.path()).unwrap(), Found::One);
+        let foreign = tempfile::tempdir().unwrap();
+        std::fs::write(foreign.path().join("letter.txt"), "dear").unwrap();
+        assert!(find(foreign.path()).unwrap_err().message.contains("letter.txt"));
     }
 }

@@ -75,7 +75,7 @@ enum Command {
 }
 
 const EXAMPLES: &str = "Examples:
-  forebay dev                          a node with its data in ./forebay-data
+  forebay dev                          three nodes with their data in ./forebay-data
   forebay status                       what it is doing
   forebay probe-disk /var/lib/forebay  what a disk can do, before a real node uses it
   forebay node --config forebay.toml   a real node
@@ -100,17 +100,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Dev(args) => {
-            let nodes = args.nodes;
-            let config = args.resolve()?;
-            match nodes {
-                1 => run::run_node(config, serve::start),
-                _ => {
-                    let configs = dev_cluster::configs(&config, nodes);
-                    run::run_nodes(configs, |opened| dev_cluster::start(&config.data_dir, opened))
-                }
+        Command::Dev(args) => match args.resolve()? {
+            dev::Plan::One(config) => run::run_node(config, serve::start),
+            dev::Plan::Several(data, configs) => {
+                run::run_nodes(configs, |opened| dev_cluster::start(&data, opened))
             }
-        }
+        },
         Command::Node(args) => match args.resolve()? {
             Some(config) if config.cluster.is_some() => run::run_node(config, member_node::start),
             Some(config) => run::run_node(config, serve::start),

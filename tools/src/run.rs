@@ -61,6 +61,12 @@ pub(crate) fn run_nodes(
     start: impl FnOnce(Vec<(NodeConfig, DataDirectory)>) -> Result<Box<dyn Running>, Failure>,
 ) -> Result<(), Failure> {
     let signals = listen_for_signals()?;
+    if let Some(first) = configs.first() {
+        // One process, one limit.
+        let shards =
+            |config: &NodeConfig| config.shards.unwrap_or(NodeConfig::NEW_DIRECTORY.shards);
+        preflight::check(first, configs.iter().map(shards).sum())?;
+    }
     let opened = configs.into_iter().map(open).collect::<Result<_, _>>()?;
     serve(start(opened)?, &signals, &mut std::io::stdout())
 }

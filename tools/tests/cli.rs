@@ -18,7 +18,9 @@ use forebay_storage::log::{LogConfig, LogPoint};
 use forebay_storage::superblock::{LogGeometry, Superblock};
 use forebay_storage::tree::TreeRef;
 use support::disk::SmallDisk;
-use support::process::{Node, code, forebay, refused, refused_with, stderr, stdout};
+use support::process::{
+    Node, code, command, forebay, piped, refused, refused_with, stderr, stdout,
+};
 use support::{scratch, skip, text};
 use tempfile::TempDir;
 
@@ -123,6 +125,22 @@ fn a_foreign_directory_is_left_alone() {
 }
 
 #[test]
+fn a_directory_goes_on_with_the_nodes_that_it_was_made_with() {
+    let Some(dir) = scratch() else { return };
+    Node::dev(dir.path(), &["--http", "off"]).stop();
+    let data = dir.path().to_str().unwrap();
+    refused(&["dev", "--nodes", "3", "--data", data], 2, &["has 1 node", "--nodes"]);
+    let node = Node::spawn({
+        let mut command = command();
+        command.args(["dev", "--data", data, "--native", "127.0.0.1:0", "--http", "off"]);
+        piped(&mut command);
+        command
+    });
+    assert!(!node.value("native").contains(','), "{}", node.ready_line());
+    assert!(node.stop().contains("a single node's"));
+}
+
+#[test]
 fn a_directory_of_a_newer_program_is_refused() {
     let Some(dir) = scratch() else { return };
     drop(create(dir.path()));
@@ -185,7 +203,7 @@ fn a_memlock_limit_below_the_registered_buffers_is_named() {
         return skip("no prlimit and setpriv, or no right to drop capabilities");
     }
     let mut command = limited("--memlock=1048576:1048576");
-    command.arg(env!("CARGO_BIN_EXE_forebay")).args(["dev", "--http", "off"]);
+    command.arg(env!("CARGO_BIN_EXE_forebay")).args(["dev", "--nodes", "1", "--http", "off"]);
     command.args(["--native", "127.0.0.1:0", "--data", data]);
     let output = command.output().unwrap();
     refused_with(output, 12, &["memlock", "1048576", "ulimit -l 2048"]);

@@ -41,12 +41,17 @@ fn config_file(dir: &Path, place: usize) -> PathBuf {
 impl Three {
     /// Running, and in no cluster yet.
     fn start(dir: &Path) -> Three {
+        Three::start_with(dir, "")
+    }
+
+    /// With further lines in the configuration.
+    fn start_with(dir: &Path, lines: &str) -> Three {
         let addresses = free_addresses(6);
         let (natives, peers) = addresses.split_at(3);
         for place in 0..3 {
             let config = format!(
                 "data = {:?}\nnative = \"{}\"\nhttp = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n\
-                 [cluster]\npeer = \"{}\"\naz = {place}\n",
+                 {lines}[cluster]\npeer = \"{}\"\naz = {place}\n",
                 dir.join(format!("data-{place}")),
                 natives[place],
                 peers[place],
@@ -266,12 +271,85 @@ async fn a_leader_that_was_stopped_comes_back_as_a_follower_and_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_for_too_long_for_the_logs_gets_a_snapshot() {
+    let Some(dir) = scratch() else { return };
+    let lines = "log_segment_bytes = \"16MiB\"\nlog_segments = 4\ncheckpoint_seconds = 1\n";
+    let mut three = Three::start_with(dir.path(), lines);
+    three.init();
+    let client = connect(&three.natives).await;
+    let table = create(&client, "large", 1).await;
+    let large = |writer: u64, number: u64| {
+        let value = "v".repeat(20_000 + (writer * 13 + number) as usize % 3000);
+        Item::new().with("id", format!("w{writer}-{}", number % 97)).with("value", value)
+    };
+    for number in 0..20 {
+        table.put(&large(0, number)).send().await.expect("it is written");
+    }
+    let away = (three.leader("large") + 1) % 3;
+    let slots = |three: &Three, place: usize| {
+        let native = three.natives[place];
+        let members = three.members();
+        let member = members.into_iter().find(|(_, at, m)| *at == native && m["table"] == "large");
+        let (_, _, member) = member.expect("it has a member");
+        let slot = |name: &str| member[name].as_u64().expect("a number");
+        (slot("applied_slot"), slot("trimmed_slot"))
+    };
+    let (applied, _) = slots(&three, away);
+    three.kill(away);
+    // Until the logs do not reach back that far.
+    let mut rounds = 0;
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        let write = |writer: u64| {
+            let table = table.clone();
+            async move {
+                for number in rounds * 60..rounds * 60 + 60 {
+                    table.put(&large(writer, number)).send().await.expect("it is written");
+                }
+            }
+        };
+        let writers: Vec<_> = (0..4).map(|writer| tokio::spawn(write(writer))).collect();
+        for writer in writers {
+            writer.await.expect("a writer does not panic");
+        }
+        rounds += 1;
+        let leader = three.leader("large");
+        if slots(&three, leader).1 > applied + 100 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing is trimmed: {:?}", three.members());
+    }
+    three.restart(away);
+    three.wait_until_equal();
+    let (_, trimmed) = slots(&three, away);
+    assert!(trimmed > applied, "it got everything from a log: {trimmed}, {applied}");
+    // It serves what it was given.
+    let group = three.members().into_iter().find(|(_, _, member)| member["table"] == "large");
+    let group = group.expect("it is there").0.to_string();
+    let (node, shard) = (three.natives[away].to_string(), (256 * away).to_string());
+    let output = forebay(&["admin", "move-leader", &node, "--group", &group, "--to", &shard]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    while three.leader("large") != away {
+        assert!(Instant::now() < deadline + PATIENCE, "it does not lead: {:?}", three.members());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for writer in 0..4 {
+        for number in rounds * 60 - 97..rounds * 60 {
+            let key = Item::new().with("id", format!("w{writer}-{}", number % 97));
+            let found = table.get(&key).consistent(true).send().await.expect("it is read");
+            assert_eq!(found, Some(large(writer, number)));
+        }
+    }
+    three.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_in_one_process_finds_its_data_again() {
     let Some(dir) = scratch() else { return };
     let data = dir.path().join("data");
     let start = || {
         let mut command = command();
-        command.args(["dev", "--nodes", "3", "--data"]).arg(&data);
+        command.args(["dev", "--data"]).arg(&data);
         command.args(["--native", "127.0.0.1:0", "--http", "off", "--memory", "192MiB"]);
         command.args(["--log", "64MiB"]);
         piped(&mut command);

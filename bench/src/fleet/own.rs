@@ -33,7 +33,8 @@ pub(super) fn start_forebay(name: &str, place: &Place) -> Result<Member, BenchEr
     let dir = OwnedDir::create(&place.data_dir, name)?;
     let data = dir.path().join("data").display().to_string();
     let mut words = vec![program, "dev".to_owned(), "--data".to_owned(), data];
-    let addresses = ["--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    // One node, whose cost is its own.
+    let addresses = ["--nodes", "1", "--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     words.extend(addresses.map(str::to_owned));
     words.extend(place.forebay.iter().cloned());
     start_announced(name, &words, place, dir, "forebay")

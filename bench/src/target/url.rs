@@ -68,7 +68,7 @@ impl Scheme {
     /// How to start one, for messages.
     pub(crate) fn start_hint(self) -> &'static str {
         match self {
-            Scheme::Forebay => "start a node with `forebay dev --native HOST:PORT`",
+            Scheme::Forebay => "start nodes with `forebay dev --native HOST:PORT`",
             Scheme::Redis => {
                 "start one with `redis-server --port PORT --appendonly yes --appendfsync always`"
             }

@@ -6,6 +6,7 @@
 //!          ── Heartbeat Ack Ask Answer ──►             core::liveness, one message each
 //!          ── GroupBatch ────────────────►             a turn's messages of all groups
 //!          ── TableStep ─────────────────►             members are to be made or dropped; they were
+//!          ── Snapshot… ─────────────────►             a whole state, part by part
 //!          ── KeepAlive ─────────────────►             when there was nothing else to say
 //! ```
 //!
@@ -23,9 +24,8 @@
 //! | Heartbeat, Answer | [`CLAIMS_MAX`] claims |
 //! | GroupBatch | [`BATCH_MESSAGES_MAX`] messages; each entry [`ENTRY_BYTES_MAX`]; slots below 2^62, rounds below 2^43 |
 //! | TableStep | a description of [`DESCRIPTION_BYTES_MAX`] |
+//! | SnapshotPart | [`snapshot::PART_BYTES_MAX`] of entries |
 //! | Promise in it | [`RUNS_MAX`] runs, [`CONFIGURATIONS_MAX`] configurations |
-//!
-//! Left out: snapshots, which are bulk and have a connection of their own.
 
 mod batch;
 mod decode;
@@ -33,6 +33,7 @@ mod error;
 mod group;
 mod hello;
 mod pair;
+pub mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,9 @@ pub use pair::{
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
 };
 
+pub use snapshot::{
+    NoteKind, SnapshotAsk, SnapshotHead, SnapshotMessage, SnapshotNote, SnapshotPart,
+};
 pub use table::{ArchivedTableStep, DESCRIPTION_BYTES_MAX, StepKind, TableStep};
 
 /// Oldest version of this protocol that this program speaks.
@@ -88,11 +92,17 @@ pub enum PeerKind {
     GroupBatch = 0x4021,
     /// [`TableStep`]
     TableStep = 0x4031,
+    /// [`SnapshotAsk`]
+    SnapshotAsk = 0x4041,
+    /// [`SnapshotPart`]
+    SnapshotPart = 0x4042,
+    /// [`SnapshotNote`]
+    SnapshotNote = 0x4043,
 }
 
 impl PeerKind {
     /// Every kind.
-    pub const ALL: [PeerKind; 10] = [
+    pub const ALL: [PeerKind; 13] = [
         PeerKind::Hello,
         PeerKind::Welcome,
         PeerKind::HelloRefused,
@@ -103,6 +113,9 @@ impl PeerKind {
         PeerKind::Answer,
         PeerKind::GroupBatch,
         PeerKind::TableStep,
+        PeerKind::SnapshotAsk,
+        PeerKind::SnapshotPart,
+        PeerKind::SnapshotNote,
     ];
 
     /// The kind with this number, if there is one.
@@ -134,4 +147,4 @@ macro_rules! peer_messages {
 }
 
 peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>,
-TableStep<'a>, }
+TableStep<'a>, SnapshotAsk<'a>, SnapshotPart<'a>, SnapshotNote, }

@@ -100,6 +100,17 @@ pub enum NotBegun {
     },
 }
 
+/// What a leader knows of another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// Acknowledged under this leader's ballot.
+    pub durable: Slot,
+    /// Its state contains every slot up to here; 0 if it keeps none.
+    pub applied: Slot,
+    /// Its durable checkpoint contains every slot up to here.
+    pub checkpoint: Slot,
+}
+
 impl Leadership {
     pub(super) fn progress(&self, id: MemberId) -> Option<&Progress> {
         self.progress.iter().find(|progress| progress.id == id)
@@ -118,6 +129,21 @@ impl Leadership {
 }
 
 impl Replica {
+    /// What this leader knows of another member; none if it does not lead, or there is no such member.
+    #[must_use]
+    pub fn progress_of(&self, id: MemberId) -> Option<PeerProgress> {
+        let Role::Leading(leadership) = &self.role else { return None };
+        let Progress { durable, applied, checkpoint, .. } = *leadership.progress(id)?;
+        Some(PeerProgress { durable, applied, checkpoint })
+    }
+
+    /// Whether the state of this member is near enough to what is chosen to be promoted.
+    #[must_use]
+    pub fn may_promote(&self, id: MemberId) -> bool {
+        let applied = self.progress_of(id).map_or(Slot(0), |progress| progress.applied).0;
+        applied > 0 && applied + self.settings.promote_lag_slots >= self.acceptor.chosen().0
+    }
+
     /// Everything that the promises revealed is accepted under the own ballot, if not yet durably.
     pub(super) fn lead(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         let Role::Learning(learning) = core::mem::replace(&mut self.role, Role::Following) else {
@@ -214,12 +240,10 @@ impl Replica {
         let Role::Leading(leadership) = &self.role else { unreachable!("just looked") };
         match change {
             Change::Remove { id } if id == self.id => return Err(NotBegun::RemovesLeader),
-            Change::Promote { id } => {
+            Change::Promote { id } if !self.may_promote(id) => {
                 let applied = leadership.progress(id).map_or(Slot(0), |p| p.applied).0;
                 let chosen = self.acceptor.chosen().0;
-                if applied == 0 || applied + self.settings.promote_lag_slots < chosen {
-                    return Err(NotBegun::NotCaughtUp { id: id.0, applied, chosen });
-                }
+                return Err(NotBegun::NotCaughtUp { id: id.0, applied, chosen });
             }
             _ => {}
         }

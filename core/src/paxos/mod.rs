@@ -92,7 +92,7 @@ pub use ballot::MemberNumber;
 pub use effect::{Effect, Handle, PersistId};
 pub use encoding::{CONFIGURATION_AT_BYTES_MAX, CONFIGURATION_BYTES_MAX};
 pub use journal::Held;
-pub use leader::{NotBegun, NotProposed};
+pub use leader::{NotBegun, NotProposed, PeerProgress};
 pub use lease::{NotServed, ReadGrant};
 pub use membership::{
     Az, Change, ChangeRefused, Configuration, MEMBERS_MAX, Member, MemberId, MemberRole,

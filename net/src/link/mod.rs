@@ -56,8 +56,8 @@
 //! the peer that it came from, by the group's configurations.
 //!
 //! Left out: encryption, which wraps the bytes on both sides of a connection and tells
-//! [`Links::connected`] the node id of the peer's certificate; snapshots, which are bulk and go
-//! over connections of their own.
+//! [`Links::connected`] the node id of the peer's certificate; connections of their own for
+//! snapshots: one part at a time is on its way, and waits behind what is there before it.
 
 mod counters;
 mod greet;
@@ -74,12 +74,12 @@ use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    PeerFrame, Route, StepKind, TableStep, decode,
+    PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
 
-use crate::frame::{Frame, FrameError, HEADER_BYTES, Inbox};
+use crate::frame::{Frame, FrameError, FrameSerializer, HEADER_BYTES, Inbox};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use outbox::Outbox;
 
@@ -108,6 +108,8 @@ pub trait Sink {
     fn group(&mut self, from: Peer, message: GroupMessage<'_>);
     /// A step of a table's creation or deletion; the description is not validated yet.
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
+    /// About a snapshot: between which members, of which transfer, and what.
+    fn snapshot(&mut self, from: Peer, route: Route, transfer: u64, message: SnapshotMessage<'_>);
 }
 
 /// A link's fate; the shell may tick the groups of that peer.
@@ -400,6 +402,10 @@ impl Links {
                 self.counters.messages_received += 1;
                 sink.table(peer, step, table, description);
             }
+            (Phase::Established, Some(peer), PeerFrame::Snapshot(route, transfer, message)) => {
+                self.counters.messages_received += 1;
+                sink.snapshot(peer, route, transfer, message);
+            }
             (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, &hello, now),
             (Phase::Greeting, Some(peer), PeerFrame::Welcome(welcome)) => {
                 self.welcomed(conn, peer, &welcome, now);
@@ -487,15 +493,19 @@ impl Links {
         queued.entries
     }
 
-    /// Sends a step of a table's creation or deletion. Says whether it was queued; if not, it is
-    /// lost like any message.
-    pub fn send_table(&mut self, to: Peer, step: &TableStep<'_>) -> bool {
+    /// Sends a message that may be large, in a frame of its own: a step of a table's creation or
+    /// deletion, or a part of a snapshot. Says whether it was queued; if not, it is lost like any
+    /// message.
+    pub fn send_large<M>(&mut self, to: Peer, message: &M) -> bool
+    where
+        M: PeerMessage + for<'a> rkyv::Serialize<FrameSerializer<'a>>,
+    {
         let settings = self.settings;
         let Some(outbox) = self.outbox_of(to) else {
             self.counters.dropped_unconnected += 1;
             return false;
         };
-        let queued = outbox.push_large(step, &settings);
+        let queued = outbox.push_large(message, &settings);
         self.counters.dropped_full += u64::from(!queued);
         queued
     }

@@ -7,13 +7,14 @@ use forebay_core::ids::{GroupId, Slot};
 use forebay_core::liveness::{Liveness, PairEffect, Peer};
 use forebay_core::message::peer::{GroupMessage, Route};
 use forebay_core::paxos::{
-    At, Configuration, Effect, EntryKind, Figures, Handle, Input, MemberId, MemberRole, Message,
-    NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
+    At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole,
+    Message, NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
 };
 use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
+use super::snapshot::{SnapshotStatus, Want};
 use super::{Event, entry};
 use crate::link::Links;
 
@@ -48,20 +49,24 @@ pub struct MemberStatus {
     pub leader: Option<Peer>,
     /// What it needs next has left the logs of the others: it waits for a snapshot.
     pub needs_snapshot: bool,
+    /// It is getting one.
+    pub snapshot: Option<SnapshotStatus>,
     /// Its replica's own.
     pub figures: Figures,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
-    group: GroupId,
-    id: MemberId,
-    role: MemberRole,
+    pub(super) group: GroupId,
+    pub(super) id: MemberId,
+    /// What it keeps.
+    pub(super) role: MemberRole,
     pub(super) replica: Replica,
     may_trim: Slot,
     checkpoint: Slot,
     pub(super) serves: bool,
-    needs_snapshot: bool,
+    /// What it needs has left the logs.
+    pub(super) want: Option<Want>,
     touched: bool,
     due: Option<Nanos>,
     /// Until when the lease holds, as computed at the time before it.
@@ -95,8 +100,10 @@ pub(super) struct Members {
     pub(super) pair_effects: Vec<PairEffect>,
     pub(super) events: Vec<Event>,
     /// By ordinal.
-    list: Vec<Option<Box<Member>>>,
-    by_group: HashMap<GroupId, GroupOrdinal>,
+    pub(super) list: Vec<Option<Box<Member>>>,
+    pub(super) by_group: HashMap<GroupId, GroupOrdinal>,
+    /// Members that need snapshots, since the last look.
+    pub(super) wanting: Vec<GroupOrdinal>,
     touched: Vec<GroupOrdinal>,
     due: BTreeSet<(Nanos, GroupOrdinal)>,
     effects: Vec<Effect>,
@@ -110,7 +117,7 @@ pub(super) struct Members {
     applied: Vec<(GroupOrdinal, Slot)>,
     checkpointed: Vec<(GroupOrdinal, Slot)>,
     /// Messages for groups or members that are not here, or not from where they say.
-    misdirected: u64,
+    pub(super) misdirected: u64,
     /// How often members here have begun to serve.
     pub(super) reigns: u64,
     random: u64,
@@ -126,6 +133,7 @@ impl Members {
             events: Vec::new(),
             list: Vec::new(),
             by_group: HashMap::new(),
+            wanting: Vec::new(),
             touched: Vec::new(),
             due: BTreeSet::new(),
             effects: Vec::new(),
@@ -163,7 +171,7 @@ impl Members {
             may_trim,
             checkpoint: Slot(0),
             serves: false,
-            needs_snapshot: false,
+            want: None,
             touched: false,
             due: None,
             lease: (Nanos(0), Nanos(0)),
@@ -184,7 +192,7 @@ impl Members {
         }
     }
 
-    fn find(&mut self, ordinal: GroupOrdinal) -> Option<&mut Member> {
+    pub(super) fn find(&mut self, ordinal: GroupOrdinal) -> Option<&mut Member> {
         self.list.get_mut(ordinal.0 as usize)?.as_deref_mut()
     }
 
@@ -215,7 +223,8 @@ impl Members {
             role: member.role,
             serves: member.serves,
             leader: member.replica.leader().and_then(|id| member.replica.peer_of(id)),
-            needs_snapshot: member.needs_snapshot,
+            needs_snapshot: member.want.is_some(),
+            snapshot: None,
             figures: member.replica.figures(),
         })
     }
@@ -297,11 +306,13 @@ impl Members {
                 MemberRole::Storage => member.checkpoint,
                 MemberRole::Log => figures.chosen_slot,
             };
-            let slot = match planted::has(Flaw::TrimByOwnCheckpoint) {
-                true => own,
-                false => member.may_trim.min(own),
-            };
             let ordinal = GroupOrdinal(index as u32);
+            let limit = store.trim_limit(ordinal).unwrap_or(own);
+            let may_trim = match planted::has(Flaw::TrimByOwnCheckpoint) {
+                true => own,
+                false => member.may_trim,
+            };
+            let slot = may_trim.min(own).min(limit);
             if slot > figures.trimmed_slot && store.must_trim(ordinal) {
                 store.trim(ordinal, slot);
                 self.step(store, ordinal, Input::Trimmed { slot }, now);
@@ -429,7 +440,13 @@ impl Members {
             member.strangers.truncate(STRANGERS_MAX - 1);
             member.strangers.insert(0, (route.from, from));
         }
+        // It would begin its log after the state that it is about to have.
+        let moves_log =
+            matches!(message, Message::Trimmed { .. }) && member.role == MemberRole::Log;
         let ordinal = ordinal.expect("just found");
+        if moves_log && store.is_committing_install(ordinal) {
+            return;
+        }
         let configurations: Vec<Configuration> =
             entries.clone().filter_map(|entry| entry.configuration()).collect();
         let mut configurations = configurations.iter();
@@ -461,7 +478,13 @@ impl Members {
         self.step(store, ordinal, input, now);
     }
 
-    fn step(&mut self, store: &mut Store, ordinal: GroupOrdinal, input: Input<'_>, now: Nanos) {
+    pub(super) fn step(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        input: Input<'_>,
+        now: Nanos,
+    ) {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
         let Members { liveness, list, effects, random, .. } = self;
         let Some(member) = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut) else {
@@ -524,7 +547,9 @@ impl Members {
                 member.serves = false;
                 self.events.push(Event::StepsDown(ordinal));
             }
-            Effect::NeedsSnapshot { .. } => member.needs_snapshot = true,
+            Effect::NeedsSnapshot { from, at_least } => {
+                self.wants(ordinal, Want { from: Some(from), at_least });
+            }
             Effect::Removed { .. } => member.serves = false,
         }
     }
@@ -542,7 +567,11 @@ impl Members {
         let begin = self.entries.len();
         if let Message::Accept { first, .. } | Message::Fetched { first, .. } = &message {
             let replica = &self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER).replica;
-            if last >= *first && replica.held(*first).is_none() {
+            // What a state that is behind has let go of is held by number only.
+            let is_here = |held: &Held| {
+                held.kind != EntryKind::Data || store.staged_entry(held.handle).is_some()
+            };
+            if last >= *first && !replica.held(*first).is_some_and(is_here) {
                 return self.read_first(
                     store,
                     ordinal,

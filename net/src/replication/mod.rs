@@ -32,32 +32,38 @@
 //! A group's entries may leave the log when two storage replicas' checkpoints have them. They stay
 //! until they take too much of it ([`Store::must_trim`]): a member that was away for a while is caught
 //! up from them.
-//!
-//! Left out: snapshots for a member that needs what has left the logs.
+//! What has left the logs a member gets by a snapshot ([`snapshot`]).
 
 mod admin;
 mod entry;
 mod member;
+pub mod snapshot;
 mod topology;
 
 use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, Slot, TableId};
 use forebay_core::liveness::{Liveness, LivenessSettings, PairEffect, PairMessage, Peer};
-use forebay_core::message::peer::{Authentication, GroupMessage, Identity, StepKind, TableStep};
+use forebay_core::message::peer::{
+    Authentication, GroupMessage, Identity, Route, SnapshotMessage, StepKind, TableStep,
+};
 use forebay_core::paxos::{
     At, Configuration, Member, MemberId, MemberRole, NotServed, Replica, Settings,
 };
 use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
-use forebay_storage::store::{GroupOrdinal, MemberDescriptor, Refused, Store, Ticket};
+use forebay_storage::store::{
+    GroupOrdinal, InstallProgress, MemberDescriptor, Refused, Store, Ticket,
+};
 
 use crate::link::{LinkEvent, LinkSettings, Links, Sink};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use member::Members;
+use snapshot::Snapshots;
 
 pub use admin::{ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, NodeDescription};
 pub use member::{MemberStatus, NotProposed};
+pub use snapshot::{Promotion, SnapshotSettings, SnapshotStatus};
 pub use topology::{Topology, TopologyNode, peer_of};
 
 /// Which shard of which cluster this is.
@@ -104,6 +110,7 @@ pub struct Replication {
     topology: Option<Arc<Topology>>,
     links: Links,
     members: Members,
+    snapshots: Snapshots,
     /// Links' randomness.
     random: u64,
     /// The earliest end of a lease that a read of this turn rests on.
@@ -130,6 +137,7 @@ impl Replication {
             topology: None,
             links: Links::new(identity, LinkSettings::DEFAULT),
             members: Members::new(liveness, seed),
+            snapshots: Snapshots::new(SnapshotSettings::DEFAULT, seed.rotate_left(31)),
             random: seed.rotate_left(17) | 1,
             reads_stand_until: None,
         };
@@ -188,6 +196,7 @@ impl Replication {
     /// The group is dropped from this shard.
     pub fn remove(&mut self, group: GroupOrdinal) {
         self.members.remove(group);
+        self.snapshots.forget(group);
     }
 
     /// Stages a put (or a delete) and proposes it: the slot that it takes if it is chosen.
@@ -249,7 +258,56 @@ impl Replication {
 
     /// Every member here, for operators.
     pub fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
-        self.members.statuses()
+        self.members.statuses().map(|status| {
+            let of = |progress: &InstallProgress| progress.group == status.ordinal;
+            let progress = self.snapshots.progress.filter(of);
+            let snapshot = progress.map(|progress| SnapshotStatus {
+                items: progress.items,
+                items_total: progress.items_total,
+                bytes: progress.bytes,
+                bytes_total: progress.bytes_total,
+            });
+            MemberStatus { snapshot, ..status }
+        })
+    }
+
+    /// How fast snapshots are served and fetched.
+    pub fn set_snapshot_settings(&mut self, settings: SnapshotSettings) {
+        self.snapshots.set_settings(settings);
+    }
+
+    /// Lets a log replica of a group that this member leads become one that keeps state. See
+    /// [`snapshot`].
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn begin_promotion(
+        &mut self,
+        group: GroupOrdinal,
+        member: MemberId,
+        now: Nanos,
+    ) -> Result<(), String> {
+        match self.members.promotion(group, member) {
+            Promotion::NotHere => {
+                Err(format!("this shard does not lead, or member {} is not known", member.0))
+            }
+            Promotion::Waiting => {
+                self.snapshots.offer(group, member, now);
+                Ok(())
+            }
+            Promotion::CatchingUp { .. } | Promotion::Ready => Ok(()),
+        }
+    }
+
+    /// How far a log replica is on its way.
+    #[must_use]
+    pub fn promotion(&self, group: GroupOrdinal, member: MemberId) -> Promotion {
+        self.members.promotion(group, member)
+    }
+
+    /// Tells it no more; what it has begun it goes on with.
+    pub fn end_promotion(&mut self, group: GroupOrdinal, member: MemberId) {
+        self.snapshots.withdraw(group, member);
     }
 
     /// Whether this member leads the group and holds the lease at this moment.
@@ -304,7 +362,7 @@ impl Replication {
     /// Sends a step of a table's creation or deletion; it may be lost.
     pub fn send_table(&mut self, to: Peer, step: StepKind, table: TableId, description: &[u8]) {
         let step = TableStep { step: step as u8, table: table.0, description };
-        self.links.send_table(to, &step);
+        self.links.send_large(to, &step);
     }
 
     /// A connection is open: accepted on the peers' listener, or dialed by a link.
@@ -325,7 +383,8 @@ impl Replication {
 
     /// Bytes arrived on a link's connection.
     pub fn received(&mut self, store: &mut Store, conn: ConnId, bytes: &[u8], now: Nanos) {
-        let mut arrival = Arrival { members: &mut self.members, store, now };
+        let (members, snapshots) = (&mut self.members, &mut self.snapshots);
+        let mut arrival = Arrival { members, snapshots, store, now };
         self.links.received(conn, bytes, now, &mut arrival);
     }
 
@@ -361,6 +420,8 @@ impl Replication {
         }
         self.members.touch_due(now);
         self.members.tick_touched(store, now);
+        let (members, links) = (&mut self.members, &mut self.links);
+        fx.run_again |= self.snapshots.turn(members, store, links, now);
         // A group of one's entry, or the last acknowledgement: applied within the turn.
         self.members.take_done(store, now);
     }
@@ -375,7 +436,8 @@ impl Replication {
         self.members.send_outgoing(&mut self.links);
         self.links.flush(now, fx);
         let due = [self.links.next_due(), self.members.liveness.next_due()];
-        let due = due.into_iter().chain(self.members.next_due()).min().expect("there are two");
+        let others = self.members.next_due().into_iter().chain(self.snapshots.next_due());
+        let due = due.into_iter().chain(others).min().expect("there are two");
         let wake_at = fx.wake_at.map_or(due, |at| at.min(due));
         fx.wake_at = Some(wake_at);
         fx.run_again |= self.members.has_events();
@@ -391,6 +453,7 @@ impl Replication {
 /// Takes what peers say while the links read it.
 struct Arrival<'a> {
     members: &'a mut Members,
+    snapshots: &'a mut Snapshots,
     store: &'a mut Store,
     now: Nanos,
 }
@@ -403,6 +466,11 @@ impl Sink for Arrival<'_> {
 
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         self.members.receive(self.store, from, message, self.now);
+    }
+
+    fn snapshot(&mut self, from: Peer, route: Route, transfer: u64, message: SnapshotMessage<'_>) {
+        let (members, store) = (&mut *self.members, &mut *self.store);
+        self.snapshots.receive(members, store, from, (route, transfer), message, self.now);
     }
 
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]) {

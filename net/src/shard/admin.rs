@@ -105,6 +105,7 @@ impl Shard {
             applied_slot: status.figures.applied_slot.0,
             trimmed_slot: status.figures.trimmed_slot.0,
             needs_snapshot: status.needs_snapshot,
+            snapshot_bytes: status.snapshot.map(|of| (of.bytes, of.bytes_total)),
         };
         replication.statuses().map(describe).collect()
     }

@@ -160,6 +160,10 @@ impl Shard {
         metrics.pages_file_bytes.set(stats.pages_file_bytes);
         metrics.pages_free_blocks.set(stats.pages_free_blocks);
         metrics.damage_found.set_total(stats.page_read_errors);
+        metrics.snapshots_installed.set_total(stats.snapshots_installed);
+        metrics.snapshots_given_up.set_total(stats.snapshots_given_up);
+        metrics.snapshot_served_bytes.set_total(stats.snapshot_served_bytes);
+        metrics.snapshot_arrived_bytes.set(stats.snapshot_arrived_bytes);
     }
 
     fn partition_status(&self) -> Vec<PartitionStatus> {

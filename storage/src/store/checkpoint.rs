@@ -20,6 +20,10 @@
 //! written, and that write is durable when it completes. The log is trimmed to the *older* of the
 //! two superblocks.
 //!
+//! **Snapshots.** An install that is ready is part of the checkpoint: instead of merging its group, the
+//! new tree's pages are adopted and the old one's freed, and the frozen generation stays until the
+//! superblock is durable ([`super::snapshot`]).
+//!
 //! **Members of replicated groups.** An entry is applied when a quorum has it, which need not
 //! include this log. A checkpoint that contains it tells others that it may leave their logs, and
 //! the catalog names the last slot that this log has: so before the superblock is written the log
@@ -114,6 +118,8 @@ pub(super) struct Checkpoint {
     pub(super) blocked: bool,
     /// A write was refused that a checkpoint makes room for.
     pub(super) hastened: bool,
+    /// Somebody waits for what has changed to be in a checkpoint.
+    pub(super) wanted: bool,
     pub(super) grow: Option<OpId>,
     pub(super) grow_refused_at: Option<Nanos>,
     /// The longest run that a write did not find since the file last grew, or could not.
@@ -155,6 +161,7 @@ impl Checkpoint {
             waits_for_pages: false,
             blocked: false,
             hastened: false,
+            wanted: false,
             grow: None,
             grow_refused_at: None,
             run_wanted: 0,
@@ -172,6 +179,11 @@ impl Checkpoint {
     /// Lets the next checkpoint begin as soon as it can.
     pub(super) fn hasten(&mut self) {
         self.hastened = true;
+    }
+
+    /// Lets the next checkpoint begin as soon as there is something to put into it.
+    pub(super) fn want(&mut self) {
+        self.wanted = true;
     }
 
     /// Whether it waits for something that may never come.
@@ -230,11 +242,18 @@ impl Store {
 
     /// Begins a checkpoint if one is due; otherwise says when to look again.
     fn begin_if_due(&mut self, now: Nanos, work: &mut Work) -> bool {
+        // Between a superblock with a snapshot and the shell's taking it, memory and disk differ.
+        if self.install_is_durable() {
+            work.run_again = true;
+            return false;
+        }
         let config = &self.config;
         let changed = self.overlay.active_entries() > 0 || self.groups.any_changed();
         let due_at = self.checkpoint.finished_at + config.checkpoint_interval_nanos;
         let paced = !config.checkpoints_off && (now >= due_at || self.is_filling());
         let due = self.checkpoint.format
+            || self.install_is_ready()
+            || (changed && self.checkpoint.wanted)
             || (changed && (self.closing || paced || !self.overlay.has_room(TYPICAL_ENTRY_BYTES)))
             || self.checkpoint.cleared
             || self.log_needs_checkpoint()
@@ -263,6 +282,7 @@ impl Store {
         checkpoint.format = false;
         checkpoint.cleared = false;
         checkpoint.hastened = false;
+        checkpoint.wanted = false;
         checkpoint.point = point;
         checkpoint.begun_at = now;
         checkpoint.frozen_entries = entries;
@@ -282,6 +302,7 @@ impl Store {
             }
         }
         checkpoint.phase = Phase::Merging;
+        self.freeze_install();
         self.begin_pace();
         true
     }
@@ -330,7 +351,7 @@ impl Store {
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
-    fn write_pages(&mut self) {
+    pub(super) fn write_pages(&mut self) {
         let hurry = self.closing || self.is_falling_behind();
         let max = if hurry { usize::MAX } else { PAGE_WRITES_MAX };
         while self.checkpoint.page_writes < max {
@@ -472,20 +493,29 @@ impl Store {
         assert!(superblock.checkpoint > older.checkpoint, "checkpoints are numbered upwards");
         self.space.superblock_durable(superblock.checkpoint);
         self.log.trim_to(older.history_start());
-        for part in &self.checkpoint.parts {
+        if self.overlay.is_frozen() {
+            self.overlay.drop_frozen();
+        }
+        let mut parts = std::mem::take(&mut self.checkpoint.parts);
+        for part in parts.drain(..) {
+            if self.commits_install(part.group) {
+                self.install_durable(part.group);
+                continue;
+            }
             let state = self.groups.get_mut(part.group);
             if part.drop {
                 self.groups.remove(part.group);
             } else {
                 state.in_catalog = true;
                 state.checkpoint_slot = state.frozen_slot;
+                state.checkpoint_tree = state.tree;
                 if state.member.as_ref().is_some_and(|member| member.keeps_state()) {
                     self.checkpointed.push((part.group, state.frozen_slot));
                 }
             }
         }
         let checkpoint = &mut self.checkpoint;
-        checkpoint.parts.clear();
+        checkpoint.parts = parts;
         checkpoint.number = superblock.checkpoint;
         checkpoint.finished_at = now;
         checkpoint.last_nanos = now.since(checkpoint.begun_at);

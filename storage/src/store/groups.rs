@@ -51,6 +51,8 @@ pub(super) struct GroupState {
     pub(super) frozen_slot: Slot,
     /// The newest durable checkpoint holds everything up to here.
     pub(super) checkpoint_slot: Slot,
+    /// The tree that it holds.
+    pub(super) checkpoint_tree: TreeRef,
 }
 
 #[derive(Debug, Default)]
@@ -118,13 +120,15 @@ impl GroupState {
             in_catalog: false,
             frozen_slot: Slot(0),
             checkpoint_slot: Slot(0),
+            checkpoint_tree: TreeRef::EMPTY,
         }
     }
 
     pub(super) fn from_catalog(id: GroupId, entry: CatalogEntry) -> GroupState {
         let CatalogEntry { members, ballot, chosen_slot, .. } = entry;
-        let member =
-            entry.member.map(|member| Box::new(MemberState::restored(member, ballot, chosen_slot)));
+        let member = entry.member.map(|member| {
+            Box::new(MemberState::restored(member, ballot, chosen_slot, entry.applied_slot))
+        });
         let members = if member.is_some() { 1 } else { members };
         GroupState {
             // The tree holds the slots up to `applied_slot`; the log's later ones follow by replay.
@@ -138,6 +142,7 @@ impl GroupState {
             in_catalog: true,
             frozen_slot: entry.applied_slot,
             checkpoint_slot: entry.applied_slot,
+            checkpoint_tree: entry.tree,
         }
     }
 }

@@ -127,6 +127,14 @@ impl Store {
                 self.checkpoint.next_part += 1;
                 continue;
             }
+            if self.commits_install(part.group) {
+                if !self.commit_slice() {
+                    work.run_again = true;
+                    return;
+                }
+                self.checkpoint.next_part += 1;
+                continue;
+            }
             let Some(used) = self.merge_slice(part.group, left, now, work) else { return };
             left = left.saturating_sub(used);
             if left == 0 {
@@ -135,7 +143,10 @@ impl Store {
             }
         }
         if self.overlay.is_frozen() {
-            self.overlay.drop_frozen();
+            // Until a snapshot's superblock is durable, its group is what it was.
+            if !self.commits_any_install() {
+                self.overlay.drop_frozen();
+            }
             self.space.drop_frozen_aside();
         }
         self.list_catalog_changes();
@@ -265,15 +276,18 @@ impl Store {
     }
 
     fn list_catalog_changes(&mut self) {
-        let checkpoint = &mut self.checkpoint;
-        for part in &checkpoint.parts {
+        for part in &self.checkpoint.parts {
             let state = self.groups.get(part.group);
             let key = catalog_key(state.progress.id());
-            let entry = (!part.drop).then(|| catalog_entry(state).encode());
+            let entry = (!part.drop).then(|| match self.commits_install(part.group) {
+                true => self.installed_entry(state).encode(),
+                false => catalog_entry(state).encode(),
+            });
             if entry.is_some() || state.in_catalog {
-                checkpoint.catalog_changes.push((key, entry));
+                self.checkpoint.catalog_changes.push((key, entry));
             }
         }
+        let checkpoint = &mut self.checkpoint;
         checkpoint.catalog_changes.sort_unstable_by_key(|(key, _)| *key);
     }
 

@@ -29,6 +29,7 @@ mod read;
 mod recovery;
 mod room;
 mod sealed;
+mod snapshot;
 mod stats;
 
 #[cfg(test)]
@@ -55,10 +56,15 @@ pub use members::{
 };
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
+pub use snapshot::{
+    InstallError, InstallProgress, InstallStage, Installed, NotPinned, SnapshotPin, SnapshotRead,
+};
 pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
+use snapshot::Snapshots;
+
 use members::{Append, Carrier, ReadBack, StagedEntries};
 
 /// Sizes and pace of one shard's storage.
@@ -220,6 +226,7 @@ pub struct Store {
     /// Of entries that have left memory.
     reads: Vec<ReadBack>,
     past_entries: Vec<PastEntries>,
+    snapshots: Snapshots,
     persisted: Vec<(GroupOrdinal, PersistId)>,
     applied: Vec<(GroupOrdinal, Slot)>,
     checkpointed: Vec<(GroupOrdinal, Slot)>,
@@ -516,6 +523,9 @@ impl Store {
             self.carry(now, &mut work);
         }
         if self.failure.is_none() {
+            self.expire_pins(now, &mut work);
+            self.step_behind(now, &mut work);
+            self.step_install(now, &mut work);
             self.step_checkpoint(now, &mut work);
             self.seal(now, &mut work);
         }

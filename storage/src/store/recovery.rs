@@ -25,6 +25,7 @@ use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
 use super::members::{Carrier, StagedEntries};
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
+use super::snapshot::Snapshots;
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
 use crate::cache::{PageCache, ReadError, ReadStart};
@@ -217,6 +218,7 @@ pub fn open(
     }
     opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
+    store.list_behind();
     if chosen.is_none() {
         store.format(disk, now)?;
     } else {
@@ -527,6 +529,7 @@ impl Opening {
             staged_count: 0,
             reads: Vec::new(),
             past_entries: Vec::new(),
+            snapshots: Snapshots::default(),
             persisted: Vec::new(),
             applied: Vec::new(),
             checkpointed: Vec::new(),

@@ -151,7 +151,8 @@ impl Store {
         let largest = entry_blocks(self.entry_bytes_max);
         let entries = self.overlay.active_entries() as u64;
         let need = blocks_max(entries, self.active_single_bytes(), self.space.live_blocks());
-        let extra = self.space.reserve_missing_blocks() + DELETE_BLOCKS + largest;
+        let install = self.install_blocks_wanted();
+        let extra = self.space.reserve_missing_blocks() + DELETE_BLOCKS + largest + install;
         let missing = self.missing_blocks(extra + need / AHEAD_PART, largest);
         let run = self.checkpoint.run_wanted;
         if missing > 0 || run > 0 {

@@ -37,6 +37,10 @@ pub struct StoreStats {
     pub log_read_errors: u64,
     pub log_copied_records: u64,
     pub log_history_bytes: u64,
+    pub snapshots_installed: u64,
+    pub snapshots_given_up: u64,
+    pub snapshot_served_bytes: u64,
+    pub snapshot_arrived_bytes: u64,
 }
 
 /// One group in numbers.
@@ -89,6 +93,10 @@ impl Store {
             log_read_errors: self.carrier.errors,
             log_copied_records: self.carrier.copied,
             log_history_bytes: self.history_bytes,
+            snapshots_installed: self.snapshots.installed,
+            snapshots_given_up: self.snapshots.given_up,
+            snapshot_served_bytes: self.snapshots.served_bytes,
+            snapshot_arrived_bytes: self.install_progress().map_or(0, |progress| progress.bytes),
         }
     }
 

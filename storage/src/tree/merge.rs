@@ -39,8 +39,9 @@
 //! has no right one, so at most one page a level stays small.
 
 use super::build::{Builder, Fill};
-use super::page::{self, PAGE_BLOCKS_MAX, PageView, Place};
-use super::{ChildRef, LEVEL_OVERFLOW, LEVELS_MAX, OverflowRef, PageRef, TreeRef, Value};
+use super::page::{PAGE_BLOCKS_MAX, PageView};
+use super::place::{Blocked, Room, new_page, store_item};
+use super::{ChildRef, LEVELS_MAX, PageRef, TreeRef, Value};
 use crate::block::BLOCK_BYTES;
 use crate::cache::{FrameId, PageCache};
 use crate::space::SpaceMap;
@@ -86,6 +87,12 @@ pub trait MergeInput {
 
     /// The first key not below `bound` among those not yet taken, for read-ahead: one seek.
     fn first_key_from(&self, bound: &[u8]) -> Option<&[u8]>;
+
+    /// Whether changes may still arrive after those that are here. Only a merge into an empty tree
+    /// waits for them.
+    fn is_unfinished(&self) -> bool {
+        false
+    }
 }
 
 /// Why a slice ended.
@@ -103,12 +110,6 @@ pub enum MergeStep {
     NeedSpace(u64),
     /// The new tree. Its pages are dirty in the cache.
     Done(TreeRef),
-}
-
-/// Why an action could not be done now; nothing was changed.
-enum Blocked {
-    CacheFull,
-    NeedSpace(u64),
 }
 
 impl From<Blocked> for MergeStep {
@@ -169,6 +170,8 @@ pub struct Merge {
     /// Fences and bounds of pages that were left.
     spare_keys: Vec<Vec<u8>>,
     stats: MergeStats,
+    /// Its pages are borrowed: no checkpoint holds them until somebody adopts them.
+    borrows: bool,
 }
 
 /// What a merge did.
@@ -204,7 +207,21 @@ impl Merge {
             key: Vec::new(),
             spare_keys: Vec::new(),
             stats: MergeStats::default(),
+            borrows: false,
         }
+    }
+
+    /// Loads a new tree whose pages are borrowed ([`SpaceMap::borrow`]) until the caller, who gets
+    /// them from [`Merge::take_allocated`], adopts them or gives them back.
+    #[must_use]
+    pub fn borrowing() -> Merge {
+        Merge { borrows: true, ..Merge::new(TreeRef::EMPTY) }
+    }
+
+    /// Pages and extents written so far, for a merge that borrows them.
+    pub fn take_allocated(&mut self) -> Vec<(u64, u16)> {
+        assert!(self.borrows && self.open.is_empty());
+        std::mem::take(&mut self.allocated)
     }
 
     /// Starts over with another tree, reusing the buffers. The last merge is done or abandoned.
@@ -240,6 +257,7 @@ impl Merge {
         for open in self.open.drain(..) {
             cache.unpin(open.frame);
         }
+        assert!(!self.borrows, "whoever borrowed gives back");
         for (id, blocks) in self.allocated.drain(..) {
             // Not at once reusable: a write may be in flight.
             space.free(id, blocks);
@@ -283,7 +301,9 @@ impl Merge {
     /// The new tree stands: what it does not share with the old one is free once older checkpoints
     /// are gone.
     fn commit(&mut self, space: &mut SpaceMap) {
-        self.allocated.clear();
+        if !self.borrows {
+            self.allocated.clear();
+        }
         for (id, blocks) in self.freed.drain(..) {
             self.stats.blocks_freed += u64::from(blocks);
             space.free(id, blocks);
@@ -293,7 +313,7 @@ impl Merge {
     }
 
     fn start<I: MergeInput>(&mut self, input: &I, cache: &mut PageCache) -> Option<usize> {
-        if input.peek().is_none() {
+        if input.peek().is_none() && !input.is_unfinished() {
             self.state = State::Done(self.tree);
             return Some(1);
         }
@@ -513,8 +533,8 @@ impl Merge {
         let mut cost = 2;
         match change {
             Change::Put(item) => {
-                let value =
-                    store_item(&mut self.stats, key, item, cache, space, &mut self.allocated)?;
+                let (stats, allocated) = (&mut self.stats, &mut self.allocated);
+                let value = store_item(stats, key, item, Room::Extent, cache, space, allocated)?;
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
@@ -546,18 +566,23 @@ impl Merge {
     ) -> Result<Option<usize>, Blocked> {
         let mut cost = 0;
         while cost < budget {
-            if self.builders[0].is_streaming() {
-                return Ok(Some(cost + self.cut(0, Fill::Stream, cache, space)?));
+            // All levels, so that memory is a few pages each however large the tree.
+            if let Some(level) = self.builders.iter().position(Builder::is_streaming) {
+                return Ok(Some(cost + self.cut(level, Fill::Stream, cache, space)?));
             }
             let Some((key, change)) = input.peek() else {
+                if input.is_unfinished() {
+                    return Ok(Some(budget));
+                }
                 self.appending = true;
                 self.state = State::Finish(0);
                 return Ok(Some(cost + 1));
             };
             cost += 2;
             if let Change::Put(item) = change {
-                let value =
-                    store_item(&mut self.stats, key, item, cache, space, &mut self.allocated)?;
+                let room = if self.borrows { Room::Borrowed } else { Room::Extent };
+                let (stats, allocated) = (&mut self.stats, &mut self.allocated);
+                let value = store_item(stats, key, item, room, cache, space, allocated)?;
                 if let Value::Overflow(extent) = &value {
                     cost += usize::from(extent.page.blocks) * BLOCK_COPY_COST;
                 }
@@ -652,7 +677,8 @@ impl Merge {
     ) -> Result<usize, Blocked> {
         self.builder(level + 1);
         let plan = self.builders[level].plan(fill);
-        let (mut buf, place) = new_page(plan.blocks, false, cache, space)?;
+        let room = if self.borrows { Room::Borrowed } else { Room::Page };
+        let (mut buf, place) = new_page(plan.blocks, room, cache, space)?;
         let child = self.builders[level].cut(plan, place, &mut buf, &mut self.separator);
         cache.insert(child.page, buf);
         self.allocated.push((child.page.id, child.page.blocks));
@@ -696,6 +722,12 @@ impl Merge {
     }
 }
 
+impl std::fmt::Debug for Merge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Merge").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
 /// The separator for an entry that a page gives to its builder: the first carries the page's own
 /// if that is lower.
 fn first_separator<'a>(open: &'a Open, prefix: &'a [u8], suffix: &'a [u8]) -> [&'a [u8]; 2] {
@@ -707,50 +739,6 @@ fn push_old(builder: &mut Builder, view: &PageView<'_>, range: std::ops::Range<u
     for i in range {
         builder.push_item([view.prefix(), view.suffix(i)], &view.value(i), view.digest(i));
     }
-}
-
-/// A buffer and a place for a new page, or for an extent.
-fn new_page(
-    blocks: usize,
-    extent: bool,
-    cache: &mut PageCache,
-    space: &mut SpaceMap,
-) -> Result<(crate::block::BlockBuf, Place), Blocked> {
-    if cache.is_half_dirty() {
-        return Err(Blocked::CacheFull);
-    }
-    let buf = cache.take_frame(blocks).ok_or(Blocked::CacheFull)?;
-    let n = blocks as u16;
-    match if extent { space.allocate_extent(n) } else { space.allocate(n) } {
-        Some(id) => Ok((buf, Place { shard: cache.shard(), id, birth: space.building() })),
-        None => {
-            cache.give_back(buf);
-            Err(Blocked::NeedSpace(blocks as u64))
-        }
-    }
-}
-
-/// The form in which a leaf entry holds an item; a big one is written to an extent.
-fn store_item<'a>(
-    stats: &mut MergeStats,
-    key: &[u8],
-    item: &'a [u8],
-    cache: &mut PageCache,
-    space: &mut SpaceMap,
-    allocated: &mut Vec<(u64, u16)>,
-) -> Result<Value<'a>, Blocked> {
-    if !page::goes_to_overflow(key.len(), item.len()) {
-        return Ok(Value::Inline(item));
-    }
-    let blocks = page::overflow_blocks(item.len());
-    let (mut buf, place) = new_page(blocks, true, cache, space)?;
-    let page = page::write_overflow(&mut buf, place, item);
-    debug_assert_eq!(page.level, LEVEL_OVERFLOW);
-    cache.insert(page, buf);
-    allocated.push((page.id, page.blocks));
-    stats.pages_written += 1;
-    stats.blocks_written += blocks as u64;
-    Ok(Value::Overflow(OverflowRef { page, item_bytes: item.len() as u32 }))
 }
 
 const _: () = assert!(PAGE_BLOCKS_MAX <= u16::MAX as usize);

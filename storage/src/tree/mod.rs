@@ -38,6 +38,7 @@
 pub(crate) mod build;
 pub mod merge;
 pub mod page;
+mod place;
 pub mod verify;
 pub mod walk;
 

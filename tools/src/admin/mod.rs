@@ -224,10 +224,11 @@ fn table(found: &BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>>) -> String {
             };
             let known =
                 if member.keeps == "log" { member.chosen_slot } else { member.applied_slot };
-            let lag = if member.needs_snapshot {
-                "too far".to_owned()
-            } else {
-                (chosen - known).to_string()
+            let lag = match member.snapshot_bytes {
+                // Of a snapshot.
+                Some((bytes, total)) => format!("{} %", bytes * 100 / total.max(1)),
+                None if member.needs_snapshot => "too far".to_owned(),
+                None => chosen.saturating_sub(known).to_string(),
             };
             text.push_str(&format!(
                 "{id:<20} {name:<16} {:<22} {:<8} {:<11} {:<6} {:>12} {lag:>8} {:>12}\n",

@@ -75,11 +75,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// `dev` on `data` at any port.
+    /// `dev` with one node on `data` at any port.
     pub fn dev_command(data: &Path, more: &[&str]) -> Command {
         let mut command = command();
         command.arg("dev").arg("--data").arg(data).args(["--native", "127.0.0.1:0"]);
-        command.args(["--memory", "64MiB", "--log", "64MiB"]).args(more);
+        command.args(["--nodes", "1", "--memory", "64MiB", "--log", "64MiB"]).args(more);
         piped(&mut command);
         command
     }

@@ -6,12 +6,16 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 
 use super::batch::BatchReader;
+use super::batch::Route;
 use super::error::PeerError;
 use super::hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Hello, HelloRefusal, HelloRefused,
     Welcome,
 };
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
+use super::snapshot::{
+    ArchivedSnapshotAsk, ArchivedSnapshotNote, ArchivedSnapshotPart, SnapshotMessage,
+};
 use super::table::{ArchivedTableStep, StepKind};
 use super::{HANDSHAKE_FRAME_BYTES_MAX, PeerKind};
 use crate::ids::TableId;
@@ -34,6 +38,8 @@ pub enum PeerFrame<'a> {
     Groups(BatchReader<'a>),
     /// For the tables; the description is only bounded.
     Table(StepKind, TableId, &'a [u8]),
+    /// About a snapshot: between whom, of which transfer, and what.
+    Snapshot(Route, u64, SnapshotMessage<'a>),
 }
 
 struct Payload<'a> {
@@ -100,6 +106,18 @@ pub fn decode(kind: u16, version: u16, payload: &[u8]) -> Result<PeerFrame<'_>, 
             let step = payload.access::<ArchivedTableStep<'_>>()?;
             let (kind, table) = step.check()?;
             PeerFrame::Table(kind, table, &step.description)
+        }
+        PeerKind::SnapshotAsk => {
+            let (route, of, ask) = payload.access::<ArchivedSnapshotAsk<'_>>()?.check()?;
+            PeerFrame::Snapshot(route, of, ask)
+        }
+        PeerKind::SnapshotPart => {
+            let (route, of, part) = payload.access::<ArchivedSnapshotPart<'_>>()?.check()?;
+            PeerFrame::Snapshot(route, of, part)
+        }
+        PeerKind::SnapshotNote => {
+            let (route, of, note) = payload.access::<ArchivedSnapshotNote>()?.check()?;
+            PeerFrame::Snapshot(route, of, note)
         }
         PeerKind::GroupBatch => PeerFrame::Groups(BatchReader::validate(payload.bytes)?),
     })

@@ -6,6 +6,7 @@ use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 
 use super::*;
+use crate::digest::Digest;
 use crate::ids::{Ballot, GroupId, Slot};
 use crate::liveness::{Epoch, PairMessage, Peer};
 use crate::paxos::{
@@ -246,6 +247,130 @@ fn every_message_has_the_variant_number_of_the_wire() {
         let record = bytes.len() - 24 - size_of::<super::group::ArchivedRecord>();
         assert_eq!(usize::from(bytes[record + 32]), number);
     }
+}
+
+fn snapshot_head() -> SnapshotHead {
+    let configuration = ConfigurationAt { slot: Slot(0x11), configuration: configuration() };
+    let digest = Digest(0x0809_0a0b_0c0d_0e0f_0001_0203_0405_0607);
+    SnapshotHead { slot: Slot(0x22), configuration, items: 2, bytes: 13, digest }
+}
+
+fn snapshot_entries() -> Vec<u8> {
+    let mut entries = Vec::new();
+    snapshot::push_entry(b"ab", b"item", &mut entries);
+    snapshot::push_entry(b"abc", b"last", &mut entries);
+    entries
+}
+
+#[test]
+fn golden_bytes_of_snapshots() {
+    assert_eq!(hex(&snapshot_entries()), "02000400000061626974656d0300040000006162636c617374");
+    let ask =
+        SnapshotAsk { group: 1, from: 2, to: 3, transfer: 4, at_least: 5, part: 6, after: b"key" };
+    let golden = concat!(
+        "6b65790000000000", // after
+        "0100000000000000", // group
+        "0200000000000000", // from
+        "0300000000000000", // to
+        "0400000000000000", // transfer
+        "0500000000000000", // at_least
+        "06000000",         // part
+        "ccffffff03000000", // after: place and length
+        "00000000",
+    );
+    assert_eq!(hex(&bytes_of!(&ask)), golden);
+    let note = SnapshotNote { group: 1, from: 2, to: 3, transfer: 4, slot: 5, note: 6 };
+    let golden = concat!(
+        "0100000000000000", // group
+        "0200000000000000", // from
+        "0300000000000000", // to
+        "0400000000000000", // transfer
+        "0500000000000000", // slot
+        "0600000000000000", // note
+    );
+    assert_eq!(hex(&bytes_of!(&note)), golden);
+    let (entries, mut configuration) = (snapshot_entries(), Vec::new());
+    let part =
+        SnapshotPart::new(route(5), 4, &snapshot_head(), (7, true), &entries, &mut configuration);
+    let golden = concat!(
+        "1100000000000000",                                 // configuration: its slot
+        "0103000004000000",                                 // version, members, next number
+        "010000000000000001000000010000000100000000000000", // member 1
+        "020000000000000002000000020000000200000000000000", // member 2
+        "030000000000000003000000030000000300000000000000", // member 3
+        "02000400000061626974656d",                         // an entry
+        "0300040000006162636c617374",                       // another
+        "00000000000000",
+        "0500000000000000", // group
+        "f000000000000000", // from
+        "7000000000000000", // to
+        "0400000000000000", // transfer
+        "2200000000000000", // slot
+        "0200000000000000", // items
+        "0d00000000000000", // bytes
+        "0706050403020100", // digest_low
+        "0f0e0d0c0b0a0908", // digest_high
+        "07000000",         // part
+        "01000000",         // last
+        "38ffffff58000000", // configuration: place and length
+        "88ffffff19000000", // entries: place and length
+    );
+    assert_eq!(hex(&bytes_of!(&part)), golden);
+}
+
+#[test]
+fn snapshots_come_back_as_they_were_sent_and_bad_ones_have_a_name() {
+    let ask = |from, after| SnapshotAsk {
+        group: 5,
+        from,
+        to: 0x70,
+        transfer: 4,
+        at_least: 5,
+        part: 6,
+        after,
+    };
+    let bytes = bytes_of!(&ask(0xf0, b"key"));
+    let Ok(PeerFrame::Snapshot(of, 4, message)) = read(PeerKind::SnapshotAsk, &bytes) else {
+        panic!()
+    };
+    assert_eq!(of, route(5));
+    assert_eq!(message, SnapshotMessage::Ask { at_least: Slot(5), part: 6, after: b"key" });
+    let name = |kind, bytes: &[u8]| read(kind, bytes).unwrap_err().name();
+    let long = [0; crate::limits::ENCODED_KEY_BYTES_MAX + 1];
+    assert_eq!(name(PeerKind::SnapshotAsk, &bytes_of!(&ask(0xf0, &long))), "too_many");
+    assert_eq!(name(PeerKind::SnapshotAsk, &bytes_of!(&ask(0x70, b""))), "member");
+
+    let (entries, mut buffer) = (snapshot_entries(), Vec::new());
+    let head = snapshot_head();
+    let part = SnapshotPart::new(route(5), 4, &head, (7, true), &entries, &mut buffer);
+    let bytes = bytes_of!(&part);
+    let Ok(PeerFrame::Snapshot(of, 4, message)) = read(PeerKind::SnapshotPart, &bytes) else {
+        panic!()
+    };
+    assert_eq!(of, route(5));
+    assert_eq!(message, SnapshotMessage::Part { head, part: 7, last: true, entries: &entries });
+    let both: Vec<_> = snapshot::entries(&entries).collect();
+    assert_eq!(both, [(&b"ab"[..], &b"item"[..]), (b"abc", b"last")]);
+    for cut in [1, 5, 7, entries.len() - 1] {
+        let part = SnapshotPart::new(route(5), 4, &head, (7, true), &entries[..cut], &mut buffer);
+        assert_eq!(name(PeerKind::SnapshotPart, &bytes_of!(&part)), "entry_bytes");
+    }
+    // In force after the snapshot's slot, it is of an earlier one.
+    let early = SnapshotHead { slot: Slot(0x10), ..head };
+    let part = SnapshotPart::new(route(5), 4, &early, (7, true), &entries, &mut buffer);
+    assert_eq!(name(PeerKind::SnapshotPart, &bytes_of!(&part)), "configuration");
+
+    let note =
+        |note, slot| SnapshotNote { group: 5, from: 0xf0, to: 0x70, transfer: 4, slot, note };
+    for kind in NoteKind::ALL {
+        let bytes = bytes_of!(&note(kind as u8, 9));
+        let Ok(PeerFrame::Snapshot(_, 4, message)) = read(PeerKind::SnapshotNote, &bytes) else {
+            panic!()
+        };
+        assert_eq!(message, SnapshotMessage::Note { note: kind, slot: Slot(9) });
+    }
+    assert_eq!(name(PeerKind::SnapshotNote, &bytes_of!(&note(7, 9))), "number");
+    assert_eq!(name(PeerKind::SnapshotNote, &bytes_of!(&note(1, u64::MAX))), "slot");
 }
 
 fn any_slot() -> impl Strategy<Value = Slot> {

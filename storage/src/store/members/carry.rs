@@ -116,23 +116,26 @@ impl Store {
     /// may, and leave a follower behind that lacks them. See the docs of `members::carry`.
     #[must_use]
     pub fn must_trim(&self, group: GroupOrdinal) -> bool {
-        self.takes_more_than(4, group)
+        // Whoever gets a snapshot from here needs what comes after it: half of what is left is for that.
+        let eighths = if self.is_pinned_for_snapshot(group) { 3 } else { 2 };
+        self.takes_more_than(eighths, group)
     }
 
     /// Whether entries of this member are refused, so that other groups' writes go on.
     pub(super) fn history_is_full(&self, group: GroupOrdinal) -> bool {
-        self.takes_more_than(2, group)
+        self.takes_more_than(4, group)
     }
 
-    /// Whether all members take more than this part of the log, and this one more than its share.
-    fn takes_more_than(&self, part: u64, group: GroupOrdinal) -> bool {
+    /// Whether all members take more than so many eighths of the log, and this one more than its
+    /// share.
+    fn takes_more_than(&self, eighths: u64, group: GroupOrdinal) -> bool {
         let all = self.history_bytes;
         let own = self.member(group).history_bytes();
-        all > self.config.log.client_bytes() / part && own * self.members as u64 >= all
+        all > self.config.log.client_bytes() / 8 * eighths && own * self.members as u64 >= all
     }
 
     /// Updates the sum over all members, of which one changed from `before`.
-    pub(super) fn history_changed(&mut self, group: GroupOrdinal, before: u64) {
+    pub(in crate::store) fn history_changed(&mut self, group: GroupOrdinal, before: u64) {
         let after = self.member(group).history_bytes();
         self.history_bytes = self.history_bytes - before + after;
     }

@@ -60,6 +60,7 @@ use crate::space::Runs;
 
 pub(super) use append::Append;
 pub(super) use carry::Carrier;
+pub(super) use read_back::OWN_TOKEN;
 pub(super) use read_back::ReadBack;
 pub use read_back::{PastEntries, PastEntry};
 pub(super) use staged::StagedEntries;
@@ -244,9 +245,9 @@ impl Store {
     fn apply_chosen(&mut self, group: GroupOrdinal) {
         let state = self.groups.get_mut(group);
         let member = state.member.as_deref_mut().expect(A_MEMBER);
-        let (keeps_state, before, id) =
-            (member.keeps_state(), member.released(), state.progress.id());
-        while let Some((slot, accepted)) = member.pop_chosen() {
+        let (before, applied_before) = (member.released(), member.applied());
+        let id = state.progress.id();
+        while let Some((slot, accepted, follows)) = member.pop_chosen() {
             if let Some(watched) = &mut self.watched {
                 let staged = self.staged.find(accepted.handle).map(|entry| entry.staged);
                 let bytes = staged.map(|staged| self.overlay.staged(staged));
@@ -256,30 +257,41 @@ impl Store {
             if accepted.handle == Handle::NONE {
                 continue;
             }
-            let StagedEntry { staged, hash, in_flight, queued, .. } =
+            let StagedEntry { staged, hash, in_flight, queued, runs, .. } =
                 self.staged.remove(accepted.handle);
             assert!(queued == 0, "what is applied is in the log");
             debug_assert_eq!(self.overlay.staged(staged).slot, slot);
             if in_flight {
                 self.in_flight.remove(&self.overlay, staged, hash);
             }
-            if keeps_state {
+            if follows {
                 self.overlay.apply(staged, hash);
             } else {
                 self.overlay.abandon(staged);
+                self.space.give_back(runs);
             }
         }
-        let released = member.released();
+        let (released, applied) = (member.released(), member.applied());
         if released == before {
             return;
         }
         state.changed = true;
-        if keeps_state {
-            match self.applied.last_mut() {
-                Some((last, slot)) if *last == group => *slot = released,
-                _ => self.applied.push((group, released)),
-            }
+        if applied > applied_before {
+            self.note_applied(group, applied);
         }
+    }
+
+    pub(super) fn note_applied(&mut self, group: GroupOrdinal, applied: Slot) {
+        match self.applied.last_mut() {
+            Some((last, slot)) if *last == group => *slot = applied,
+            _ => self.applied.push((group, applied)),
+        }
+    }
+
+    /// Slots up to this one are not in this member's log.
+    #[must_use]
+    pub fn trimmed_slot(&self, group: GroupOrdinal) -> Slot {
+        self.member(group).trimmed
     }
 
     /// Slots up to this one may leave this member's log: the caller knows two storage replicas'
@@ -349,6 +361,7 @@ impl Store {
         if self.groups.get(group).member.is_none() {
             return;
         }
+        self.end_snapshots_of(group);
         self.members -= 1;
         self.history_bytes -= self.member(group).history_bytes();
         self.appends.retain(|(of, _)| *of != group);

@@ -29,6 +29,8 @@ use crate::log::{LogRecord, RecordKind};
 
 /// Reads under way, at most: each holds a buffer of 256 KiB.
 const READS_MAX: usize = 4;
+/// Of the store's own reads; nobody else's have it.
+pub(in crate::store) const OWN_TOKEN: u64 = u64::MAX;
 /// A read ends when it has found so much.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
@@ -193,7 +195,7 @@ impl Store {
         let at = self.reads.iter().position(|read| read.op == done.op).expect("it is one of them");
         let mut read = self.reads.swap_remove(at);
         let (Ok(()), Some(buf), None) = (done.result, done.buf, self.failure) else {
-            return self.past_entries.push(read.past);
+            return self.found_past(read.past);
         };
         read.reader.feed(&buf);
         loop {
@@ -212,10 +214,10 @@ impl Store {
             read.reader = reader;
             if step.is_none() || read.is_full() || read.reader.point().lsn >= self.log.durable_lsn()
             {
-                return self.past_entries.push(read.past);
+                return self.found_past(read.past);
             }
             if read.wanted() > read.run_last && !self.enter_next_run(&mut read) {
-                return self.past_entries.push(read.past);
+                return self.found_past(read.past);
             }
             if step == Some(false) {
                 return self.read_more(read);
@@ -238,6 +240,15 @@ impl Store {
             read.next = lsn;
         }
         lsn < self.log.durable_lsn()
+    }
+
+    /// A read ended.
+    fn found_past(&mut self, past: PastEntries) {
+        if past.token == OWN_TOKEN {
+            self.behind_read(past);
+        } else {
+            self.past_entries.push(past);
+        }
     }
 
     /// What a read has found.

@@ -249,13 +249,12 @@ impl Opening {
     /// Applies what is chosen; on a log replica, lets go of it.
     fn apply_replayed(&mut self, group: GroupOrdinal) {
         let member = self.groups.get_mut(group).member.as_deref_mut().expect(A_MEMBER);
-        let keeps_state = member.keeps_state();
-        while let Some((_, accepted)) = member.pop_chosen() {
+        while let Some((_, accepted, follows)) = member.pop_chosen() {
             if accepted.handle == Handle::NONE {
                 continue;
             }
             let entry = self.staged.remove(accepted.handle);
-            if keeps_state {
+            if follows {
                 self.overlay.apply(entry.staged, entry.hash);
                 if !entry.runs.is_none() {
                     self.runs.push(entry.runs);

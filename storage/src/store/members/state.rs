@@ -6,6 +6,10 @@
 //!   ──────┤  in the log     │ s+1 │ s+2 │ … │ in the log (or on its way) and in memory
 //!                           applied, or on a log replica chosen
 //! ```
+//!
+//! A log replica that has become a storage replica by a snapshot is applied only up to the snapshot's
+//! slot at first; what was released before is read from the log again
+//! ([`super::super::snapshot::behind`]).
 
 use std::collections::VecDeque;
 
@@ -18,9 +22,9 @@ use super::positions::Positions;
 
 /// An accepted entry in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Accepted {
+pub(in crate::store) struct Accepted {
     pub(super) ballot: Ballot,
-    pub(super) handle: Handle,
+    pub(in crate::store) handle: Handle,
     pub(super) kind: EntryKind,
     /// Its record is appended.
     pub(super) logged: bool,
@@ -60,6 +64,8 @@ pub(in crate::store) struct MemberState {
     pub(in crate::store) trimmed: Slot,
     /// Applied, or on a log replica chosen: not in memory any more.
     released: Slot,
+    /// The state contains every slot up to here; of no meaning on a log replica.
+    state_slot: Slot,
     accepted: VecDeque<Accepted>,
     /// In force after `trimmed`, and every one accepted since.
     pub(super) configurations: Vec<ConfigurationAt>,
@@ -83,6 +89,7 @@ impl MemberState {
             noted: Slot(0),
             trimmed: Slot(0),
             released: Slot(0),
+            state_slot: Slot(0),
             accepted: VecDeque::new(),
             configurations: first.into_iter().collect(),
             positions: Positions::after(Slot(0)),
@@ -90,12 +97,17 @@ impl MemberState {
         }
     }
 
-    /// A member whose log holds `trimmed..=last` and whose state, or knowledge, is at `released`.
+    /// A member whose log holds `trimmed..=last`, whose knowledge is at `chosen` and whose state is at
+    /// `applied`.
     pub(in crate::store) fn restored(
         member: super::super::catalog::CatalogMember,
         promised: Ballot,
-        released: Slot,
+        chosen: Slot,
+        applied: Slot,
     ) -> MemberState {
+        let keeps_state = member.role == MemberRole::Storage;
+        let state_slot = if keeps_state { applied } else { Slot(0) };
+        let released = chosen.max(state_slot);
         MemberState {
             id: member.id,
             role: member.role,
@@ -105,6 +117,7 @@ impl MemberState {
             noted: released,
             trimmed: member.trimmed_slot,
             released,
+            state_slot,
             accepted: VecDeque::new(),
             configurations: member.configurations,
             positions: Positions::unread(member.trimmed_slot, member.last_slot),
@@ -119,7 +132,13 @@ impl MemberState {
 
     /// The state contains every slot up to here; 0 on a log replica.
     pub(in crate::store) fn applied(&self) -> Slot {
-        if self.keeps_state() { self.released } else { Slot(0) }
+        if self.keeps_state() { self.state_slot } else { Slot(0) }
+    }
+
+    /// The state is that after `slot`.
+    pub(in crate::store) fn set_applied(&mut self, slot: Slot) {
+        assert!(self.keeps_state() && slot >= self.state_slot, "a state grows");
+        self.state_slot = slot;
     }
 
     /// Slots up to this one are not in memory.
@@ -160,14 +179,19 @@ impl MemberState {
         Some(std::mem::replace(old, entry))
     }
 
-    /// Takes the next entry that is chosen and in the log out of memory.
-    pub(super) fn pop_chosen(&mut self) -> Option<(Slot, Accepted)> {
+    /// Takes the next entry that is chosen and in the log out of memory. With it comes whether the
+    /// state contains its slot now, because it follows the state.
+    pub(super) fn pop_chosen(&mut self) -> Option<(Slot, Accepted, bool)> {
         let front = self.accepted.front()?;
         if self.released >= self.chosen || !front.logged || front.kind == EntryKind::Unknown {
             return None;
         }
         self.released = self.released.next();
-        Some((self.released, self.accepted.pop_front().expect("just looked")))
+        let follows = self.keeps_state() && self.released == self.state_slot.next();
+        if follows {
+            self.state_slot = self.released;
+        }
+        Some((self.released, self.accepted.pop_front().expect("just looked"), follows))
     }
 
     /// Takes the next entry out of memory if it is at most `slot`; nothing of it is needed here.
@@ -215,8 +239,22 @@ impl MemberState {
         }
     }
 
+    /// The configuration that governs the slots after `slot`, which is not trimmed.
+    pub(in crate::store) fn configuration_after(&self, slot: Slot) -> Option<ConfigurationAt> {
+        self.configurations.iter().rev().find(|at| at.slot <= slot).copied()
+    }
+
+    /// Those of slots up to this one.
+    pub(in crate::store) fn configurations_until(&self, slot: Slot) -> Vec<ConfigurationAt> {
+        self.configurations.iter().filter(|at| at.slot <= slot).copied().collect()
+    }
+
     /// The member's entries begin after `base`. Returns what it let go of.
-    pub(super) fn begin_after(&mut self, base: Slot, at: ConfigurationAt) -> Vec<Accepted> {
+    pub(in crate::store) fn begin_after(
+        &mut self,
+        base: Slot,
+        at: ConfigurationAt,
+    ) -> Vec<Accepted> {
         let mut gone = Vec::new();
         while let Some(entry) = self.pop_upto(base) {
             gone.push(entry);
@@ -242,7 +280,7 @@ impl MemberState {
 
     /// Fixes what the checkpoint that begins now stores.
     pub(in crate::store) fn freeze(&mut self) {
-        let chosen = self.released;
+        let chosen = self.released.max(self.state_slot);
         let configurations = self.configurations.iter().filter(|at| at.slot <= chosen);
         self.frozen = FrozenMember {
             promised: self.promised,

@@ -21,19 +21,19 @@ use forebay_core::paxos::{
 use super::*;
 use crate::sim_disk::CrashOptions;
 
-const GROUP: GroupId = GroupId(500);
+pub(super) const GROUP: GroupId = GroupId(500);
 
-type Bytes = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Bytes = (Vec<u8>, Option<Vec<u8>>);
 
 enum Asked {
     Promise(Ballot),
     Entries(Ballot, Slot, Vec<Bytes>),
 }
 
-struct Watch {
-    rig: Rig,
+pub(super) struct Watch {
+    pub(super) rig: Rig,
     role: MemberRole,
-    group: GroupOrdinal,
+    pub(super) group: GroupOrdinal,
     images_max: usize,
     next_id: u64,
     asked: VecDeque<(PersistId, Asked)>,
@@ -44,19 +44,24 @@ struct Watch {
     durable: BTreeMap<Slot, Ballot>,
     /// What the member holds.
     held: Vec<(Ballot, Handle)>,
-    truth: Vec<Bytes>,
+    pub(super) truth: Vec<Bytes>,
     trimmed: Slot,
     points: u64,
     images: u64,
 }
 
-fn founders() -> Configuration {
+pub(super) fn founders() -> Configuration {
     let founder = |n: u16| (MemberId(u64::from(n)), Peer(n.into()), Az(n));
     Configuration::bootstrap(&[founder(1), founder(2), founder(3)], 3).unwrap()
 }
 
 impl Watch {
-    fn new(config: StoreConfig, role: MemberRole, seed: u64, images_max: usize) -> Watch {
+    pub(super) fn new(
+        config: StoreConfig,
+        role: MemberRole,
+        seed: u64,
+        images_max: usize,
+    ) -> Watch {
         let mut rig = Rig::new(config, seed);
         let descriptor = MemberDescriptor {
             group: GROUP,
@@ -90,7 +95,7 @@ impl Watch {
         PersistId(self.next_id)
     }
 
-    fn promise(&mut self, ballot: u64) {
+    pub(super) fn promise(&mut self, ballot: u64) {
         let (id, ballot) = (self.id(), Ballot(ballot));
         self.rig.store.persist_promise(self.group, id, ballot);
         self.asked_ballot = self.asked_ballot.max(ballot);
@@ -98,7 +103,7 @@ impl Watch {
     }
 
     /// Accepts entries of these sizes from `first` on.
-    fn accept(&mut self, ballot: u64, first: u64, sizes: &[usize]) {
+    pub(super) fn accept(&mut self, ballot: u64, first: u64, sizes: &[usize]) {
         let (ballot, first) = (Ballot(ballot), Slot(first));
         let (mut handles, mut all) = (Vec::new(), Vec::new());
         for (index, bytes) in sizes.iter().enumerate() {
@@ -129,7 +134,7 @@ impl Watch {
         self.asked.push_back((id, Asked::Entries(ballot, first, all)));
     }
 
-    fn choose(&mut self, upto: u64) {
+    pub(super) fn choose(&mut self, upto: u64) {
         for slot in (self.truth.len() as u64 + 1..=upto).map(Slot) {
             let (ballot, _) = self.held[slot.0 as usize - 1];
             self.truth.push(self.versions[&(slot, ballot)].clone());
@@ -160,7 +165,7 @@ impl Watch {
         }
     }
 
-    fn items_at(&self, slot: Slot) -> Items {
+    pub(super) fn items_at(&self, slot: Slot) -> Items {
         let mut items = Items::new();
         for (key, item) in &self.truth[..slot.0 as usize] {
             match item {
@@ -243,7 +248,7 @@ impl Watch {
         }
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.rig.now.0 += 1000;
         self.rig.store.turn(self.rig.now, &mut self.rig.ops);
         for op in std::mem::take(&mut self.rig.ops) {
@@ -252,7 +257,7 @@ impl Watch {
         }
     }
 
-    fn complete(&mut self) -> bool {
+    pub(super) fn complete(&mut self) -> bool {
         let some = self.rig.complete();
         if some {
             self.examine();
@@ -260,7 +265,7 @@ impl Watch {
         some
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             self.turn();
             if !self.complete() {
@@ -269,7 +274,7 @@ impl Watch {
         }
     }
 
-    fn checkpoint(&mut self) {
+    pub(super) fn checkpoint(&mut self) {
         let before = self.rig.store.checkpoint.number();
         self.rig.now.0 += 2 * self.rig.config.checkpoint_interval_nanos;
         for _ in 0..1_000 {

@@ -19,6 +19,7 @@ mod member;
 mod model;
 mod pacing;
 mod room;
+mod snapshot;
 mod space;
 mod three;
 

@@ -23,8 +23,8 @@ use forebay_core::paxos::{
 
 use super::*;
 
-const NODES: usize = 3;
-const GROUP: GroupId = GroupId(77);
+pub(super) const NODES: usize = 3;
+pub(super) const GROUP: GroupId = GroupId(77);
 const KEYS: usize = 40;
 /// A group of one on the same shards, whose writes push their logs on.
 const BUSY: GroupId = GroupId(78);
@@ -42,7 +42,7 @@ const SETTINGS: Settings = Settings {
 
 /// An entry on the wire, and in the truth.
 #[derive(Clone, Debug, PartialEq)]
-enum Wire {
+pub(super) enum Wire {
     NoOp,
     Data(Vec<u8>, Option<Vec<u8>>),
     Configuration(Configuration),
@@ -63,45 +63,51 @@ struct Letter {
 
 type Asked = (PersistId, Ballot, Vec<(Slot, Wire)>);
 
-struct Node {
-    index: usize,
-    disk: SimDisk,
-    store: Store,
-    group: GroupOrdinal,
-    replica: Replica,
-    liveness: Liveness,
+pub(super) struct Node {
+    pub(super) index: usize,
+    pub(super) disk: SimDisk,
+    pub(super) store: Store,
+    pub(super) group: GroupOrdinal,
+    pub(super) replica: Replica,
+    pub(super) liveness: Liveness,
     start: u64,
-    down_until: Option<Nanos>,
-    effects: Vec<Effect>,
+    pub(super) down_until: Option<Nanos>,
+    pub(super) effects: Vec<Effect>,
     pair_effects: Vec<PairEffect>,
-    may_trim: Slot,
+    pub(super) may_trim: Slot,
     checkpoint: Slot,
     /// Asked for, in order: what it means once it is durable.
     asked: VecDeque<Asked>,
     promised: Ballot,
     reported: BTreeMap<Slot, (Ballot, Wire)>,
     /// Compared with the truth.
-    noted: Slot,
+    pub(super) noted: Slot,
+    /// Of a snapshot: from whom, and at which slot at least.
+    pub(super) wants: Option<(usize, Slot)>,
 }
 
-struct Three {
-    config: StoreConfig,
-    roles: [MemberRole; NODES],
-    now: Nanos,
-    random: SimRandom,
-    nodes: Vec<Node>,
+pub(super) struct Three {
+    pub(super) config: StoreConfig,
+    pub(super) roles: [MemberRole; NODES],
+    pub(super) now: Nanos,
+    pub(super) random: SimRandom,
+    pub(super) nodes: Vec<Node>,
     letters: Vec<Letter>,
-    truth: Vec<Wire>,
+    pub(super) truth: Vec<Wire>,
     loss_percent: usize,
     next_item: u64,
     /// One in so many turns has writes to the replicated group.
-    writes_one_in: usize,
-    crashes: u64,
+    pub(super) writes_one_in: usize,
+    pub(super) crashes: u64,
     leaders: u64,
-    trims: u64,
+    pub(super) trims: u64,
+    /// Logs are trimmed as far as they may, and who lacks something gets a snapshot.
+    pub(super) snapshots: Option<super::snapshot::Transfers>,
+    /// Nodes crash while a snapshot is installed.
+    pub(super) strikes: bool,
 }
 
-fn member(index: usize) -> MemberId {
+pub(super) fn member(index: usize) -> MemberId {
     MemberId(1000 + index as u64)
 }
 
@@ -156,10 +162,11 @@ impl Node {
             promised: Ballot(0),
             reported: BTreeMap::new(),
             noted: Slot(0),
+            wants: None,
         }
     }
 
-    fn step(&mut self, input: Input<'_>, now: Nanos, random: u64) {
+    pub(super) fn step(&mut self, input: Input<'_>, now: Nanos, random: u64) {
         let at = At { now, liveness: &self.liveness, random };
         self.replica.step(input, at, &mut self.effects);
     }
@@ -199,6 +206,12 @@ impl Node {
         }
         if offered.is_empty() && !wires.is_empty() {
             // No room. A gap would be answered at once, with all of it again; silence, after a while.
+            return;
+        }
+        // As shells do: see `Store::is_committing_install`.
+        let is_log = self.store.members().all(|(_, _, role)| role == MemberRole::Log);
+        let moves_log = matches!(message, Message::Trimmed { .. }) && is_log;
+        if moves_log && self.store.is_committing_install(self.group) {
             return;
         }
         let (from, peer) = (member(from), Peer(from as u32));
@@ -247,7 +260,7 @@ fn contents_digest(items: &Items) -> Digest {
 }
 
 impl Three {
-    fn new(seed: u64, roles: [MemberRole; NODES]) -> Three {
+    pub(super) fn new(seed: u64, roles: [MemberRole; NODES]) -> Three {
         let mut config = tiny();
         config.log.segments = 8;
         // An election logs a window again, a promise takes a block, and copies need room, too.
@@ -268,6 +281,8 @@ impl Three {
             crashes: 0,
             leaders: 0,
             trims: 0,
+            snapshots: None,
+            strikes: false,
         }
     }
 
@@ -283,7 +298,7 @@ impl Three {
     }
 
     /// The items after `slot`.
-    fn items_at(&self, slot: Slot) -> Items {
+    pub(super) fn items_at(&self, slot: Slot) -> Items {
         let mut items = Items::new();
         for wire in &self.truth[..slot.0 as usize] {
             match wire {
@@ -300,7 +315,8 @@ impl Three {
         let from = std::mem::replace(&mut self.nodes[index].noted, slot).0;
         for slot in (from + 1..=slot.0).map(Slot) {
             let Some(wire) = self.nodes[index].held(slot) else {
-                assert_eq!(self.roles[index], MemberRole::Log, "what is chosen is held");
+                let was_log = self.roles[index] == MemberRole::Log;
+                assert!(was_log || self.snapshots.is_some(), "what is chosen is held");
                 continue;
             };
             match self.truth.get(slot.0 as usize - 1) {
@@ -314,7 +330,7 @@ impl Three {
         assert!(slot.0 <= self.truth.len() as u64);
     }
 
-    fn carry_out(&mut self, index: usize) {
+    pub(super) fn carry_out(&mut self, index: usize) {
         for effect in std::mem::take(&mut self.nodes[index].pair_effects) {
             if let PairEffect::Send { to, message } = effect {
                 self.send(index, to.0 as usize, &Content::Pair(message));
@@ -358,7 +374,10 @@ impl Three {
             Effect::MayTrim { slot } => node.may_trim = slot,
             Effect::Leads { .. } => self.leaders += 1,
             Effect::StepsDown { .. } => {}
-            Effect::NeedsSnapshot { .. } => panic!("nothing is trimmed that a member lacks"),
+            Effect::NeedsSnapshot { from, at_least } => {
+                assert!(self.snapshots.is_some(), "nothing is trimmed that a member lacks");
+                node.wants = Some(((from.0 - 1000) as usize, at_least));
+            }
             Effect::Removed { .. } => panic!("nobody is removed"),
         }
     }
@@ -398,6 +417,9 @@ impl Three {
 
     /// No member is left behind: nobody copies snapshots here.
     fn trim(&mut self, index: usize) {
+        if self.snapshots.is_some() {
+            return self.trim_freely(index);
+        }
         let storage =
             self.nodes.iter().filter(|node| self.roles[node.index] == MemberRole::Storage);
         let least = storage.map(|node| node.checkpoint).min().expect("there is one");
@@ -463,8 +485,9 @@ impl Three {
         }
     }
 
-    fn crash(&mut self, index: usize) {
+    pub(super) fn crash(&mut self, index: usize) {
         self.crashes += 1;
+        self.end_transfers_of(index);
         let longest = [5, 60, 700][self.random.below(3)];
         let down = 1 + self.random.bits() % (longest * Nanos::PER_MILLI);
         let node = &mut self.nodes[index];
@@ -474,6 +497,7 @@ impl Three {
         } else {
             node.disk.after_power_cut(&mut self.random)
         };
+        node.wants = None;
         node.effects.clear();
         node.pair_effects.clear();
         node.asked.clear();
@@ -529,12 +553,13 @@ impl Three {
             );
         }
         let node = &mut self.nodes[index];
+        super::space::assert_no_leak(&store, &mut node.disk);
         node.store = store;
         node.store.turn(now, &mut ops);
         ops.drain(..).for_each(|op| node.disk.submit(op));
     }
 
-    fn run(&mut self, millis: u64, faults: bool) {
+    pub(super) fn run(&mut self, millis: u64, faults: bool) {
         for _ in 0..millis {
             self.now = self.now + Nanos::PER_MILLI;
             let now = self.now;
@@ -560,6 +585,7 @@ impl Three {
                 self.carry_out(to);
             }
             self.client();
+            self.transfer();
             for index in 0..NODES {
                 match self.nodes[index].down_until {
                     Some(until) if now >= until => self.restart(index),
@@ -576,7 +602,7 @@ impl Three {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let mut words = String::new();
         for node in &self.nodes {
             let (figures, stats) = (node.replica.figures(), node.store.stats());
@@ -598,7 +624,7 @@ impl Three {
     }
 
     /// No faults any more: everybody ends at the same slot with the same items.
-    fn converge(&mut self) {
+    pub(super) fn converge(&mut self) {
         self.loss_percent = 0;
         for _ in 0..200 {
             self.run(50, false);
@@ -628,6 +654,7 @@ impl Three {
                 }
                 self.carry_out(to);
             }
+            self.transfer();
             (0..NODES).for_each(|index| self.turn(index));
         }
         let last = Slot(self.truth.len() as u64);

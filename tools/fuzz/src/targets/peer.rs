@@ -3,6 +3,7 @@
 
 use core::net::SocketAddr;
 
+use forebay_core::digest::Digest;
 use forebay_core::ids::{Ballot, GroupId, Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::*;
@@ -30,6 +31,7 @@ pub fn run(data: &[u8]) {
         Ok(PeerFrame::Pair(
             PairMessage::Heartbeat { claims, .. } | PairMessage::Answer { claims, .. },
         )) => assert!(claims.len() <= CLAIMS_MAX && 4 * claims.len() <= payload.len()),
+        Ok(PeerFrame::Snapshot(_, _, message)) => check_snapshot(&message),
         Ok(_) => {}
         Err(error) => {
             assert_eq!(PeerError::NAMES[error.index()], error.name());
@@ -37,6 +39,15 @@ pub fn run(data: &[u8]) {
         }
     }
     check_link(kind, payload);
+}
+
+/// Every byte of a part is of an entry within its limits.
+fn check_snapshot(message: &SnapshotMessage<'_>) {
+    let SnapshotMessage::Part { head, entries, .. } = message else { return };
+    assert!(head.configuration.slot <= head.slot);
+    let mut again = Vec::new();
+    snapshot::entries(entries).for_each(|(key, item)| snapshot::push_entry(key, item, &mut again));
+    assert_eq!(again, *entries);
 }
 
 /// The messages of a batch, made into a batch again, are the same messages.
@@ -78,6 +89,11 @@ impl Sink for Ears {
     }
 
     fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
+
+    fn snapshot(&mut self, from: Peer, _: Route, _: u64, message: SnapshotMessage<'_>) {
+        assert_eq!(from, Peer(2));
+        check_snapshot(&message);
+    }
 
     fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
         assert_eq!(from, Peer(2));
@@ -177,6 +193,15 @@ fn batch() -> SendBuf {
 /// One message of each kind.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
+    let snapshot_route = Route { group: GroupId(1), from: MemberId(2), to: MemberId(3) };
+    let mut part = Vec::new();
+    snapshot::push_entry(b"key", b"item", &mut part);
+    snapshot::push_entry(b"key2", b"another", &mut part);
+    let founder = [(MemberId(1), Peer(2), Az(3))];
+    let configuration = Configuration::bootstrap(&founder, 3).expect("one member");
+    let configuration = ConfigurationAt { slot: Slot(1), configuration };
+    let digest = Digest(6);
+    let head = SnapshotHead { slot: Slot(9), configuration, items: 2, bytes: 18, digest };
     macro_rules! add {
         ($($message:expr),* $(,)?) => {$({
             let mut out = SendBuf::new();
@@ -194,6 +219,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Ack { incarnation: 1, echo: 2, epoch_incarnation: 3, epoch_count: 4 },
         Ask { about: 3 },
         Answer { about: 3, hears: true, claims: &[1] },
+        SnapshotAsk { group: 1, from: 2, to: 3, transfer: 4, at_least: 5, part: 6, after: b"key" },
+        SnapshotPart::new(snapshot_route, 4, &head, (0, true), &part, &mut Vec::new()),
+        SnapshotNote { group: 1, from: 2, to: 3, transfer: 4, slot: 5, note: 1 },
     );
     let mut seeds: Vec<Vec<u8>> = frames
         .iter()
@@ -203,7 +231,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
             [&[place.expect("a known kind") as u8], frame.payload].concat()
         })
         .collect();
-    let place = PeerKind::ALL.len() as u8 - 1;
+    let place = PeerKind::ALL.iter().position(|kind| *kind == PeerKind::GroupBatch);
+    let place = place.expect("it is one") as u8;
     seeds.push([&[place], &batch()[..]].concat());
     seeds
 }
