@@ -15,3 +15,4 @@ pub mod node;
 pub mod replication;
 pub mod ring;
 pub mod shard;
+pub mod tls;

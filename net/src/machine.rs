@@ -14,6 +14,7 @@
 //! leaves together at the end of it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use forebay_core::time::Nanos;
 use forebay_storage::block::{DiskDone, DiskOp};
@@ -55,6 +56,9 @@ pub struct Effects {
     /// Connections to open; the token comes back in [`Machine::connected`] or
     /// [`Machine::connect_failed`].
     pub connect: Vec<(u64, SocketAddr)>,
+    /// Connections that another lane has opened, to be taken over; the token comes back as that of
+    /// `connect` does. Only shells over real sockets know these.
+    pub adopt: Vec<(u64, OwnedFd)>,
     /// Connections to close once what was handed out for sending has gone. Nothing received after
     /// that is delivered.
     pub close: Vec<ConnId>,
@@ -79,7 +83,8 @@ pub struct Effects {
 /// hears of none. The methods for what it never asks for are therefore left as they are here, where
 /// they panic: a machine that asks and does not listen is broken.
 pub trait Machine {
-    /// A connection is open: accepted on listener `listener` (`token` is None) or opened for `token`.
+    /// A connection is open: accepted on listener `listener` (`token` is None), or opened or adopted
+    /// for `token`.
     fn connected(&mut self, _conn: ConnId, _listener: usize, _token: Option<u64>, _now: Nanos) {
         unreachable!("{NO_SOCKETS}");
     }

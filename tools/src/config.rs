@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use forebay_net::node::config::{ClusterPlace, ConfigError, DurableMode, NodeConfig};
+use forebay_net::tls::TlsFiles;
 use serde::Deserialize;
 
 use crate::disk_profile::DiskProfile;
@@ -66,6 +67,18 @@ data = "/var/lib/forebay"
 # Longest slice of checkpoint work between requests.
 # checkpoint_slice_microseconds = 200
 
+# Go without certificates although others could connect: clients and peers speak plain text, and nobody
+# shows who he is. For measurements, on a machine or network of one's own.
+# insecure = false
+
+# Certificates, which `forebay certs` makes. With them clients and nodes speak TLS and show theirs; a
+# SIGHUP has them read again. Required of a node of a cluster, and of one that listens beyond loopback.
+# [tls]
+# This node's certificate and key, and the certificate of the authority that vouches for all.
+# certificate = "/etc/forebay/a.pem"
+# key = "/etc/forebay/a.key"
+# authority = "/etc/forebay/authority.pem"
+
 # With this section the node is one of a cluster, which `forebay admin init` makes of running nodes.
 # [cluster]
 # Where shard 0 listens for the other nodes; shard n takes this port plus n.
@@ -95,7 +108,19 @@ struct FileConfig {
     checkpoint_log_fill_percent: Option<u8>,
     checkpoint_overlay_fill_percent: Option<u8>,
     checkpoint_slice_microseconds: Option<u32>,
+    #[serde(default)]
+    insecure: bool,
+    tls: Option<FileTls>,
     cluster: Option<FileCluster>,
+}
+
+/// The section `[tls]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTls {
+    certificate: PathBuf,
+    key: PathBuf,
+    authority: PathBuf,
 }
 
 /// The section `[cluster]`.
@@ -158,9 +183,34 @@ fn parse(text: &str) -> Result<NodeConfig, String> {
     let file: FileConfig =
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
     let profile = DiskProfile::read(&file.data).map_err(|failure| failure.message)?;
+    let insecure = file.insecure;
     let config = file.resolve(profile.as_ref());
+    check_security(&config, insecure)?;
     config.validate().map_err(|error| with_line(text, &error))?;
     Ok(config)
+}
+
+/// Nobody exposes a node without certificates by accident.
+fn check_security(config: &NodeConfig, insecure: bool) -> Result<(), String> {
+    if config.tls.is_some() {
+        return match insecure {
+            true => Err("insecure = true and a [tls] section: choose one".to_owned()),
+            false => Ok(()),
+        };
+    }
+    let why = match config.cluster {
+        Some(_) => "a node of a cluster",
+        None if !config.native.ip().is_loopback() => "a node that listens beyond loopback",
+        None => return Ok(()),
+    };
+    if insecure {
+        return Ok(());
+    }
+    Err(format!(
+        "{why} needs certificates: make them with `forebay certs` and name them in a [tls] section \
+         (see `forebay node --print-sample-config`), or say `insecure = true` above all sections to go \
+         without, for measurements"
+    ))
 }
 
 /// Adds the line on which the field is set; a default has none.
@@ -195,6 +245,9 @@ impl FileConfig {
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
         let place = |FileCluster { peer, az }| ClusterPlace { az, peer };
         config.cluster = self.cluster.map(place);
+        let files =
+            |FileTls { certificate, key, authority }| TlsFiles { certificate, key, authority };
+        config.tls = self.tls.map(files);
         let pacing = &mut config.checkpoint;
         set(&mut pacing.interval_seconds, self.checkpoint_seconds);
         set(&mut pacing.log_fill_percent, self.checkpoint_log_fill_percent);
@@ -262,6 +315,11 @@ mod tests {
             log_segment_bytes: Some(NodeConfig::NEW_DIRECTORY.log_segment_bytes),
             log_segments: Some(NodeConfig::NEW_DIRECTORY.log_segments),
             cluster: Some(ClusterPlace { az: 0, peer: "0.0.0.0:4800".parse().unwrap() }),
+            tls: Some(TlsFiles {
+                certificate: "/etc/forebay/a.pem".into(),
+                key: "/etc/forebay/a.key".into(),
+                authority: "/etc/forebay/authority.pem".into(),
+            }),
             ..expected
         };
         assert_eq!(explicit, defaults);
@@ -299,6 +357,32 @@ mod tests {
         let config = parse(&format!("{data}batches_in_flight = 5\n")).unwrap();
         assert_eq!(config.batches_in_flight, 5);
         assert_eq!(config.durable_mode, DurableMode::LinkedFdatasync);
+    }
+
+    #[test]
+    fn a_node_that_others_can_reach_has_certificates_or_says_that_it_goes_without() {
+        let cluster = "[cluster]\npeer = \"127.0.0.1:4800\"\n";
+        let tls = "[tls]\ncertificate = \"a\"\nkey = \"b\"\nauthority = \"c\"\n";
+        let outside = "native = \"0.0.0.0:4700\"\n";
+        for text in [cluster, outside] {
+            let refused = parse(&format!("data = \"d\"\n{text}")).unwrap_err();
+            for needle in ["forebay certs", "[tls]", "insecure = true"] {
+                assert!(refused.contains(needle), "{refused}");
+            }
+            parse(&format!("data = \"d\"\ninsecure = true\n{text}")).unwrap();
+            parse(&format!("data = \"d\"\n{text}{tls}")).unwrap();
+        }
+        parse("data = \"d\"").unwrap();
+        let both = format!("data = \"d\"\ninsecure = true\n{tls}");
+        assert!(parse(&both).unwrap_err().contains("choose one"));
+    }
+
+    #[test]
+    fn the_operators_http_is_on_loopback_unless_told_otherwise() {
+        let config = parse("data = \"d\"\ninsecure = true\nnative = \"0.0.0.0:4700\"").unwrap();
+        assert!(config.http.unwrap().ip().is_loopback());
+        let told = parse("data = \"d\"\nhttp = \"0.0.0.0:4690\"").unwrap();
+        assert!(!told.http.unwrap().ip().is_loopback());
     }
 
     #[test]

@@ -2,14 +2,19 @@
 //! own, as in production; or one.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use forebay_net::node::config::NodeConfig;
+use forebay_net::tls::TlsFiles;
+use forebay_storage::directory::DataDirectory;
 
+use crate::certs;
 use crate::config::{HttpAt, apply_profile};
 use crate::dev_cluster::{self, Found, NODES_MAX};
 use crate::disk_profile::DiskProfile;
 use crate::exit::{Exit, Failure};
+use crate::run::Running;
+use crate::serve;
 use crate::size::ByteSize;
 
 const EXAMPLES: &str = "Prints one line beginning 'ready native=ADDR' on standard output when it \
@@ -22,6 +27,9 @@ Examples:
   forebay dev --data /mnt/nvme/fb --memory 4GiB      a real disk, more memory
   forebay dev --nodes 1 --data ./one                 one node, one copy
   forebay dev --native 127.0.0.1:0 --http off        any free port, no operator HTTP";
+
+/// Of those that `--tls` makes.
+const CERTIFICATE_DAYS: u64 = 3650;
 
 /// Run a cluster for development: one machine, one process, nothing to configure
 #[derive(Debug, clap::Args)]
@@ -60,9 +68,39 @@ pub(crate) struct Args {
     /// How long an idle shard watches for events before it sleeps; uses the whole core
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
     busy_poll_microseconds: u32,
+    /// Speak TLS with clients and between nodes, with certificates made in DIR/certificates of --data
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Do not pin shards to cores
     #[arg(long)]
     no_pin: bool,
+}
+
+/// Where the certificates of `--tls` are.
+pub(crate) fn certificates(data: &Path) -> PathBuf {
+    data.join("certificates")
+}
+
+/// Makes the certificates that are missing, and says where the clients' are.
+pub(crate) fn make_certificates(data: &Path, nodes: u32) -> Result<(), Failure> {
+    let directory = certificates(data);
+    let names: Vec<String> = (1..=nodes).map(|place| format!("node-{place}")).collect();
+    certs::make(&directory, &names, CERTIFICATE_DAYS, false)?;
+    let shown = directory.display();
+    eprintln!(
+        "forebay: clients show the certificate in {shown}: forebay admin --certificates {shown} …, \
+         forebay-bench … --target 'forebay+tls://HOST:PORT?certificates={shown}'"
+    );
+    Ok(())
+}
+
+/// Starts a node that speaks TLS, with certificates of its own making.
+pub(crate) fn start_with_certificates(
+    config: NodeConfig,
+    directory: DataDirectory,
+) -> Result<Box<dyn Running>, Failure> {
+    make_certificates(&config.data_dir, 1)?;
+    serve::start(config, directory)
 }
 
 /// On or off.
@@ -76,7 +114,7 @@ enum Switch {
 #[derive(Debug)]
 pub(crate) enum Plan {
     /// A node that stands alone.
-    One(NodeConfig),
+    One(Box<NodeConfig>),
     /// The nodes of a cluster, with their common directory.
     Several(PathBuf, Vec<NodeConfig>),
 }
@@ -109,7 +147,7 @@ impl Args {
             (Found::Several { nodes, .. }, Some(asked)) => dev_cluster::same(&data, *nodes, asked)?,
         };
         if nodes == 1 && !matches!(found, Found::Several { .. }) {
-            return Ok(Plan::One(config));
+            return Ok(Plan::One(Box::new(config)));
         }
         if let Found::Several { shards: Some(shards), .. } = found {
             config.shards.get_or_insert(shards);
@@ -137,6 +175,9 @@ impl Args {
         config.checkpoint.interval_seconds = self.checkpoint_seconds;
         config.checkpoint.enabled = self.checkpoint == Switch::On;
         config.pin_cores = !self.no_pin;
+        if self.tls {
+            config.tls = Some(TlsFiles::in_directory(&certificates(&config.data_dir), "node-1"));
+        }
         config.busy_poll_microseconds = self.busy_poll_microseconds;
         if let Some(ByteSize(bytes)) = self.log {
             let segment_bytes = NodeConfig::NEW_DIRECTORY.log_segment_bytes;

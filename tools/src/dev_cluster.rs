@@ -16,6 +16,7 @@ use forebay_net::metrics::{ShardMetrics, ShardPhase};
 use forebay_net::node::Node;
 use forebay_net::node::config::{ClusterPlace, NodeConfig};
 use forebay_net::replication::Topology;
+use forebay_net::tls::TlsFiles;
 use forebay_storage::directory::{DataDirectory, replace_file};
 use rand::TryRngCore;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,10 @@ pub(crate) fn configs(config: &NodeConfig, nodes: u32) -> Vec<NodeConfig> {
         native: plus(config.native, place * u32::from(shards)),
         http: config.http.map(|http| plus(http, place)),
         memory_bytes: config.memory_bytes / u64::from(nodes),
+        tls: config.tls.as_ref().map(|_| {
+            let certificates = crate::dev::certificates(&config.data_dir);
+            TlsFiles::in_directory(&certificates, &format!("node-{}", place + 1))
+        }),
         // The nodes share the cores.
         pin_cores: false,
         cluster: Some(ClusterPlace {
@@ -138,6 +143,9 @@ pub(crate) fn start(
 ) -> Result<Box<dyn Running>, Failure> {
     let shards = opened.first().map_or(1, |(_, directory)| directory.geometry().shards);
     let file = read_or_draw(data, opened.len() as u32, shards)?;
+    if opened.iter().any(|(config, _)| config.tls.is_some()) {
+        crate::dev::make_certificates(data, opened.len() as u32)?;
+    }
     let digits = u128::from_str_radix(&file.cluster_id, 16);
     let cluster_id = digits.map_err(|error| bad_file(data, &error.to_string()))?.to_be_bytes();
     let mut nodes = Vec::with_capacity(opened.len());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use forebay_net::control::ControlError;
 use forebay_net::node::config::ConfigError;
 use forebay_net::ring::RingError;
+use forebay_net::tls::TlsError;
 use forebay_storage::directory::DirectoryError;
 
 macro_rules! exits {
@@ -126,6 +127,16 @@ impl From<ControlError> for Failure {
         let exit = match &error {
             ControlError::PortTaken { .. } => Exit::PortTaken,
             ControlError::Bind { .. } | ControlError::Threads(_) => Exit::Other,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Failure {
+        let exit = match &error {
+            TlsError::Threads(_) => Exit::Other,
+            _ => Exit::Usage,
         };
         Failure::new(exit, error.to_string())
     }

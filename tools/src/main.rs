@@ -4,6 +4,7 @@
 //!   dev, node ──► run ──► serve (the node in forebay-net)
 //!   probe-disk ─► disk.toml ─► read by dev and node
 //!   admin ──────► the nodes of a cluster, over the native protocol
+//!   certs ──────► certificates, read by dev, node, admin and clients
 //!   status ─────► a running node's operator HTTP
 //!   inspect ────► a data directory's files, read-only
 //!   simulate ───► a simulated cluster, seed after seed (forebay_tools::simulate)
@@ -31,6 +32,7 @@
 //! | 130 | stopped at once by a second signal |
 
 mod admin;
+mod certs;
 mod config;
 mod dev;
 mod dev_cluster;
@@ -70,6 +72,7 @@ enum Command {
     ProbeDisk(probe_disk::Args),
     Status(status::Args),
     Admin(admin::Args),
+    Certs(certs::Args),
     Inspect(inspect::Args),
     Simulate(simulate_command::Args),
 }
@@ -101,7 +104,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => match args.resolve()? {
-            dev::Plan::One(config) => run::run_node(config, serve::start),
+            dev::Plan::One(config) if config.tls.is_some() => {
+                run::run_node(*config, dev::start_with_certificates)
+            }
+            dev::Plan::One(config) => run::run_node(*config, serve::start),
             dev::Plan::Several(data, configs) => {
                 run::run_nodes(configs, |opened| dev_cluster::start(&data, opened))
             }
@@ -114,6 +120,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::ProbeDisk(args) => probe_disk::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Simulate(args) => simulate_command::run(&args),
     }

@@ -110,6 +110,10 @@ impl Running for MemberNode {
         Ok(())
     }
 
+    fn reload(&mut self) -> Option<Result<(), Failure>> {
+        Some(self.node.reload_certificates()?.map_err(Failure::from))
+    }
+
     fn failure(&mut self) -> Option<Failure> {
         self.node.failure().map(Failure::from)
     }

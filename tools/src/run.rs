@@ -38,6 +38,10 @@ pub(crate) trait Running {
     fn step(&mut self) -> Result<(), Failure> {
         Ok(())
     }
+    /// Reads its certificates again; None if it has none.
+    fn reload(&mut self) -> Option<Result<(), Failure>> {
+        None
+    }
     /// The reason, once a shard has ended by itself.
     fn failure(&mut self) -> Option<Failure>;
     /// Stops every shard in order and waits for them.
@@ -131,6 +135,15 @@ fn serve(
         }
         let wait = Duration::from_millis(if is_ready { 100 } else { 5 });
         match signals.recv_timeout(wait) {
+            Ok(HANGUP) if let Some(reloaded) = running.reload() => match reloaded {
+                Ok(()) => eprintln!("forebay: SIGHUP, the certificates were read again"),
+                Err(failure) => {
+                    eprintln!(
+                        "forebay: SIGHUP, the certificates stay as they are: {}",
+                        failure.message
+                    );
+                }
+            },
             Ok(signal) => {
                 bar.finish_and_clear();
                 eprintln!("forebay: {signal}, stopping; once more to stop at once");
@@ -190,18 +203,22 @@ pub(crate) fn bytes_bar(what: &'static str) -> ProgressBar {
     ProgressBar::new(0).with_style(style).with_message(what)
 }
 
-/// A thread that sends the first SIGINT or SIGTERM and ends the process at the second.
+/// What a SIGHUP is called. It ends a node that has no certificates to read again, as any process.
+const HANGUP: &str = "SIGHUP";
+
+/// A thread that sends each SIGHUP and the first SIGINT or SIGTERM, and ends the process at the second.
 pub(crate) fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot =
         |error: std::io::Error| Failure::new(Exit::Other, format!("cannot watch signals: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt()).map_err(cannot)?,
             signal(SignalKind::terminate()).map_err(cannot)?,
+            signal(SignalKind::hangup()).map_err(cannot)?,
         )
     };
     let (sender, receiver) = channel();
@@ -210,6 +227,10 @@ pub(crate) fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
             let name = tokio::select! {
                 _ = interrupt.recv() => "SIGINT",
                 _ = terminate.recv() => "SIGTERM",
+                _ = hangup.recv() => {
+                    let _ = sender.send(HANGUP);
+                    continue;
+                }
             };
             static SEEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
             if SEEN.swap(true, std::sync::atomic::Ordering::Relaxed) {

@@ -38,6 +38,10 @@ impl Running for Node {
         Node::metrics(self)
     }
 
+    fn reload(&mut self) -> Option<Result<(), Failure>> {
+        Some(Node::reload_certificates(self)?.map_err(Failure::from))
+    }
+
     fn failure(&mut self) -> Option<Failure> {
         Node::failure(self).map(Failure::from)
     }
@@ -53,6 +57,7 @@ impl From<NodeError> for Failure {
             NodeError::Ring(error) => return error.into(),
             NodeError::Directory(error) => return error.into(),
             NodeError::Control(error) => return error.into(),
+            NodeError::Tls(error) => return (*error).into(),
             NodeError::Open { ref source, .. } => exit_of_open(source),
             NodeError::Unreadable { .. } => Exit::Damage,
             NodeError::Thread(_) | NodeError::Stuck { .. } | NodeError::Maintenance(_) => {

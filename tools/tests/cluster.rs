@@ -51,7 +51,7 @@ impl Three {
         for place in 0..3 {
             let config = format!(
                 "data = {:?}\nnative = \"{}\"\nhttp = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n\
-                 {lines}[cluster]\npeer = \"{}\"\naz = {place}\n",
+                 insecure = true\n{lines}[cluster]\npeer = \"{}\"\naz = {place}\n",
                 dir.join(format!("data-{place}")),
                 natives[place],
                 peers[place],

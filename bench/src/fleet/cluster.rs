@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::own::{announced, forebay};
+use super::own::{announced, certificates_part, forebay};
 use super::ports::{attempts, free_port};
 use super::process::{OwnedDir, OwnedProcess};
 use super::{Member, Place, url};
@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     program: String,
     place: Place,
     commands: Vec<String>,
+    /// Where they are, if nodes and clients speak TLS.
+    certificates: Option<PathBuf>,
     // In this order: the processes end before their directory goes.
     nodes: Vec<Node>,
     dir: OwnedDir,
@@ -44,18 +46,34 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts three nodes and makes a cluster of them; returns when it has a leader.
     pub(crate) fn start(name: &str, place: &Place) -> Result<Cluster, BenchError> {
+        Cluster::start_with(name, place, false)
+    }
+
+    /// The same; with `tls`, links and clients speak TLS with certificates made for the occasion.
+    fn start_with(name: &str, place: &Place, tls: bool) -> Result<Cluster, BenchError> {
         attempts(|| {
             let program = forebay(name)?;
             let dir = OwnedDir::create(&place.data_dir, name)?;
             let (name, place) = (name.to_owned(), place.clone());
-            let mut cluster =
-                Cluster { name, program, place, commands: Vec::new(), nodes: Vec::new(), dir };
+            let certificates = tls.then(|| dir.path().join("certificates"));
+            let (commands, nodes) = (Vec::new(), Vec::new());
+            let mut cluster = Cluster { name, program, place, commands, certificates, nodes, dir };
+            if let Some(directory) = &cluster.certificates {
+                let names = (1..=NODES).map(|number| format!("n{number}"));
+                let words = ["certs".to_owned(), directory.display().to_string()];
+                let words: Vec<String> = words.into_iter().chain(names).collect();
+                cluster.forebay(&words)?;
+                cluster.commands.push(format!("forebay {}", words.join(" ")));
+            }
             for number in 1..=NODES {
                 cluster.add(number)?;
             }
             let natives = cluster.natives();
             let natives = natives.iter().map(SocketAddr::to_string);
-            let words: Vec<String> = ["admin", "init"].map(str::to_owned).into_iter().collect();
+            let mut words: Vec<String> = ["admin", "init"].map(str::to_owned).into();
+            if let Some(directory) = &cluster.certificates {
+                words.extend(["--certificates".to_owned(), directory.display().to_string()]);
+            }
             let words: Vec<String> = words.into_iter().chain(natives).collect();
             cluster.forebay(&words)?;
             cluster.commands.push(format!("forebay {}", words.join(" ")));
@@ -72,8 +90,9 @@ impl Cluster {
         let [native, peer] = [free_port()?, free_port()?].map(loopback);
         let text = format!(
             "data = {:?}\nnative = \"{native}\"\nhttp = \"off\"\nmemory = \"{MEMORY_MIB}MiB\"\n\
-             pin_cores = false\n[cluster]\npeer = \"{peer}\"\naz = {number}\n",
-            own.join("data")
+             pin_cores = false\n{}[cluster]\npeer = \"{peer}\"\naz = {number}\n",
+            own.join("data"),
+            security(self.certificates.as_ref(), number)
         );
         std::fs::write(&config, text).map_err(file)?;
         let words = ["node", "--config", &config.display().to_string()].map(str::to_owned);
@@ -133,20 +152,35 @@ impl Cluster {
         }
     }
 
-    fn into_member(self) -> Member {
+    fn into_member(self) -> Result<Member, BenchError> {
+        let (scheme, part) = match &self.certificates {
+            Some(directory) => ("forebay+tls", certificates_part(directory)?),
+            None => ("forebay", String::new()),
+        };
         let natives: Vec<String> = self.natives().iter().map(SocketAddr::to_string).collect();
         let processes = self.nodes.into_iter().filter_map(|node| node.process);
-        Member {
+        Ok(Member {
             name: self.name,
-            url: url(&format!("forebay://{}", natives.join(","))),
+            url: url(&format!("{scheme}://{}{part}", natives.join(","))),
             http: None,
             command: self.commands.join("\n    "),
             processes: processes.collect(),
             dir: Some(self.dir),
-        }
+        })
     }
 }
 
-pub(super) fn start_forebay3(name: &str, place: &Place) -> Result<Member, BenchError> {
-    Cluster::start(name, place).map(Cluster::into_member)
+pub(super) fn start_forebay3(name: &str, place: &Place, tls: bool) -> Result<Member, BenchError> {
+    Cluster::start_with(name, place, tls)?.into_member()
+}
+
+/// The part of a node's configuration that is about certificates.
+fn security(certificates: Option<&PathBuf>, number: usize) -> String {
+    let Some(certificates) = certificates else { return "insecure = true\n".to_owned() };
+    format!(
+        "[tls]\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\n",
+        certificates.join(format!("n{number}.pem")),
+        certificates.join(format!("n{number}.key")),
+        certificates.join("authority.pem")
+    )
 }

@@ -48,8 +48,12 @@ pub(crate) enum Store {
     Memcached,
     /// The `forebay` beside this program.
     Forebay,
+    /// The same, speaking TLS.
+    ForebayTls,
     /// Three of them, one cluster.
     Forebay3,
+    /// The same, whose nodes and clients speak TLS.
+    Forebay3Tls,
     /// The floor under the workload.
     Floor,
     /// `floor --mode echo` of this program.
@@ -69,17 +73,17 @@ impl FromStr for Store {
             "etcd3" => Store::Etcd3,
             "memcached" => Store::Memcached,
             "forebay" => Store::Forebay,
+            "forebay-tls" => Store::ForebayTls,
             "forebay3" => Store::Forebay3,
+            "forebay3-tls" => Store::Forebay3Tls,
             "floor" => Store::Floor,
             "floor-echo" => Store::FloorEcho,
             "floor-log" => Store::FloorLog,
             url if url.contains("://") => Store::Running(url.parse()?),
             _ => {
-                return Err(
-                    "expected redis, etcd3, memcached, forebay, forebay3, floor, floor-echo, \
-                     floor-log, or the URL of a running store"
-                        .to_owned(),
-                );
+                return Err("expected redis, etcd3, memcached, forebay, forebay-tls, forebay3, \
+                     forebay3-tls, floor, floor-echo, floor-log, or the URL of a running store"
+                    .to_owned());
             }
         })
     }
@@ -92,7 +96,9 @@ impl fmt::Display for Store {
             Store::Etcd3 => f.write_str("etcd3"),
             Store::Memcached => f.write_str("memcached"),
             Store::Forebay => f.write_str("forebay"),
+            Store::ForebayTls => f.write_str("forebay-tls"),
             Store::Forebay3 => f.write_str("forebay3"),
+            Store::Forebay3Tls => f.write_str("forebay3-tls"),
             Store::Floor => f.write_str("floor"),
             Store::FloorEcho => f.write_str("floor-echo"),
             Store::FloorLog => f.write_str("floor-log"),
@@ -161,7 +167,9 @@ impl Member {
             Store::Etcd3 => peers::start_etcd3(name, place),
             Store::Memcached => peers::start_memcached(name, place),
             Store::Forebay => own::start_forebay(name, place),
-            Store::Forebay3 => cluster::start_forebay3(name, place),
+            Store::ForebayTls => own::start_forebay_tls(name, place),
+            Store::Forebay3 => cluster::start_forebay3(name, place, false),
+            Store::Forebay3Tls => cluster::start_forebay3(name, place, true),
             Store::FloorEcho => own::start_floor(name, place, "echo"),
             Store::Floor | Store::FloorLog => own::start_floor(name, place, "log"),
             Store::Running(url) => Ok(Member {

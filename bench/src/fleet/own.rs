@@ -29,15 +29,38 @@ pub(super) fn forebay(name: &str) -> Result<String, BenchError> {
 }
 
 pub(super) fn start_forebay(name: &str, place: &Place) -> Result<Member, BenchError> {
+    start_dev(name, place, false)
+}
+
+pub(super) fn start_forebay_tls(name: &str, place: &Place) -> Result<Member, BenchError> {
+    start_dev(name, place, true)
+}
+
+/// What stands behind the addresses in a URL of forebay+tls. A command line with it is read word by word.
+pub(super) fn certificates_part(directory: &Path) -> Result<String, BenchError> {
+    let directory = directory.display().to_string();
+    match directory.contains(char::is_whitespace) {
+        true => Err(BenchError::Usage(format!("--data-dir: {directory} has blanks in its name"))),
+        false => Ok(format!("?certificates={directory}")),
+    }
+}
+
+fn start_dev(name: &str, place: &Place, tls: bool) -> Result<Member, BenchError> {
     let program = forebay(name)?;
     let dir = OwnedDir::create(&place.data_dir, name)?;
-    let data = dir.path().join("data").display().to_string();
+    let data = dir.path().join("data");
+    let (scheme, part) = match tls {
+        true => ("forebay+tls", certificates_part(&data.join("certificates"))?),
+        false => ("forebay", String::new()),
+    };
+    let data = data.display().to_string();
     let mut words = vec![program, "dev".to_owned(), "--data".to_owned(), data];
+    words.extend(tls.then(|| "--tls".to_owned()));
     // One node, whose cost is its own.
     let addresses = ["--nodes", "1", "--native", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     words.extend(addresses.map(str::to_owned));
     words.extend(place.forebay.iter().cloned());
-    start_announced(name, &words, place, dir, "forebay")
+    start_announced(name, &words, place, dir, (scheme, &part))
 }
 
 pub(super) fn start_floor(name: &str, place: &Place, mode: &str) -> Result<Member, BenchError> {
@@ -50,7 +73,7 @@ pub(super) fn start_floor(name: &str, place: &Place, mode: &str) -> Result<Membe
         words.push("--file".to_owned());
         words.push(dir.path().join("log").display().to_string());
     }
-    start_announced(name, &words, place, dir, "floor")
+    start_announced(name, &words, place, dir, ("floor", ""))
 }
 
 /// `serve-page` of this program.
@@ -69,7 +92,7 @@ pub(super) fn start_page_server(page: &[u8], place: &Place) -> Result<Member, Be
         path.display().to_string(),
     ];
     // It is no store: the scheme is that of something that stores nothing.
-    start_announced(name, &words, place, dir, "floor")
+    start_announced(name, &words, place, dir, ("floor", ""))
 }
 
 /// Starts a program of this project and waits for its line `ready …`.
@@ -101,7 +124,7 @@ fn start_announced(
     words: &[String],
     place: &Place,
     dir: OwnedDir,
-    scheme: &str,
+    (scheme, part): (&str, &str),
 ) -> Result<Member, BenchError> {
     let (Spawned { process, command }, line) = announced(name, words, place, dir.path())?;
     let field = |name: &str| {
@@ -112,7 +135,7 @@ fn start_announced(
     };
     Ok(Member {
         name: name.to_owned(),
-        url: url(&format!("{scheme}://{native}")),
+        url: url(&format!("{scheme}://{native}{part}")),
         http: field("http").and_then(|address| address.parse().ok()),
         command,
         processes: vec![process],

@@ -197,7 +197,11 @@ fn measure(
     seconds: u64,
 ) -> Result<(RunOutcome, Measured), BenchError> {
     let server = Server::start(behaviour)?;
-    let url = TargetUrl { scheme: Scheme::Floor, authority: server.address.to_string() };
+    let url = TargetUrl {
+        scheme: Scheme::Floor,
+        authority: server.address.to_string(),
+        certificates: None,
+    };
     let target = Arc::new(Floor::setup(&url, CONNECT_TIMEOUT)?);
     let plan = Plan {
         share: None,

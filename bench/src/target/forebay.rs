@@ -32,6 +32,7 @@ use forebay_core::message::{
 };
 use forebay_net::frame::{self, Frame, Inbox, PROTOCOL_VERSION};
 use forebay_net::machine::SendBuf;
+use forebay_net::tls::ClientTls;
 
 use super::{Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl, split_key};
 use crate::error::BenchError;
@@ -85,7 +86,16 @@ impl Route {
 impl Forebay {
     /// Finds or creates `table` on the nodes at `url`.
     pub(crate) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, BenchError> {
-        setup::setup(url, setup)
+        setup::setup(url, setup, None)
+    }
+
+    /// The same, over TLS.
+    pub(crate) fn setup_over(
+        url: &TargetUrl,
+        setup: &Setup<'_>,
+        tls: &ClientTls,
+    ) -> Result<Forebay, BenchError> {
+        setup::setup(url, setup, Some(tls))
     }
 }
 

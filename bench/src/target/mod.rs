@@ -67,6 +67,11 @@ macro_rules! with_target {
                 );
                 $body
             }
+            Scheme::ForebayTls => {
+                let $target =
+                    Arc::new($crate::target::tls::forebay(url, setup).map_err(|e| e.of(url))?);
+                $body
+            }
             Scheme::Etcd => {
                 let $target =
                     Arc::new($crate::target::etcd::Etcd::setup(url, setup).map_err(|e| e.of(url))?);

@@ -10,18 +10,21 @@
 //! handshake is in no latency; encryption is, and in the client's CPU: that is what this way of
 //! asking costs. Sessions are resumed where the server offers it, as in an application.
 //!
-//! Servers are believed on the word of this system's certificate authorities, or of those in the
-//! file of `--ca-file` alone. Left out: client certificates, which DynamoDB has no use for.
+//! Endpoints of DynamoDB's API are believed on the word of this system's certificate authorities, or of
+//! those in the file of `--ca-file` alone, and are shown no certificate. Nodes of this project are
+//! believed and shown what the directory in the URL holds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forebay_net::machine::SendBuf;
+use forebay_net::tls::ClientTls;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::dynamodb::{DynamoDb, Stream};
+use super::forebay::Forebay;
 use super::{Codec, Outcome, ProtocolError, Request, Setup, Target, TargetUrl};
 use crate::error::{BenchError, in_words};
 use crate::workload::OpKind;
@@ -47,6 +50,19 @@ pub(crate) fn dynamodb(
     let fact = ("tls".to_owned(), format!("{spoken}; trust: {}", tls.trust));
     let facts = inner.facts().iter().cloned().chain([fact]).collect();
     Ok(OverTls { inner, tls, facts })
+}
+
+/// This project's native protocol over TLS, found at `url`.
+pub(crate) fn forebay(url: &TargetUrl, setup: &Setup<'_>) -> Result<OverTls<Forebay>, BenchError> {
+    let directory = url.certificates.as_deref().expect("the URL was checked");
+    let client = ClientTls::in_directory(directory)
+        .map_err(|error| BenchError::Usage(format!("{url}: {error}")))?;
+    let inner = Forebay::setup_over(url, setup, &client)?;
+    let fact = ("tls".to_owned(), "TLS 1.3, both sides with certificates".to_owned());
+    let facts = inner.facts().iter().cloned().chain([fact]).collect();
+    let name = ServerName::try_from("node").expect("a name");
+    let trust = directory.display().to_string();
+    Ok(OverTls { inner, tls: Tls { config: client.config(), name, trust }, facts })
 }
 
 /// Version and cipher suite.
@@ -143,6 +159,14 @@ impl<T: Target> Target for OverTls<T> {
 
     fn route(&self, key: &[u8]) -> usize {
         self.inner.route(key)
+    }
+
+    fn replicas(&self) -> usize {
+        self.inner.replicas()
+    }
+
+    fn lead(&self, key: &[u8], from: usize, to: usize) {
+        self.inner.lead(key, from, to);
     }
 
     fn facts(&self) -> &[(String, String)] {
@@ -252,6 +276,11 @@ impl<C: Codec> Codec for TlsCodec<C> {
 
     fn speak(&mut self, out: &mut SendBuf) {
         self.inner.speak(&mut self.plain);
+        self.push(out);
+    }
+
+    fn probe(&mut self, out: &mut SendBuf) {
+        self.inner.probe(&mut self.plain);
         self.push(out);
     }
 

@@ -1,6 +1,7 @@
 //! `--target`: which protocol, where.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::BenchError;
@@ -10,6 +11,8 @@ use crate::error::BenchError;
 pub(crate) enum Scheme {
     /// This project's native protocol.
     Forebay,
+    /// The same over TLS, with a client's certificate.
+    ForebayTls,
     /// RESP2.
     Redis,
     /// gRPC over HTTP/2 without TLS.
@@ -25,13 +28,15 @@ pub(crate) enum Scheme {
 }
 
 /// What is expected of a URL, for messages and help.
-const EXPECTED: &str = "expected forebay://HOST:PORT[,HOST:PORT…], redis://HOST:PORT, \
+const EXPECTED: &str = "expected forebay://HOST:PORT[,HOST:PORT…], \
+     forebay+tls://HOST:PORT[,HOST:PORT…]?certificates=DIR, redis://HOST:PORT, \
      etcd://HOST:PORT[,HOST:PORT…], dynamodb+http://HOST:PORT, dynamodb+https://HOST:PORT, memcached://HOST:PORT or \
      floor://HOST:PORT";
 
 impl Scheme {
-    const ALL: [Scheme; 7] = [
+    const ALL: [Scheme; 8] = [
         Scheme::Forebay,
+        Scheme::ForebayTls,
         Scheme::Redis,
         Scheme::Etcd,
         Scheme::DynamoDb,
@@ -44,6 +49,7 @@ impl Scheme {
     fn name(self) -> &'static str {
         match self {
             Scheme::Forebay => "forebay",
+            Scheme::ForebayTls => "forebay+tls",
             Scheme::Redis => "redis",
             Scheme::Etcd => "etcd",
             Scheme::DynamoDb => "dynamodb+http",
@@ -56,7 +62,7 @@ impl Scheme {
     /// What is expected there, for messages.
     pub(crate) fn store(self) -> &'static str {
         match self {
-            Scheme::Forebay => "forebay node",
+            Scheme::Forebay | Scheme::ForebayTls => "forebay node",
             Scheme::Redis => "redis",
             Scheme::Etcd => "etcd",
             Scheme::DynamoDb | Scheme::DynamoDbTls => "endpoint of DynamoDB's API",
@@ -69,6 +75,7 @@ impl Scheme {
     pub(crate) fn start_hint(self) -> &'static str {
         match self {
             Scheme::Forebay => "start nodes with `forebay dev --native HOST:PORT`",
+            Scheme::ForebayTls => "start a node with `forebay dev --tls --native HOST:PORT`",
             Scheme::Redis => {
                 "start one with `redis-server --port PORT --appendonly yes --appendfsync always`"
             }
@@ -94,7 +101,12 @@ pub(crate) struct TargetUrl {
     pub(crate) scheme: Scheme,
     /// `HOST:PORT`; forebay and etcd take more of them, with commas between.
     pub(crate) authority: String,
+    /// Of forebay+tls: where authority.pem, client.pem and client.key are.
+    pub(crate) certificates: Option<PathBuf>,
 }
+
+/// What stands before the directory of certificates.
+const CERTIFICATES: &str = "?certificates=";
 
 impl FromStr for TargetUrl {
     type Err = String;
@@ -105,9 +117,22 @@ impl FromStr for TargetUrl {
             .into_iter()
             .find(|scheme| scheme.name() == name)
             .ok_or_else(|| format!("unknown store `{name}`: {EXPECTED}"))?;
+        let (authority, certificates) = match authority.split_once(CERTIFICATES) {
+            Some((authority, directory)) => (authority, Some(directory)),
+            None => (authority, None),
+        };
+        let is_fine = match certificates {
+            Some(directory) => scheme == Scheme::ForebayTls && !directory.is_empty(),
+            None => scheme != Scheme::ForebayTls,
+        };
+        if !is_fine {
+            return Err(format!(
+                "certificates belong to forebay+tls, which needs them: {EXPECTED}"
+            ));
+        }
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let places: Vec<&str> = match scheme {
-            Scheme::Etcd | Scheme::Forebay => authority.split(',').collect(),
+            Scheme::Etcd | Scheme::Forebay | Scheme::ForebayTls => authority.split(',').collect(),
             _ => vec![authority],
         };
         for place in places {
@@ -117,13 +142,18 @@ impl FromStr for TargetUrl {
                 _ => return Err(format!("`{place}` is no HOST:PORT: {EXPECTED}")),
             }
         }
-        Ok(TargetUrl { scheme, authority: authority.to_owned() })
+        let certificates = certificates.map(PathBuf::from);
+        Ok(TargetUrl { scheme, authority: authority.to_owned(), certificates })
     }
 }
 
 impl std::fmt::Display for TargetUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}", self.scheme.name(), self.authority)
+        write!(f, "{}://{}", self.scheme.name(), self.authority)?;
+        match &self.certificates {
+            Some(directory) => write!(f, "{CERTIFICATES}{}", directory.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -170,6 +200,7 @@ mod tests {
             "dynamodb+https://h:443",
             "memcached://h:11211",
             "floor://h:1",
+            "forebay+tls://10.0.0.1:4700,[::1]:4700?certificates=/etc/forebay",
         ] {
             let url: TargetUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), text);
@@ -183,6 +214,9 @@ mod tests {
             "redis://:1",
             "redis://a:1,b:2",
             "etcd://a:1,",
+            "forebay+tls://a:1",
+            "forebay+tls://a:1?certificates=",
+            "forebay://a:1?certificates=d",
         ] {
             let error = bad.parse::<TargetUrl>().unwrap_err();
             assert!(error.contains("HOST:PORT"), "{bad}: {error}");

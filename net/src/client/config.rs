@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use crate::tls::ClientTls;
+
 /// Settings of a [`Client`](super::Client).
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
+    /// This client's certificates, for nodes that ask for them. None: plain text.
+    pub tls: Option<ClientTls>,
     /// Connections to each shard. Two, so that one large reply does not hold up the others and a
     /// read whose connection broke has another one at once.
     pub connections_per_shard: usize,
@@ -33,6 +37,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> ClientConfig {
         ClientConfig {
+            tls: None,
             connections_per_shard: 2,
             request_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),

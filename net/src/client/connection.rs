@@ -30,6 +30,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::config::ClientConfig;
+use super::cover::Cover;
 use super::error::Lost;
 use super::exchange::{self, Exchange, GivenUp, NoReply};
 use super::wire::{Call, Received};
@@ -144,11 +145,12 @@ impl Connection {
             let mut stream = TcpStream::connect(addr).await?;
             // Requests are whole when they are written; waiting for more would only delay them.
             stream.set_nodelay(true)?;
+            let cover = Cover::put_on(&mut stream, config.tls.as_ref()).await?;
             let mut inbox = Inbox::default();
-            let hello = greet(&mut stream, &mut inbox).await?;
-            io::Result::Ok((stream, inbox, hello))
+            let hello = greet(&mut stream, &cover, &mut inbox).await?;
+            io::Result::Ok((stream, cover, inbox, hello))
         });
-        let (stream, inbox, hello) = opened.await??;
+        let (stream, cover, inbox, hello) = opened.await??;
         let shared = Arc::new(Shared {
             exchange: Mutex::new(Exchange::new()),
             room: Semaphore::new(config.in_flight_max),
@@ -157,7 +159,7 @@ impl Connection {
             closing: Notify::new(),
             silence_max: config.silence_max,
         });
-        tokio::spawn(run(stream, inbox, TaskGuard(shared.clone())));
+        tokio::spawn(run(stream, cover, inbox, TaskGuard(shared.clone())));
         Ok((Connection { shared }, hello))
     }
 
@@ -252,10 +254,10 @@ impl Drop for InFlight<'_> {
 }
 
 /// Asks what node this is, and reads the answer.
-async fn greet(stream: &mut TcpStream, inbox: &mut Inbox) -> io::Result<Hello> {
-    let mut out = SendBuf::new();
+async fn greet(stream: &mut TcpStream, cover: &Cover, inbox: &mut Inbox) -> io::Result<Hello> {
+    let (mut out, mut sealed) = (SendBuf::new(), SendBuf::new());
     exchange::append_probe(&mut out);
-    stream.write_all(&out).await?;
+    stream.write_all(cover.seal(&out, &mut sealed)?).await?;
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut piece = vec![0; 4096];
     loop {
@@ -263,17 +265,21 @@ async fn greet(stream: &mut TcpStream, inbox: &mut Inbox) -> io::Result<Hello> {
         if bytes == 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let mut hello = None;
-        inbox
-            .receive(&piece[..bytes], |frame| hello = Some(Received::new(&frame)))
-            .map_err(invalid)?;
+        let (mut hello, mut broken) = (None, None);
+        cover.unseal(&piece[..bytes], |plain| {
+            let received = inbox.receive(plain, |frame| hello = Some(Received::new(&frame)));
+            broken = broken.take().or(received.err());
+        })?;
+        if let Some(error) = broken {
+            return Err(invalid(error));
+        }
         if let Some(received) = hello {
             return Hello::read(&received);
         }
     }
 }
 
-async fn run(mut stream: TcpStream, inbox: Inbox, guard: TaskGuard) {
+async fn run(mut stream: TcpStream, cover: Cover, inbox: Inbox, guard: TaskGuard) {
     let shared = &*guard.0;
     let (reader, writer) = stream.split();
     let lost = tokio::select! {
@@ -281,8 +287,8 @@ async fn run(mut stream: TcpStream, inbox: Inbox, guard: TaskGuard) {
         biased;
         // Whoever closed it said why.
         () = shared.closing.notified() => return,
-        lost = read_loop(shared, inbox, reader) => lost,
-        lost = write_loop(shared, writer) => lost,
+        lost = read_loop(shared, &cover, inbox, reader) => lost,
+        lost = write_loop(shared, &cover, writer) => lost,
         lost = listen_for_silence(shared) => lost,
     };
     shared.close(lost);
@@ -308,7 +314,12 @@ async fn listen_for_silence(shared: &Shared) -> Lost {
     }
 }
 
-async fn read_loop(shared: &Shared, mut inbox: Inbox, mut reader: ReadHalf<'_>) -> Lost {
+async fn read_loop(
+    shared: &Shared,
+    cover: &Cover,
+    mut inbox: Inbox,
+    mut reader: ReadHalf<'_>,
+) -> Lost {
     // Aligned, so that whole frames are used where they arrive.
     let mut chunk = SendBuf::with_capacity(READ_BYTES);
     chunk.resize(READ_BYTES, 0);
@@ -321,22 +332,27 @@ async fn read_loop(shared: &Shared, mut inbox: Inbox, mut reader: ReadHalf<'_>) 
         let mut exchange = shared.exchange();
         exchange.received(Instant::now());
         let mut refused = None;
-        let received = inbox.receive(bytes, |frame| {
-            if refused.is_none() {
-                refused = exchange.answer(&frame).err();
-            }
+        let unsealed = cover.unseal(bytes, |plain| {
+            let mut lost = None;
+            let received = inbox.receive(plain, |frame| {
+                if refused.is_none() && lost.is_none() {
+                    lost = exchange.answer(&frame).err();
+                }
+            });
+            let lost = lost.or(received.err().map(Lost::Frame));
+            refused = refused.take().or(lost);
         });
         if let Some(lost) = refused {
             return lost;
         }
-        if let Err(error) = received {
-            return Lost::Frame(error);
+        if let Err(error) = unsealed {
+            return Lost::Io(Arc::new(error));
         }
     }
 }
 
-async fn write_loop(shared: &Shared, mut writer: WriteHalf<'_>) -> Lost {
-    let mut batch = SendBuf::new();
+async fn write_loop(shared: &Shared, cover: &Cover, mut writer: WriteHalf<'_>) -> Lost {
+    let (mut batch, mut sealed) = (SendBuf::new(), SendBuf::new());
     loop {
         shared.exchange().take_batch(&mut batch, Instant::now());
         if batch.is_empty() {
@@ -345,12 +361,16 @@ async fn write_loop(shared: &Shared, mut writer: WriteHalf<'_>) -> Lost {
             tokio::task::yield_now().await;
             continue;
         }
-        if let Err(error) = writer.write_all(&batch).await {
+        let written = match cover.seal(&batch, &mut sealed) {
+            Ok(bytes) => writer.write_all(bytes).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
             return Lost::Io(Arc::new(error));
         }
         batch.clear();
-        if batch.capacity() > WRITE_KEEP_BYTES {
-            batch = SendBuf::new();
+        if batch.capacity().max(sealed.capacity()) > WRITE_KEEP_BYTES {
+            (batch, sealed) = (SendBuf::new(), SendBuf::new());
         }
     }
 }

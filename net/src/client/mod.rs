@@ -42,8 +42,10 @@
 //! a batch. Dropping a future of this module withdraws its request if it was not sent yet; dropping
 //! the last [`Client`] and [`Table`] closes the connections.
 //!
-//! Left out: TLS, which comes with the nodes' certificates; and which replicas a group has: a read that
-//! any of them may answer goes to the nodes in turn, and one that has none says who leads.
+//! With [`ClientConfig::tls`] every connection is TLS, and both sides show certificates ([`crate::tls`]).
+//!
+//! Left out: which replicas a group has: a read that any of them may answer goes to the nodes in turn,
+//! and one that has none says who leads.
 
 mod addresses;
 mod attempts;
@@ -51,6 +53,7 @@ mod batch;
 mod cluster;
 mod config;
 mod connection;
+mod cover;
 mod deadline;
 mod endpoint;
 mod error;
@@ -151,7 +154,11 @@ impl Client {
         let mut failed = None;
         while let Some(Ok((endpoint, connected))) = connecting.join_next().await {
             let error = match connected {
-                Err(source) => ClientError::Connect { addr: endpoint.addr().to_string(), source },
+                // The node may have said why before it closed.
+                Err(source) => match inner.cluster.hear(&endpoint) {
+                    Some((code, words)) => refused_hello(code, words),
+                    None => ClientError::Connect { addr: endpoint.addr().to_string(), source },
+                },
                 Ok(()) => match inner.cluster.hear(&endpoint) {
                     None if inner.cluster.node_count() > 0 => {
                         let request_timeout = inner.config.request_timeout;

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::server::ControlCounters;
 use crate::metrics::{Counter, ShardMetrics, ShardPhase};
+use crate::tls::{NodeTls, Refusal};
 
 /// What the text is, for the content-type header.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -21,10 +22,11 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// The whole exposition.
 pub(super) fn encode(
     shards: Vec<Arc<ShardMetrics>>,
+    tls: Option<Arc<NodeTls>>,
     control: &Arc<ControlCounters>,
 ) -> Result<String, Error> {
     let mut registry = Registry::with_prefix("forebay");
-    registry.register_collector(Box::new(Scrape { shards, control: Arc::clone(control) }));
+    registry.register_collector(Box::new(Scrape { shards, tls, control: Arc::clone(control) }));
     let mut text = String::with_capacity(64 * 1024);
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -33,6 +35,7 @@ pub(super) fn encode(
 #[derive(Debug)]
 struct Scrape {
     shards: Vec<Arc<ShardMetrics>>,
+    tls: Option<Arc<NodeTls>>,
     control: Arc<ControlCounters>,
 }
 
@@ -42,6 +45,7 @@ impl Collector for Scrape {
         self.encode_samples(&mut encoder)?;
         self.encode_labelled(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
+        self.encode_tls(&mut encoder)?;
         self.encode_control(&mut encoder)
     }
 }
@@ -76,6 +80,25 @@ impl Scrape {
                     metric.encode_gauge(&samples[index].value)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn encode_tls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let help = "TLS handshakes that ended well";
+        let handshakes = tls.refusals().handshakes();
+        encoder
+            .encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, u64, f64>(&handshakes, None)?;
+        let help = "TLS connections that were refused or broken";
+        let mut family =
+            encoder.encode_descriptor("tls_refusals", help, None, MetricType::Counter)?;
+        for reason in Refusal::ALL {
+            let count = tls.refusals().get(*reason);
+            family
+                .encode_family(&[("reason", reason.name())])?
+                .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())
     }
@@ -169,7 +192,7 @@ mod tests {
         metrics.replied(0, 0, 1_500);
         metrics.replied(0, 0, u64::MAX / 4);
         metrics.log_durable_lsn.set(4096);
-        let text = encode(vec![metrics], &Arc::default()).unwrap();
+        let text = encode(vec![metrics], None, &Arc::default()).unwrap();
         for line in [
             "# TYPE forebay_shard_log_durable_lsn gauge",
             "forebay_shard_log_durable_lsn{shard=\"1\"} 4096",

@@ -33,6 +33,7 @@ pub use source::{NodeSource, boottime_nanos};
 use std::sync::Arc;
 
 use crate::metrics::ShardMetrics;
+use crate::tls::NodeTls;
 use status::{Health, NodeStatus};
 
 /// Where the control lane gets its answers. All methods run on control threads and may block; none
@@ -44,4 +45,8 @@ pub trait ControlSource: Send + Sync + 'static {
     fn status(&self) -> NodeStatus;
     /// For `/metrics`.
     fn metrics(&self) -> Vec<Arc<ShardMetrics>>;
+    /// For `/metrics`, of a node that speaks TLS.
+    fn tls(&self) -> Option<Arc<NodeTls>> {
+        None
+    }
 }

@@ -316,7 +316,7 @@ impl Service {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let encoded = exposition::encode(self.source.metrics(), &self.counters)
+        let encoded = exposition::encode(self.source.metrics(), self.source.tls(), &self.counters)
             .expect("writing to a String cannot fail");
         typed(StatusCode::OK, exposition::CONTENT_TYPE, encoded.into())
     }

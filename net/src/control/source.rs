@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::ControlSource;
 use super::status::{Health, NodeStatus, ShardStatus};
 use crate::metrics::ShardMetrics;
+use crate::tls::NodeTls;
 
 /// A [`ControlSource`] made of metrics only.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct NodeSource {
     pub pinned: bool,
     /// When the process began to serve its control port.
     pub started: Instant,
+    /// Its certificates, and what it counts about those of others.
+    pub tls: Option<Arc<NodeTls>>,
     /// Each shard's address and metrics, in order.
     pub shards: Vec<(SocketAddr, Arc<ShardMetrics>)>,
 }
@@ -47,6 +50,10 @@ impl ControlSource for NodeSource {
 
     fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
         self.shards.iter().map(|(_, metrics)| Arc::clone(metrics)).collect()
+    }
+
+    fn tls(&self) -> Option<Arc<NodeTls>> {
+        self.tls.clone()
     }
 }
 

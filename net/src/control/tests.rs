@@ -48,6 +48,7 @@ fn start(change: impl FnOnce(&mut ControlConfig)) -> (ControlServer, Arc<Fake>) 
     metrics.requests[0].add(7);
     let at: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let node = NodeSource {
+        tls: None,
         node_id: "0123456789abcdef0123456789abcdef".into(),
         data_dir: "/data".into(),
         durable_mode: "dsync".into(),

@@ -55,9 +55,9 @@
 //! The sink must also check what a link cannot know: that the member a message comes from lives on
 //! the peer that it came from, by the group's configurations.
 //!
-//! Left out: encryption, which wraps the bytes on both sides of a connection and tells
-//! [`Links::connected`] the node id of the peer's certificate; connections of their own for
-//! snapshots: one part at a time is on its way, and waits behind what is there before it.
+//! Encryption wraps the bytes on both sides of a connection (`crate::tls`); what is seen of it here is
+//! the node id of the peer's certificate, which [`Links::connected`] is told. Left out: connections of
+//! their own for snapshots: one part at a time is on its way, and waits behind what is there before it.
 
 mod counters;
 mod greet;
@@ -73,8 +73,8 @@ use core::net::SocketAddr;
 use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
-    Ack, Answer, Ask, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat, Identity,
-    PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
+    Ack, Answer, Ask, Authentication, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat,
+    Identity, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
@@ -238,6 +238,11 @@ impl Links {
             claims: Vec::new(),
             counters: LinkCounters::default(),
         }
+    }
+
+    /// Peers must show certificates, on connections from here on.
+    pub fn demand_certificates(&mut self) {
+        self.me.authentication = Authentication::Certificate;
     }
 
     /// Keeps a link to this shard from now on, or learns what has changed about it.

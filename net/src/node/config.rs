@@ -19,6 +19,8 @@ use forebay_storage::log::{
     IN_FLIGHT_MAX, LogConfig, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN,
 };
 
+use crate::tls::TlsFiles;
+
 /// Where a node listens for native clients unless told otherwise; shard n takes this port plus n.
 pub const NATIVE_PORT: u16 = 4700;
 /// Where a node serves its operator unless told otherwise.
@@ -137,6 +139,8 @@ pub struct NodeConfig {
     pub checkpoint: CheckpointPacing,
     /// The node's place in a cluster. None: it stands alone.
     pub cluster: Option<ClusterPlace>,
+    /// Its certificates. None: clients and peers speak plain text, and nobody shows who he is.
+    pub tls: Option<TlsFiles>,
     /// Connections of each shard; more are refused.
     pub connections_max: u32,
     /// Bytes of disk buffers that each shard registers with its ring; they count against the
@@ -178,6 +182,7 @@ impl NodeConfig {
             busy_poll_microseconds: 0,
             checkpoint: CheckpointPacing::default(),
             cluster: None,
+            tls: None,
             connections_max: 4096,
             registered_bytes: 2 << 20,
         }

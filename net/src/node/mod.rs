@@ -17,6 +17,7 @@ mod disk;
 mod maintenance;
 mod shard_thread;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,10 +34,14 @@ use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
 use crate::lane::{Receiver, Sender, Waker, Wakeup, channel as lane};
 use crate::metrics::ShardMetrics;
 use crate::replication::{Topology, TopologyNode};
-use crate::ring::RingError;
+use crate::ring::{RingConfig, RingError, listen};
 use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
+use crate::tls::{
+    ARRIVALS_QUEUE, Arrival, DIALS_QUEUE, Desk, Dial, Door, Lobby, LobbyPlan, NodeTls, TlsError,
+    Which,
+};
 use config::{ClusterPlace, NodeConfig, shard_address};
-use shard_thread::{Hello, Ports, ShardPlan};
+use shard_thread::{Hello, Ports, Secure, ShardPlan};
 
 /// Messages on their way from one shard to another at most; more wait at the sender.
 const MAIL_QUEUE: usize = 1024;
@@ -65,6 +70,9 @@ pub enum NodeError {
     /// The operator's HTTP could not start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The certificates cannot be used, or the handshakes' threads not be made.
+    #[error(transparent)]
+    Tls(Box<TlsError>),
     /// The maintenance lane could not open the log.
     #[error(transparent)]
     Maintenance(#[from] VerifierError),
@@ -101,6 +109,12 @@ pub enum NodeError {
     },
 }
 
+impl From<TlsError> for NodeError {
+    fn from(error: TlsError) -> NodeError {
+        NodeError::Tls(Box::new(error))
+    }
+}
+
 #[derive(Debug)]
 struct ShardHandle {
     thread: Option<JoinHandle<Result<(), NodeError>>>,
@@ -118,6 +132,9 @@ pub struct Node {
     shards: Vec<ShardHandle>,
     stop: Arc<AtomicBool>,
     control: Option<ControlServer>,
+    tls: Option<Arc<NodeTls>>,
+    /// Where clients and peers wait until their certificates are checked.
+    lobby: Option<Lobby>,
     directory: DataDirectory,
     cluster: Option<ClusterPlace>,
     /// What operators have told a shard.
@@ -134,6 +151,11 @@ impl Node {
     pub fn start(config: &NodeConfig, directory: DataDirectory) -> Result<Node, NodeError> {
         let count = usize::from(directory.geometry().shards);
         let cores = plan_cores(config.pin_cores, count);
+        let tls = config.tls.as_ref().map(NodeTls::read).transpose()?.map(Arc::new);
+        let mut secured = match &tls {
+            Some(tls) => Some(open_doors(config, tls, count)?),
+            None => None,
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let wakeups: Vec<Wakeup> = (0..count)
             .map(|_| Wakeup::new())
@@ -147,6 +169,8 @@ impl Node {
             shards: Vec::new(),
             stop,
             control: None,
+            tls,
+            lobby: None,
             directory,
             cluster: config.cluster,
             joins,
@@ -169,7 +193,10 @@ impl Node {
                 log_id: node.directory.log_id(),
                 geometry: node.directory.geometry(),
                 core: cores.as_ref().map(|cores| cores[index]),
-                listen: listeners(config, shard),
+                listen: match &secured {
+                    Some(_) => Vec::new(),
+                    None => listeners(config, shard),
+                },
                 outgoing: std::mem::take(&mut outgoing[index]),
                 incoming: std::mem::take(&mut incoming[index]),
                 wakers: wakers.clone(),
@@ -178,6 +205,7 @@ impl Node {
                 hello: hello.clone(),
                 ports_known,
                 joined: joined.clone(),
+                tls: secured.as_mut().and_then(|secured| secured.shards.pop_front()),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
@@ -221,8 +249,22 @@ impl Node {
             // A shard that has ended meanwhile says why when it is joined.
             let _ = ports_known.send(ports.clone());
         }
+        let core = cores.and_then(|cores| cores.last().copied());
+        if let Some(Doors { doors, desks, dials, .. }) = secured
+            && let Some(tls) = node.tls.clone()
+        {
+            let desks = desks.into_iter().zip(&wakers);
+            let desk = |(arrivals, waker): (_, &Waker)| Desk { arrivals, waker: waker.clone() };
+            let desks = desks.map(desk).collect();
+            match Lobby::start(LobbyPlan { tls, core, doors, desks, dials }) {
+                Ok(lobby) => node.lobby = Some(lobby),
+                Err(error) => {
+                    let _ = node.stop();
+                    return Err(error.into());
+                }
+            }
+        }
         if let Some(listen) = config.http {
-            let core = cores.and_then(|cores| cores.last().copied());
             let server = ControlConfig { core, ..ControlConfig::at(listen) };
             match ControlServer::start(server, node.source(config)) {
                 Ok(control) => node.control = Some(control),
@@ -242,6 +284,7 @@ impl Node {
             durable_mode: config.durable_mode.name().to_owned(),
             pinned: plan_cores(config.pin_cores, self.shards.len()).is_some(),
             started: Instant::now(),
+            tls: self.tls.clone(),
             shards: self
                 .shards
                 .iter()
@@ -262,6 +305,7 @@ impl Node {
         Some(TopologyNode {
             node_id: self.directory.node_id().to_be_bytes(),
             az: self.cluster?.az,
+            certified: self.tls.as_ref().map(|tls| tls.name().to_owned()),
             native: self.native_addrs(),
             peer: self.shards.iter().map(|shard| shard.peer).collect::<Option<_>>()?,
         })
@@ -295,6 +339,13 @@ impl Node {
     #[must_use]
     pub fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
         self.shards.iter().map(|shard| Arc::clone(&shard.metrics)).collect()
+    }
+
+    /// Reads the certificates again, for connections from here on; None where there are none. An error
+    /// says which file is wrong and how, and nothing has changed.
+    #[must_use]
+    pub fn reload_certificates(&self) -> Option<Result<(), TlsError>> {
+        self.tls.as_ref().map(|tls| tls.reload())
     }
 
     /// Why a shard ended by itself, once one has.
@@ -343,6 +394,7 @@ impl Node {
             first = first.or(result.err());
         }
         self.control = None;
+        self.lobby = None;
         first
     }
 }
@@ -370,6 +422,40 @@ fn join(thread: JoinHandle<Result<(), NodeError>>) -> Result<(), NodeError> {
 fn listeners(config: &NodeConfig, shard: ShardId) -> Vec<SocketAddr> {
     let peer = config.cluster.map(|cluster| shard_address(cluster.peer, shard.0));
     std::iter::once(config.native_addr(shard.0)).chain(peer).collect()
+}
+
+/// The ports of a node that speaks TLS, and the ways between its lobby and its shards.
+struct Doors {
+    doors: Vec<Door>,
+    desks: Vec<Sender<Arrival>>,
+    dials: tokio::sync::mpsc::Receiver<Dial>,
+    shards: VecDeque<Secure>,
+}
+
+fn open_doors(config: &NodeConfig, tls: &Arc<NodeTls>, count: usize) -> Result<Doors, NodeError> {
+    let (dial, dials) = tokio::sync::mpsc::channel(DIALS_QUEUE);
+    let (mut doors, mut desks, mut shards) = (Vec::new(), Vec::new(), VecDeque::new());
+    for shard in 0..count {
+        let mut addresses = Vec::new();
+        for (which, at) in
+            [Which::Native, Which::Peer].into_iter().zip(listeners(config, ShardId(shard as u16)))
+        {
+            let RingConfig { backlog, bind_retry, .. } = RingConfig::default();
+            let listener = listen(at, backlog, bind_retry)?;
+            addresses.push(listener.local_addr().map_err(NodeError::Thread)?);
+            doors.push(Door { listener, shard, which });
+        }
+        let (desk, arrivals) = lane(ARRIVALS_QUEUE);
+        desks.push(desk);
+        shards.push_back(Secure {
+            tls: Arc::clone(tls),
+            arrivals,
+            dials: dial.clone(),
+            native: addresses[0],
+            peer: addresses.get(1).copied(),
+        });
+    }
+    Ok(Doors { doors, desks, dials, shards })
 }
 
 /// A core for each shard and, last, one for the other lanes; None if there are too few.

@@ -23,12 +23,13 @@ use super::disk::FileDisk;
 use super::maintenance::{Maintenance, VERIFY_BYTES_PER_SECOND, VERIFY_JOBS};
 use super::{Incoming, NodeError, Outgoing};
 use crate::control::boottime_nanos;
-use crate::lane::{Waker, Wakeup};
+use crate::lane::{Receiver, Waker, Wakeup};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::{ShardMetrics, ShardPhase};
 use crate::replication::Topology;
 use crate::ring::{self, Ring, RingConfig};
 use crate::shard::{Clock, ClusterContext, Mail, PEER_LISTENER, Shard, ShardContext};
+use crate::tls::{Arrival, Dial, Host, NodeTls};
 
 /// An idle log gets its marker after this long.
 const MARKER_NANOS: u64 = 5 * Nanos::PER_MILLI;
@@ -53,6 +54,17 @@ pub(super) struct ShardPlan {
     pub(super) hello: mpsc::Sender<Hello>,
     pub(super) ports_known: mpsc::Receiver<Ports>,
     pub(super) joined: mpsc::Sender<Topology>,
+    /// The doors are the control lane's, and what comes through them arrives here.
+    pub(super) tls: Option<Secure>,
+}
+
+/// A shard's part in TLS.
+pub(super) struct Secure {
+    pub(super) tls: Arc<NodeTls>,
+    pub(super) arrivals: Receiver<Arrival>,
+    pub(super) dials: tokio::sync::mpsc::Sender<Dial>,
+    pub(super) native: SocketAddr,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Where all shards of the node listen.
@@ -112,9 +124,13 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
         busy_poll: Duration::from_micros(config.busy_poll_microseconds.into()),
         ..RingConfig::default()
     })?;
-    let native = ring.local_addr(0)?;
-    let peer = (plan.listen.len() > PEER_LISTENER).then(|| ring.local_addr(PEER_LISTENER));
-    let peer = peer.transpose()?;
+    let (native, peer) = match &plan.tls {
+        Some(secure) => (secure.native, secure.peer),
+        None => {
+            let peer = (plan.listen.len() > PEER_LISTENER).then(|| ring.local_addr(PEER_LISTENER));
+            (ring.local_addr(0)?, peer.transpose()?)
+        }
+    };
     // The starter is gone only if it failed meanwhile; then the ports never come.
     let _ = plan.hello.send(Hello { shard: plan.shard, native, peer });
     drop(plan.hello);
@@ -165,12 +181,17 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
             clock: Clock(Arc::new(|| Nanos(boottime_nanos()))),
         }),
     };
-    let shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    let mut shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    let tls = plan.tls.map(|Secure { tls, arrivals, dials, .. }| {
+        shard.certify(tls.name().to_owned());
+        Box::new(Host::new(tls, usize::from(plan.shard.0), arrivals, dials))
+    });
     if let Some(source) = shard.unreadable().cloned() {
         return Err(NodeError::Unreadable { shard: plan.shard, source });
     }
     let mut machine = Hosted {
         shard,
+        tls,
         wakeup,
         outgoing: plan.outgoing,
         incoming: plan.incoming,
@@ -234,6 +255,8 @@ fn unix_millis() -> u64 {
 /// The shard with its queues to the other shards.
 struct Hosted {
     shard: Shard,
+    /// Where TLS is spoken, all connections go through it.
+    tls: Option<Box<Host>>,
     wakeup: Wakeup,
     outgoing: Outgoing,
     incoming: Incoming,
@@ -275,23 +298,38 @@ impl Hosted {
 
 impl Machine for Hosted {
     fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos) {
-        self.shard.connected(conn, listener, token, now);
+        match (&mut self.tls, token) {
+            (Some(tls), Some(token)) => tls.connected(&mut self.shard, conn, token, now),
+            _ => self.shard.connected(conn, listener, token, now),
+        }
     }
 
     fn connect_failed(&mut self, token: u64, errno: i32, now: Nanos) {
-        self.shard.connect_failed(token, errno, now);
+        match &mut self.tls {
+            None => self.shard.connect_failed(token, errno, now),
+            Some(tls) => tls.refused(&mut self.shard, token, errno, now),
+        }
     }
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], now: Nanos, fx: &mut Effects) {
-        self.shard.received(conn, bytes, now, fx);
+        match &mut self.tls {
+            None => self.shard.received(conn, bytes, now, fx),
+            Some(tls) => tls.received(&mut self.shard, conn, bytes, now, fx),
+        }
     }
 
     fn sent(&mut self, conn: ConnId, buf: SendBuf, now: Nanos) {
-        self.shard.sent(conn, buf, now);
+        match &mut self.tls {
+            None => self.shard.sent(conn, buf, now),
+            Some(tls) => tls.sent(&mut self.shard, conn, buf, now),
+        }
     }
 
     fn closed(&mut self, conn: ConnId, reason: CloseReason, now: Nanos) {
-        self.shard.closed(conn, reason, now);
+        match &mut self.tls {
+            None => self.shard.closed(conn, reason, now),
+            Some(tls) => tls.closed(&mut self.shard, conn, reason, now),
+        }
     }
 
     fn disk_done(&mut self, done: DiskDone, now: Nanos) {
@@ -309,7 +347,13 @@ impl Machine for Hosted {
         if self.stop.load(Ordering::Acquire) {
             self.shard.stop();
         }
+        if let Some(tls) = &mut self.tls {
+            tls.before_turn(&mut self.shard, now, fx);
+        }
         self.shard.turn(now, fx);
+        if let Some(tls) = &mut self.tls {
+            tls.after_turn(&mut self.shard, now, fx);
+        }
         self.send_mail(fx);
         if let Some(topology) = self.shard.take_joined() {
             // The node is gone only when it is stopping.
@@ -317,6 +361,9 @@ impl Machine for Hosted {
         }
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);
+            if let Some(tls) = &mut self.tls {
+                tls.observe(&self.shard);
+            }
             self.maintenance.step(self.shard.store(), &self.metrics);
         }
     }

@@ -42,6 +42,9 @@ pub struct NodeDescription {
     pub clustered: bool,
     /// Where it stands.
     pub az: u16,
+    /// Its name in its certificate, without `node.`; none where no certificates are in use.
+    #[serde(default)]
+    pub certified: Option<String>,
     /// Its shards' ports for clients.
     pub native_ports: Vec<u16>,
     /// Its shards' addresses for peers; an unspecified one stands for the one at which the node was

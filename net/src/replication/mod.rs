@@ -56,7 +56,7 @@ use forebay_storage::store::{
     GroupOrdinal, InstallProgress, MemberDescriptor, Refused, Store, Ticket,
 };
 
-use crate::link::{LinkEvent, LinkSettings, Links, Sink};
+use crate::link::{LinkCounters, LinkEvent, LinkSettings, Links, Sink};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
 use member::Members;
 use snapshot::Snapshots;
@@ -65,6 +65,9 @@ pub use admin::{ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, No
 pub use member::{MemberStatus, NotProposed};
 pub use snapshot::{Promotion, SnapshotSettings, SnapshotStatus};
 pub use topology::{Topology, TopologyNode, peer_of};
+
+/// The node id of no node: ids are random.
+const NOBODY: [u8; 16] = [0; 16];
 
 /// Which shard of which cluster this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -366,8 +369,27 @@ impl Replication {
     }
 
     /// A connection is open: accepted on the peers' listener, or dialed by a link.
-    pub fn connected(&mut self, conn: ConnId, token: Option<u64>, now: Nanos) {
-        self.links.connected(conn, token, None, now);
+    ///
+    /// `name` is the peer's in its certificate, if it has shown one. A name that no node of the cluster
+    /// has belongs to no greeting, and is refused with it.
+    pub fn connected(&mut self, conn: ConnId, token: Option<u64>, name: Option<&str>, now: Nanos) {
+        let topology = self.topology.as_deref();
+        let certified = name.map(|name| {
+            let node = topology.and_then(|topology| topology.certified(name));
+            node.map_or(NOBODY, |node| node.node_id)
+        });
+        self.links.connected(conn, token, certified, now);
+    }
+
+    /// Peers must show certificates from here on.
+    pub fn demand_certificates(&mut self) {
+        self.links.demand_certificates();
+    }
+
+    /// What the links have counted.
+    #[must_use]
+    pub fn link_counters(&self) -> &LinkCounters {
+        self.links.counters()
     }
 
     /// A link's dial failed.

@@ -27,6 +27,9 @@ pub struct TopologyNode {
     pub node_id: [u8; 16],
     /// Where it stands.
     pub az: u16,
+    /// Its name in its certificate, without `node.`; none where no certificates are in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certified: Option<String>,
     /// Where its shards listen for clients, by shard number.
     pub native: Vec<SocketAddr>,
     /// Where its shards listen for peers, by shard number.
@@ -66,6 +69,12 @@ impl Topology {
     pub fn native(&self, peer: Peer) -> Option<SocketAddr> {
         let node = self.nodes.get((peer.0 / SHARDS_PER_NODE) as usize)?;
         node.native.get((peer.0 % SHARDS_PER_NODE) as usize).copied()
+    }
+
+    /// The node whose certificate bears this name.
+    #[must_use]
+    pub fn certified(&self, name: &str) -> Option<&TopologyNode> {
+        self.nodes.iter().find(|node| node.certified.as_deref() == Some(name))
     }
 
     /// Shards of every node, at least.
@@ -130,6 +139,7 @@ mod tests {
         let node = |(place, az): (usize, &u16)| TopologyNode {
             node_id: [place as u8; 16],
             az: *az,
+            certified: None,
             native: address(1000 + place as u16),
             peer: address(2000 + place as u16),
         };

@@ -39,6 +39,8 @@
 //! Left out: SQPOLL (it burns a second core per shard) and pinning io-wq's workers (measured: it
 //! halved throughput when they shared the client's core).
 
+#[cfg(test)]
+mod adoption_tests;
 mod buffers;
 mod clock;
 mod config;
@@ -73,6 +75,7 @@ pub use config::{DurableMode, RingConfig};
 pub use counters::RingCounters;
 pub use error::RingError;
 pub use file::open_direct;
+pub(crate) use system::listen;
 pub use system::{cores_allowed, pin_to_core};
 
 use buffers::ReceiveBuffers;
@@ -468,6 +471,9 @@ impl Shell {
         }
         for (token, addr) in fx.connect.drain(..) {
             self.start_connect(queues, token, addr);
+        }
+        for (token, descriptor) in fx.adopt.drain(..) {
+            self.adopt(queues, token, descriptor);
         }
         for conn in fx.pause_receive.drain(..) {
             self.pause_receive(queues, conn);

@@ -26,11 +26,12 @@
 //! `send_entry`, and its second completion (F_NOTIF) is what the slab's rule about F_MORE covers.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use forebay_core::time::Nanos;
 use io_uring::types::{CancelBuilder, Fixed};
 use io_uring::{cqueue, opcode, squeue};
-use socket2::{SockAddr, Socket};
+use socket2::SockAddr;
 
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 
@@ -59,10 +60,11 @@ pub(super) struct Listener {
 #[derive(Debug)]
 pub(super) struct Connecting {
     token: u64,
-    addr: SockAddr,
+    /// Where to; None for one that is open and being adopted.
+    addr: Option<SockAddr>,
     fd: i32,
     /// Held until the ring has its own reference.
-    socket: Option<Socket>,
+    socket: Option<OwnedFd>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,9 +205,23 @@ impl Shell {
                 return;
             }
         };
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        let connecting =
-            Box::new(Connecting { token, addr: addr.into(), fd, socket: Some(socket) });
+        self.install(queues, token, Some(addr.into()), socket.into());
+    }
+
+    /// Takes over a connection that is open.
+    pub(super) fn adopt(&mut self, queues: &mut Queues<'_>, token: u64, descriptor: OwnedFd) {
+        self.install(queues, token, None, descriptor);
+    }
+
+    fn install(
+        &mut self,
+        queues: &mut Queues<'_>,
+        token: u64,
+        addr: Option<SockAddr>,
+        socket: OwnedFd,
+    ) {
+        let fd = socket.as_raw_fd();
+        let connecting = Box::new(Connecting { token, addr, fd, socket: Some(socket) });
         let fd_pointer: *const i32 = &raw const connecting.fd;
         let key = self.ops.insert(Op::Install(connecting));
         // Offset -1 is IORING_FILE_INDEX_ALLOC: the kernel chooses the slot and writes it to `fd`.
@@ -226,7 +242,17 @@ impl Shell {
             machine.connect_failed(connecting.token, -result, now);
             return;
         }
-        let (addr, addr_len) = (connecting.addr.as_ptr(), connecting.addr.len());
+        let Some(addr) = &connecting.addr else {
+            return self.open(
+                queues,
+                connecting.fd as u32,
+                0,
+                Some(connecting.token),
+                machine,
+                now,
+            );
+        };
+        let (addr, addr_len) = (addr.as_ptr(), addr.len());
         let entry =
             opcode::Connect::new(Fixed(connecting.fd as u32), addr.cast(), addr_len).build();
         let key = self.ops.insert(Op::Connect(connecting));

@@ -92,7 +92,7 @@ pub(super) fn ensure_open_files(needed: u64) -> Result<(), RingError> {
 
 /// A listening socket whose connections inherit TCP_NODELAY. A restart on the same port can meet
 /// EADDRINUSE while the old process's ring is torn down, so that is retried for `retry`.
-pub(super) fn listen(
+pub(crate) fn listen(
     addr: SocketAddr,
     backlog: i32,
     retry: Duration,

@@ -52,6 +52,7 @@ impl Shard {
             node_id: self.context.node_id,
             clustered: cluster.is_some(),
             az: cluster.map_or(0, |cluster| cluster.az),
+            certified: self.certified.clone(),
             native_ports: self.context.ports.clone(),
             peer: cluster.map_or_else(Vec::new, |cluster| cluster.peer.clone()),
             topology: replication

@@ -174,6 +174,8 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     /// On a shard of a cluster, once it knows who is in it.
     replication: Option<Box<Replication>>,
+    /// This node's name in its certificate, where peers and clients show theirs.
+    certified: Option<String>,
     slots: SlotQueues,
     events: Vec<Event>,
     /// The cluster that an operator has put this node in.
@@ -214,6 +216,7 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             replication: None,
+            certified: None,
             slots: SlotQueues::default(),
             events: Vec::new(),
             joins: None,
@@ -410,19 +413,7 @@ struct Asker {
 
 impl Machine for Shard {
     fn connected(&mut self, conn: ConnId, listener: usize, token: Option<u64>, now: Nanos) {
-        let is_peer = token.is_some() || listener == PEER_LISTENER;
-        if let Some(replication) = self.replication.as_deref_mut().filter(|_| is_peer) {
-            return replication.connected(conn, token, now);
-        }
-        self.connections.opened(conn);
-        if is_peer {
-            // Too early: this shard does not know yet who is in the cluster.
-            return self.connections.end(conn);
-        }
-        self.context.metrics.connections_accepted.add(1);
-        if self.stop_deadline.is_some() {
-            self.connections.end(conn);
-        }
+        self.connected_as(conn, listener, token, None, now);
     }
 
     fn connect_failed(&mut self, token: u64, _errno: i32, now: Nanos) {
@@ -504,6 +495,37 @@ impl Machine for Shard {
 }
 
 impl Shard {
+    /// As [`Machine::connected`]; `name` is the other side's in its certificate, if it has shown one.
+    pub fn connected_as(
+        &mut self,
+        conn: ConnId,
+        listener: usize,
+        token: Option<u64>,
+        name: Option<&str>,
+        now: Nanos,
+    ) {
+        let is_peer = token.is_some() || listener == PEER_LISTENER;
+        if let Some(replication) = self.replication.as_deref_mut().filter(|_| is_peer) {
+            return replication.connected(conn, token, name, now);
+        }
+        self.connections.opened(conn);
+        if is_peer {
+            // Too early: this shard does not know yet who is in the cluster.
+            return self.connections.end(conn);
+        }
+        self.context.metrics.connections_accepted.add(1);
+        if self.stop_deadline.is_some() {
+            self.connections.end(conn);
+        }
+    }
+
+    /// Peers must show certificates from here on; this node's bears `name`. Before the shard learns
+    /// who is in the cluster.
+    pub fn certify(&mut self, name: String) {
+        assert!(self.replication.is_none(), "links are made with what they demand of peers");
+        self.certified = Some(name);
+    }
+
     /// Handles the whole requests in what the connection has sent, until it has to be patient.
     fn take_requests(&mut self, conn: ConnId, bytes: &[u8], now: Nanos) {
         let Some(mut inbox) = self.connections.take_inbox(conn) else { return };

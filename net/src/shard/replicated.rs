@@ -364,7 +364,11 @@ impl Shard {
                 az: topology.nodes[place].az,
             };
             let seed = self.context.random_seed;
-            self.replication = Some(Box::new(Replication::new(identity, &self.store, seed, now)));
+            let mut replication = Replication::new(identity, &self.store, seed, now);
+            if self.certified.is_some() {
+                replication.demand_certificates();
+            }
+            self.replication = Some(Box::new(replication));
         }
         let Some(replication) = self.replication.as_deref_mut() else { return };
         replication.set_topology(topology, now);

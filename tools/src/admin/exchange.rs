@@ -2,14 +2,31 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use forebay_core::message::{AdminRequest, ArchivedAdminReply, ArchivedErrorReply, Kind};
 use forebay_net::frame::{self, Inbox};
 use forebay_net::machine::SendBuf;
 use forebay_net::replication::{AdminAnswer, AdminCommand};
+use forebay_net::tls::ClientTls;
 
 use crate::exit::{Exit, Failure};
+
+/// What this command shows to every node that it asks.
+static CERTIFICATES: OnceLock<ClientTls> = OnceLock::new();
+
+/// Speaks TLS from here on, with the client's certificate in a directory.
+pub(super) fn show_certificates(directory: &Path) -> Result<(), Failure> {
+    let tls = ClientTls::in_directory(directory)?;
+    CERTIFICATES.get_or_init(|| tls);
+    Ok(())
+}
+
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 /// For connecting, and for each piece of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,9 +46,13 @@ pub(super) fn ask(address: SocketAddr, command: &AdminCommand) -> Result<AdminAn
     let unreachable = |error: std::io::Error| {
         Failure::new(Exit::Unreachable, format!("{address} does not answer: {error}"))
     };
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(unreachable)?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    let mut stream: Box<dyn Stream> = match CERTIFICATES.get() {
+        Some(tls) => Box::new(tls.wrap(stream).map_err(unreachable)?),
+        None => Box::new(stream),
+    };
     let command = serde_json::to_vec(command).expect("plain data serializes");
     let mut request = SendBuf::new();
     frame::append(&mut request, 1, &AdminRequest { command: &command });

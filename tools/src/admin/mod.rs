@@ -10,6 +10,7 @@ mod exchange;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use forebay_net::replication::{
@@ -17,7 +18,7 @@ use forebay_net::replication::{
 };
 
 use crate::exit::{Exit, Failure};
-use exchange::{ask, resolve};
+use exchange::{ask, resolve, show_certificates};
 
 const EXAMPLES: &str = "Examples:
   forebay admin init 10.0.0.1:4700 10.0.0.2:4700 10.0.0.3:4700
@@ -34,6 +35,10 @@ const INIT_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
+    /// Where authority.pem, client.pem and client.key are, as `forebay certs` makes them; for nodes
+    /// that speak TLS
+    #[arg(long, value_name = "DIR", global = true)]
+    certificates: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -69,6 +74,9 @@ enum Command {
 
 /// Carries the command out.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(directory) = &args.certificates {
+        show_certificates(directory)?;
+    }
     match &args.command {
         Command::Init { nodes } => init(nodes),
         Command::Groups { node, json } => groups(node, *json),
@@ -99,6 +107,7 @@ fn node_of(address: SocketAddr, node: &NodeDescription) -> TopologyNode {
     TopologyNode {
         node_id: node.node_id,
         az: node.az,
+        certified: node.certified.clone(),
         native: native.collect(),
         peer: node.peer.iter().copied().map(reached).collect(),
     }

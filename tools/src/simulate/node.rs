@@ -99,6 +99,7 @@ fn node_id(node: usize) -> u128 {
 pub(super) fn topology(nodes: usize) -> Option<Arc<Topology>> {
     let node = |node| TopologyNode {
         node_id: node_id(node).to_be_bytes(),
+        certified: None,
         az: node as u16,
         native: vec![address(NATIVE_PORT, node)],
         peer: vec![address(PEER_PORT, node)],

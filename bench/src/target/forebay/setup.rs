@@ -4,8 +4,7 @@
 //! answers them.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,9 @@ use forebay_core::message::{
 use forebay_core::table::{KeySchema, KeyType, TableDescription, TableStatus};
 use forebay_net::frame::{self, Frame, FrameSerializer, PROTOCOL_VERSION};
 use forebay_net::machine::SendBuf;
+use forebay_net::tls::ClientTls;
 
+use super::super::dynamodb::Stream;
 use super::super::{ProtocolError, Setup, TargetUrl, dial};
 use super::{Forebay, ID, Route, SORT, code_name};
 use crate::error::BenchError;
@@ -37,11 +38,16 @@ struct Node {
 }
 
 /// Finds or creates the table on the nodes at `url`.
-pub(super) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, BenchError> {
+pub(super) fn setup(
+    url: &TargetUrl,
+    setup: &Setup<'_>,
+    tls: Option<&ClientTls>,
+) -> Result<Forebay, BenchError> {
     let Setup { table, sort_digits, consistent, timeout, .. } = *setup;
-    let (nodes, silent) = find_nodes(url, timeout)?;
+    let reach = Reach { timeout, tls };
+    let (nodes, silent) = find_nodes(url, reach)?;
     let addresses = nodes.iter().filter_map(|node| node.shards.get(&0)).copied().collect();
-    let mut system = System { addresses, at: 0, asker: None, timeout, began: Instant::now() };
+    let mut system = System { addresses, at: 0, asker: None, reach, began: Instant::now() };
     let table = find_or_create(&mut system, table, &schema(sort_digits))?;
 
     // The same shards of every node, in the same order, so that a replica's address is so many places
@@ -89,17 +95,24 @@ pub(super) fn setup(url: &TargetUrl, setup: &Setup<'_>) -> Result<Forebay, Bench
     Ok(Forebay { addresses, nodes: nodes.len(), leading: places, facts, route })
 }
 
+/// How a node is reached.
+#[derive(Clone, Copy)]
+struct Reach<'a> {
+    timeout: Duration,
+    tls: Option<&'a ClientTls>,
+}
+
 /// In place of the identity of a node that does not answer.
 const SILENT: [u8; 16] = [0; 16];
 
 /// The nodes at `url`, each once, those that answer first; and how many did not.
-fn find_nodes(url: &TargetUrl, timeout: Duration) -> Result<(Vec<Node>, usize), BenchError> {
+fn find_nodes(url: &TargetUrl, reach: Reach<'_>) -> Result<(Vec<Node>, usize), BenchError> {
     let mut nodes: Vec<Node> = Vec::new();
     let mut silent: Vec<Node> = Vec::new();
     let mut failed = None;
     let addresses = url.resolve_all()?;
     for &address in &addresses {
-        match describe_node(url, address, timeout) {
+        match describe_node(url, address, reach) {
             Ok(node) if nodes.iter().any(|known| known.id == node.id) => {}
             Ok(node) => nodes.push(node),
             Err(error) if addresses.len() == 1 => return Err(error),
@@ -127,9 +140,9 @@ fn find_nodes(url: &TargetUrl, timeout: Duration) -> Result<(Vec<Node>, usize), 
 fn describe_node(
     url: &TargetUrl,
     address: SocketAddr,
-    timeout: Duration,
+    reach: Reach<'_>,
 ) -> Result<Node, BenchError> {
-    let mut node = Asker::connect(address, timeout)
+    let mut node = Asker::connect(address, reach)
         .map_err(|source| BenchError::unreachable(url, address, source))?;
     let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
     node.ask(&request, "to describe itself", |frame| {
@@ -141,16 +154,16 @@ fn describe_node(
 }
 
 /// Whoever leads the system group.
-struct System {
+struct System<'a> {
     /// Shard 0 of each node.
     addresses: Vec<SocketAddr>,
     at: usize,
     asker: Option<Asker>,
-    timeout: Duration,
+    reach: Reach<'a>,
     began: Instant,
 }
 
-impl System {
+impl System<'_> {
     fn is_late(&self) -> bool {
         self.began.elapsed() > TABLE_READY
     }
@@ -198,7 +211,7 @@ impl System {
         let asker = match &mut self.asker {
             Some(asker) => asker,
             none => none.insert(
-                Asker::connect(address, self.timeout)
+                Asker::connect(address, self.reach)
                     .map_err(|source| BenchError::connection(address, source))?,
             ),
         };
@@ -218,7 +231,7 @@ fn schema(sort_digits: usize) -> KeySchema {
 }
 
 fn find_or_create(
-    system: &mut System,
+    system: &mut System<'_>,
     name: &str,
     schema: &KeySchema,
 ) -> Result<TableDescription, BenchError> {
@@ -279,7 +292,7 @@ fn read_table(frame: Frame<'_>) -> Option<TableDescription> {
 
 /// One question at a time over a blocking socket, for setup.
 struct Asker {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     address: SocketAddr,
     out: SendBuf,
     /// Who leads, by the last answer.
@@ -287,8 +300,12 @@ struct Asker {
 }
 
 impl Asker {
-    fn connect(address: SocketAddr, timeout: Duration) -> std::io::Result<Asker> {
-        let stream = dial(address, timeout)?;
+    fn connect(address: SocketAddr, reach: Reach<'_>) -> std::io::Result<Asker> {
+        let stream = dial(address, reach.timeout)?;
+        let stream: Box<dyn Stream> = match reach.tls {
+            Some(tls) => Box::new(tls.wrap(stream)?),
+            None => Box::new(stream),
+        };
         Ok(Asker { stream, address, out: SendBuf::new(), leader: None })
     }
 
