@@ -32,7 +32,12 @@ impl World {
         let now = self.now;
         match fault {
             Fault::PowerCut { node } => self.cut_power(node),
-            Fault::Blackout => (0..self.nodes.len()).for_each(|node| self.cut_power(node)),
+            Fault::Blackout { stuck } => {
+                for node in &mut self.nodes {
+                    node.disk.stuck_until = node.disk.stuck_until.max(now + stuck);
+                }
+                self.queue.push(now + stuck, What::PowerGoes);
+            }
             Fault::Kill { node } if self.nodes[node].shard.is_some() => {
                 self.crash(node, Down::Process);
             }
@@ -97,7 +102,7 @@ impl World {
         match fault {
             Fault::PowerCut { node } => self.starts_again(node, true),
             Fault::Kill { node } => self.starts_again(node, false),
-            Fault::Blackout => {
+            Fault::Blackout { .. } => {
                 (0..self.nodes.len()).for_each(|node| self.starts_again(node, true));
             }
             Fault::Cut { from, to } => {
@@ -137,6 +142,12 @@ impl World {
             | Fault::MisdirectWrite { .. }
             | Fault::LoseWrite { .. } => {}
         }
+    }
+
+    /// All nodes lose power.
+    pub(super) fn power_goes(&mut self) {
+        self.trace.say(self.now, || "the power is gone everywhere".to_owned());
+        (0..self.nodes.len()).for_each(|node| self.cut_power(node));
     }
 
     fn cut_power(&mut self, number: usize) {

@@ -18,7 +18,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `plan`, `faults` | what goes wrong, drawn before the run; how it is done |
-//! | `world`, `queue` | events by time |
+//! | `world`, `connections`, `queue` | events by time |
 //! | `node`, `disk`, `clock` | a production shard and what it stands on |
 //! | `network` | connections that carry bytes late, in pieces, or not at all |
 //! | `client`, `workload`, `items` | what is asked, in real frames |
@@ -50,6 +50,7 @@
 mod agreement;
 mod client;
 mod clock;
+mod connections;
 mod disk;
 mod faults;
 mod history;

@@ -214,6 +214,12 @@ impl Network {
         self.slow[from][to] = nanos;
     }
 
+    /// Whether a client is at one of its ends.
+    pub(super) fn is_clients(&self, wire: WireId) -> bool {
+        let clients = |owner: &Owner| matches!(owner, Owner::Client { .. });
+        self.get(wire).is_some_and(|found| found.owners.iter().any(clients))
+    }
+
     /// One delivery in so many between these two breaks its connection.
     pub(super) fn set_flaky(&mut self, a: Place, b: Place, one_in: usize) {
         (self.flaky[a][b], self.flaky[b][a]) = (one_in, one_in);

@@ -188,8 +188,10 @@ pub(super) struct Node {
     pub(super) pending: Vec<Pending>,
     pub(super) fx: Effects,
     pub(super) metrics: Arc<ShardMetrics>,
-    /// The process is stopped for so long in the middle of its next turn.
+    /// The process is stopped for so long in the middle of its next turn that serves clients.
     pub(super) stop_inside: u64,
+    /// Clients' bytes have arrived since the last turn.
+    pub(super) is_asked: bool,
     /// What the shard reads in the middle of a turn.
     glance: Arc<AtomicU64>,
     topology: Option<Arc<Topology>>,
@@ -223,6 +225,7 @@ impl Node {
             fx: Effects::default(),
             metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
             stop_inside: 0,
+            is_asked: false,
             glance: Arc::default(),
             topology,
             variant,
@@ -268,7 +271,8 @@ impl Node {
 
     /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.
     pub(super) fn begin_turn(&mut self, now: u64) -> u64 {
-        let end = now + std::mem::take(&mut self.stop_inside);
+        let stops = std::mem::take(&mut self.is_asked);
+        let end = now + if stops { std::mem::take(&mut self.stop_inside) } else { 0 };
         self.glance.store(self.clock.local(end).0, Ordering::Relaxed);
         end
     }

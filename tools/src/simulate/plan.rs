@@ -19,7 +19,7 @@
 //! | fault | drawn | lasts | what the world does |
 //! |---|---|---|---|
 //! | power cut | 13 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
-//! | blackout | 4 | 8 s | the same, of all nodes at once |
+//! | blackout | 4 | 8 s | the same, of all nodes at once; half the time after their disks stood still for up to 200 ms |
 //! | kill | 9 | 8 s | writes in flight happened or not |
 //! | pause | 11 | 4 s | nothing is handled; half of them stop between a read and its reply |
 //! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
@@ -74,8 +74,11 @@ pub enum Fault {
         /// Whose.
         node: usize,
     },
-    /// The same of all nodes at once.
-    Blackout,
+    /// The same of all nodes at once, after their disks have stood still for so long.
+    Blackout {
+        /// Nanoseconds from the beginning to the loss of power.
+        stuck: u64,
+    },
     /// The process is killed and started again at the end.
     Kill {
         /// Whose.
@@ -232,7 +235,10 @@ impl Fault {
         };
         match *self {
             Fault::PowerCut { node } => format!("node {node} loses power"),
-            Fault::Blackout => "all nodes lose power".to_owned(),
+            Fault::Blackout { stuck } => format!(
+                "all disks stand still, and {:.1} ms later all nodes lose power",
+                stuck as f64 / 1e6
+            ),
             Fault::Sever { node } => format!("nothing passes between node {node} and other nodes"),
             Fault::Kill { node } => format!("node {node}'s process is killed"),
             Fault::Pause { node, inside: false, .. } => format!("node {node} is stopped (SIGSTOP)"),
@@ -332,6 +338,7 @@ impl Plan {
                 let (least, longest) = match fault {
                     Fault::Pause { long: true, .. } => (4 * SECOND, 12 * SECOND),
                     Fault::Pause { .. } | Fault::StuckDisk { .. } => (MILLI, 4 * SECOND),
+                    Fault::Blackout { .. } => (300 * MILLI, 8 * SECOND),
                     _ => (MILLI, 8 * SECOND),
                 };
                 let longest = longest.min(end - at);
@@ -469,7 +476,9 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
     let inside = random.chance(1, 2);
     match draw_kind(random) {
         Kind::PowerCut => Fault::PowerCut { node },
-        Kind::Blackout => Fault::Blackout,
+        Kind::Blackout => {
+            Fault::Blackout { stuck: between(random, 0, 1) * between(random, 0, 200 * MILLI) }
+        }
         Kind::Sever => Fault::Sever { node },
         Kind::Kill => Fault::Kill { node },
         Kind::Pause => Fault::Pause { node, inside, long: false },

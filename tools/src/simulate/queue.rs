@@ -26,6 +26,8 @@ pub(super) enum What {
     Dial { dial: usize },
     /// The plan's next step.
     Fault,
+    /// All nodes lose power.
+    PowerGoes,
     /// A process is started again.
     Restart { node: usize, incarnation: u32 },
     /// Invariants of the nodes are looked at.

@@ -21,7 +21,7 @@ use super::client::Client;
 use super::clock::Clock;
 use super::leases::{self, Leases};
 use super::linearizability::{self, Verdict};
-use super::network::{Dialed, Dialer, Item, Listening, Network, Owner, WireId};
+use super::network::{Dialer, Network};
 use super::node::{Conn, Down, Node, Pending, Variant};
 use super::plan::{Plan, Planned, Schedule};
 use super::queue::{Event, Queue, What};
@@ -68,9 +68,9 @@ pub(super) struct World {
     pub(super) queue: Queue,
     pub(super) random: SimRandom,
     pub(super) nodes: Vec<Node>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     pub(super) network: Network,
-    work: Workload,
+    pub(super) work: Workload,
     pub(super) schedule: Schedule,
     pub(super) agreement: Agreement,
     leases: Leases,
@@ -308,6 +308,7 @@ impl World {
                     self.start(node);
                 }
             }
+            What::PowerGoes => self.power_goes(),
             What::Inspect => self.inspect(),
             What::Stage => self.stage(),
         }
@@ -373,7 +374,7 @@ impl World {
     }
 
     /// Has it come round for something that has just happened.
-    fn turn_soon(&mut self, number: usize) {
+    pub(super) fn turn_soon(&mut self, number: usize) {
         let latest = self.now + TURN_NANOS.1;
         if self.nodes[number].turn_at.is_none_or(|due| latest < due) {
             let at = self.now + between(&mut self.random, TURN_NANOS.0, TURN_NANOS.1);
@@ -525,169 +526,6 @@ impl World {
         if let Some(at) = next {
             self.turn_by(number, at.max(now + TURN_NANOS.0));
         }
-    }
-
-    // Connections.
-
-    fn dial_arrives(&mut self, index: usize) {
-        let dial = self.network.dialing(index);
-        if let Dialer::Node { node, incarnation, .. } = dial.dialer
-            && self.nodes[node].incarnation != incarnation
-        {
-            return self.network.forget_dial(index);
-        }
-        let listening = match self.nodes[dial.to].down {
-            None => Listening::Yes,
-            Some(Down::Process) => Listening::Refused,
-            Some(Down::Power) => Listening::Silent,
-        };
-        match self.network.dial_arrives(index, listening, self.now, &mut self.queue) {
-            Dialed::Later | Dialed::Opened(_) => {}
-            Dialed::Failed(errno) => match dial.dialer {
-                Dialer::Node { node, token, .. } => {
-                    let local = self.nodes[node].clock.local(self.now);
-                    let shard = self.nodes[node].shard.as_mut().expect("of this incarnation");
-                    shard.connect_failed(token, errno, local);
-                    self.turn_soon(node);
-                }
-                Dialer::Client(client) => {
-                    self.clients[client].pause(dial.to, self.now);
-                    self.wake_client(client);
-                }
-            },
-        }
-    }
-
-    fn opened(&mut self, wire: WireId, side: usize) {
-        match self.network.owner(wire, side) {
-            Some(Owner::Opening { node: number, listener, token }) => {
-                let node = &mut self.nodes[number];
-                let id = node.conns.insert(Conn { wire, side, closing: false });
-                self.network.set_owner(wire, side, Owner::Node { node: number, conn: id });
-                let local = node.clock.local(self.now);
-                let shard = node.shard.as_mut().expect("its connections end with it");
-                shard.connected(id, listener, token, local);
-                self.turn_soon(number);
-            }
-            Some(Owner::Client { client, node }) => {
-                self.clients[client].opened(node, wire);
-                self.act(client);
-            }
-            Some(Owner::Node { .. } | Owner::Nobody) | None => {}
-        }
-    }
-
-    fn deliver(&mut self, wire: WireId, side: usize) {
-        while let Some(item) = self.network.take(wire, side, self.now, &mut self.queue) {
-            match (self.network.owner(wire, side), item) {
-                (Some(Owner::Node { node, conn }), Item::Bytes(bytes)) => {
-                    let found = &mut self.nodes[node];
-                    let open = found.conns.get(conn).is_some_and(|conn| !conn.closing);
-                    if open {
-                        let local = found.clock.local(self.now);
-                        let shard = found.shard.as_mut().expect("its connections end with it");
-                        shard.received(conn, &bytes, local, &mut found.fx);
-                        self.turn_soon(node);
-                    }
-                    self.network.recycle(bytes);
-                }
-                (Some(Owner::Client { client, node }), Item::Bytes(bytes)) => {
-                    let found = &mut self.clients[client];
-                    if found.uses(node, wire) {
-                        found.received(node, &bytes, self.now, &mut self.work);
-                        self.act(client);
-                    }
-                    self.network.recycle(bytes);
-                }
-                (_, Item::End(reason)) => return self.ended(wire, side, reason),
-                (_, Item::Bytes(bytes)) => self.network.recycle(bytes),
-            }
-            self.give_back(wire, side);
-        }
-    }
-
-    /// The sender's buffer, if it waited for the room that there is now.
-    fn give_back(&mut self, wire: WireId, side: usize) {
-        let Some((owner, buf, closes)) = self.network.room(wire, side) else { return };
-        let Owner::Node { node: number, conn } = owner else { return };
-        let node = &mut self.nodes[number];
-        node.pending.push(Pending::Sent(conn, buf));
-        if closes {
-            node.conns.remove(conn);
-            node.pending.push(Pending::Closed(conn, CloseReason::Asked));
-            let far = 1 - side;
-            self.network.close(wire, far, CloseReason::Peer, false, self.now, &mut self.queue);
-        }
-        self.turn_soon(number);
-    }
-
-    /// An end learns that the connection is over.
-    fn ended(&mut self, wire: WireId, side: usize, reason: CloseReason) {
-        let owner = self.network.owner(wire, side);
-        let waited = self.network.close(wire, side, reason, true, self.now, &mut self.queue);
-        match owner {
-            Some(Owner::Node { node: number, conn }) => {
-                let node = &mut self.nodes[number];
-                if let Some(buf) = waited {
-                    node.pending.push(Pending::Sent(conn, buf));
-                }
-                if node.conns.remove(conn).is_some() {
-                    node.pending.push(Pending::Closed(conn, reason));
-                }
-                self.turn_soon(number);
-            }
-            Some(Owner::Client { client, node }) => {
-                if self.clients[client].uses(node, wire) {
-                    self.clients[client].lost(node, self.now, &mut self.work);
-                    self.wake_client(client);
-                }
-            }
-            Some(Owner::Opening { .. } | Owner::Nobody) | None => {}
-        }
-    }
-
-    /// A connection breaks in the middle.
-    pub(super) fn reset(&mut self, wire: WireId) {
-        for side in 0..2 {
-            if self.network.owner(wire, side).is_some_and(|owner| owner != Owner::Nobody) {
-                self.ended(wire, side, CloseReason::Error(libc::ECONNRESET));
-            }
-        }
-    }
-
-    // Clients.
-
-    fn wake_client(&mut self, number: usize) {
-        let client = &mut self.clients[number];
-        let Some(at) = client.due_at(self.work.stage) else { return };
-        let at = at.max(self.now);
-        if client.due.is_none_or(|due| at < due) {
-            client.due = Some(at);
-            self.queue.push(at, What::Client { client: number });
-        }
-    }
-
-    /// A client acts, and what it wants is done.
-    fn act(&mut self, number: usize) {
-        let places = self.nodes.len();
-        let client = &mut self.clients[number];
-        client.act(self.now, &mut self.work);
-        for wire in client.closes.drain(..) {
-            let reason = CloseReason::Peer;
-            self.network.close(wire, 0, reason, false, self.now, &mut self.queue);
-        }
-        for link in &mut client.links {
-            if !link.out.is_empty() {
-                let wire = link.wire().expect("only an open connection is written to");
-                self.network.send(wire, 0, &link.out, self.now, &mut self.queue);
-                link.out.clear();
-            }
-        }
-        for node in client.dials.drain(..) {
-            let dial = Network::dial_of(places, node, 0, Dialer::Client(number));
-            self.network.dial(dial, self.now, &mut self.queue);
-        }
-        self.wake_client(number);
     }
 
     // Checks.
