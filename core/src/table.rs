@@ -25,7 +25,7 @@ use crate::item::{
 use crate::key::{KeyBuf, KeyError, KeyPart, KeyRef};
 use crate::limits::{KEY_ATTRIBUTE_NAME_BYTES_MAX, TABLE_NAME_BYTES_MAX, TABLE_NAME_BYTES_MIN};
 use crate::liveness::Peer;
-use crate::paxos::{Az, MemberId};
+use crate::paxos::{Az, CONFIGURATION_AT_BYTES_MAX, ConfigurationAt, MemberId};
 
 /// Type of a key attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -288,6 +288,9 @@ impl TableStatus {
     }
 }
 
+/// Attribute that a node adds to a description in a reply: where the cluster's nodes serve clients.
+pub const NODES_ATTRIBUTE: &str = "nodes";
+
 /// Members that a partition's group can begin with.
 pub const FOUNDERS_MAX: usize = 3;
 
@@ -309,8 +312,12 @@ pub struct PartitionDescription {
     pub group: GroupId,
     /// The shard that holds it, by its number on each node that does.
     pub shard: ShardId,
-    /// The members that the group begins with; none in a group of one.
+    /// The members that the group begins with; none in a group of one, nor once its members have
+    /// changed: **nobody founds a group a second time**.
     pub founders: [Option<Founder>; FOUNDERS_MAX],
+    /// The members since they changed for the first time, as far as the system group has heard. The
+    /// group's own log is the authority.
+    pub members: Option<ConfigurationAt>,
     /// Lowest hash.
     pub hash_first: u64,
     /// Highest hash, inclusive.
@@ -329,6 +336,23 @@ impl PartitionDescription {
     /// The members that the group begins with; none in a group of one.
     pub fn founders(&self) -> impl Iterator<Item = &Founder> {
         self.founders.iter().flatten()
+    }
+
+    /// The shards that hold a member, as far as the system group has heard.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
+        let members = self.members.iter().flat_map(|at| at.configuration.members());
+        self.founders().map(|founder| founder.peer).chain(members.map(|member| member.peer))
+    }
+
+    /// Takes in what the group's log says of its members, if that is news.
+    pub fn learn_members(&mut self, at: &ConfigurationAt) -> bool {
+        let known = self.members.map_or(0, |known| known.slot.0);
+        if at.slot.0 <= known {
+            return false;
+        }
+        self.founders = [None; FOUNDERS_MAX];
+        self.members = Some(*at);
+        true
     }
 }
 
@@ -360,6 +384,7 @@ const HASH_FIRST: &str = "hash_first";
 const HASH_LAST: &str = "hash_last";
 const HASH_SEED: &str = "hash_seed";
 const ID: &str = "id";
+const MEMBERS: &str = "members";
 const NAME: &str = "name";
 const PARTITION_KEY: &str = "partition_key";
 const PARTITIONS: &str = "partitions";
@@ -420,7 +445,10 @@ impl TableDescription {
                 .with(EPOCH, partition.epoch);
             let founders: Vec<Value> = partition.founders().map(founder).collect();
             let item = if founders.is_empty() { item } else { item.with(FOUNDERS, founders) };
-            Value::M(item.0)
+            let Some(members) = &partition.members else { return Value::M(item.0) };
+            let mut bytes = Vec::with_capacity(CONFIGURATION_AT_BYTES_MAX);
+            members.encode(&mut bytes);
+            Value::M(item.with(MEMBERS, bytes).0)
         };
         let item = Item::new()
             .with(ID, self.id.0)
@@ -476,6 +504,7 @@ fn read_partition(value: ValueRef<'_>) -> Result<PartitionDescription, TableErro
     Ok(PartitionDescription {
         group: GroupId(read_u64(map, GROUP)?),
         founders: read_founders(map)?,
+        members: read_members(map)?,
         shard: u16::try_from(read_u64(map, SHARD)?)
             .map(ShardId)
             .map_err(|_| TableError::Malformed { attribute: SHARD })?,
@@ -483,6 +512,15 @@ fn read_partition(value: ValueRef<'_>) -> Result<PartitionDescription, TableErro
         hash_last: read_u64(map, HASH_LAST)?,
         epoch: read_u64(map, EPOCH)?,
     })
+}
+
+fn read_members(map: MapRef<'_>) -> Result<Option<ConfigurationAt>, TableError> {
+    let malformed = TableError::Malformed { attribute: MEMBERS };
+    match map.get(MEMBERS) {
+        None => Ok(None),
+        Some(ValueRef::B(bytes)) => ConfigurationAt::decode(bytes).map(Some).ok_or(malformed),
+        Some(_) => Err(malformed),
+    }
 }
 
 fn read_founders(map: MapRef<'_>) -> Result<[Option<Founder>; FOUNDERS_MAX], TableError> {

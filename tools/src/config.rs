@@ -67,6 +67,10 @@ data = "/var/lib/forebay"
 # Longest slice of checkpoint work between requests.
 # checkpoint_slice_microseconds = 200
 
+# In a cluster, what each shard sends, and what it fetches, when a member needs another one's state:
+# bytes a second. Slower leaves more to requests; too slow, and the logs have gone on meanwhile.
+# snapshot_bytes_per_second = "64MiB"
+
 # Go without certificates although others could connect: clients and peers speak plain text, and nobody
 # shows who he is. For measurements, on a machine or network of one's own.
 # insecure = false
@@ -108,6 +112,7 @@ struct FileConfig {
     checkpoint_log_fill_percent: Option<u8>,
     checkpoint_overlay_fill_percent: Option<u8>,
     checkpoint_slice_microseconds: Option<u32>,
+    snapshot_bytes_per_second: Option<ByteSize>,
     #[serde(default)]
     insecure: bool,
     tls: Option<FileTls>,
@@ -245,6 +250,7 @@ impl FileConfig {
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
         let place = |FileCluster { peer, az }| ClusterPlace { az, peer };
         config.cluster = self.cluster.map(place);
+        set(&mut config.snapshot_bytes_per_second, bytes(self.snapshot_bytes_per_second));
         let files =
             |FileTls { certificate, key, authority }| TlsFiles { certificate, key, authority };
         config.tls = self.tls.map(files);

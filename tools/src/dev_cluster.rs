@@ -15,7 +15,7 @@ use std::sync::Arc;
 use forebay_net::metrics::{ShardMetrics, ShardPhase};
 use forebay_net::node::Node;
 use forebay_net::node::config::{ClusterPlace, NodeConfig};
-use forebay_net::replication::Topology;
+use forebay_net::replication::{Topology, TopologyNode};
 use forebay_net::tls::TlsFiles;
 use forebay_storage::directory::{DataDirectory, replace_file};
 use rand::TryRngCore;
@@ -42,6 +42,32 @@ struct ClusterFile {
     shards: Option<u16>,
     /// The system group exists.
     bootstrapped: bool,
+    /// The nodes that ever were, by place, each by the id that is kept with its data. A directory that
+    /// was deleted comes back as another node, in another place.
+    #[serde(default)]
+    places: Vec<String>,
+}
+
+impl ClusterFile {
+    /// Every node in its place: those that are there, and those whose data are gone.
+    fn place(&mut self, nodes: Vec<TopologyNode>) -> Vec<TopologyNode> {
+        let name = |node_id: [u8; 16]| format!("{:032x}", u128::from_be_bytes(node_id));
+        for node in &nodes {
+            let name = name(node.node_id);
+            if !self.places.contains(&name) {
+                self.places.push(name);
+            }
+        }
+        let in_place = |place: &String| {
+            let found = nodes.iter().find(|node| name(node.node_id) == *place);
+            found.cloned().unwrap_or_else(|| {
+                let node_id = u128::from_str_radix(place, 16).unwrap_or_default().to_be_bytes();
+                let (native, peer) = (Vec::new(), Vec::new());
+                TopologyNode { node_id, az: 0, certified: None, native, peer }
+            })
+        };
+        self.places.iter().map(in_place).collect()
+    }
 }
 
 /// What a directory holds.
@@ -142,7 +168,7 @@ pub(crate) fn start(
     opened: Vec<(NodeConfig, DataDirectory)>,
 ) -> Result<Box<dyn Running>, Failure> {
     let shards = opened.first().map_or(1, |(_, directory)| directory.geometry().shards);
-    let file = read_or_draw(data, opened.len() as u32, shards)?;
+    let mut file = read_or_draw(data, opened.len() as u32, shards)?;
     if opened.iter().any(|(config, _)| config.tls.is_some()) {
         crate::dev::make_certificates(data, opened.len() as u32)?;
     }
@@ -153,7 +179,12 @@ pub(crate) fn start(
         nodes.push(Node::start(&config, directory)?);
     }
     let described = nodes.iter().map(|node| node.topology_node().expect("it is one of a cluster"));
-    let topology = Arc::new(Topology { cluster_id, nodes: described.collect() });
+    let places = file.places.clone();
+    let nodes_in_places = file.place(described.collect());
+    if file.places != places {
+        write(data, &file)?;
+    }
+    let topology = Arc::new(Topology { cluster_id, nodes: nodes_in_places });
     for node in &mut nodes {
         node.set_topology(&topology, !file.bootstrapped);
     }
@@ -188,7 +219,8 @@ fn read_or_draw(data: &Path, nodes: u32, shards: u16) -> Result<ClusterFile, Fai
     }
     let id = draw_id().map_err(|error| bad_file(data, &format!("no randomness: {error}")))?;
     let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
-    let file = ClusterFile { cluster_id, nodes, shards: Some(shards), bootstrapped: false };
+    let (shards, places) = (Some(shards), Vec::new());
+    let file = ClusterFile { cluster_id, nodes, shards, bootstrapped: false, places };
     write(data, &file)?;
     Ok(file)
 }
@@ -257,6 +289,27 @@ mod tests {
         assert_eq!(azs, [0, 1, 2]);
         assert_eq!(configs[2].data_dir, Path::new("data/node-3"));
         assert_eq!(configs[1].memory_bytes, config.memory_bytes / 3);
+    }
+
+    #[test]
+    fn a_node_whose_data_are_gone_is_another_one_in_another_place() {
+        let data = tempfile::tempdir().unwrap();
+        let mut file = read_or_draw(data.path(), 3, 1).unwrap();
+        let at = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let node = |n: u8| TopologyNode {
+            node_id: [n; 16],
+            az: n.into(),
+            certified: None,
+            native: at(1000 + u16::from(n)),
+            peer: at(2000 + u16::from(n)),
+        };
+        let first = file.place(vec![node(1), node(2), node(3)]);
+        assert_eq!(first, [node(1), node(2), node(3)]);
+        let later = file.place(vec![node(1), node(9), node(3)]);
+        assert_eq!(later.len(), 4);
+        assert_eq!((&later[0], &later[2], &later[3]), (&node(1), &node(3), &node(9)));
+        assert_eq!((later[1].node_id, later[1].peer.len()), ([2; 16], 0));
+        assert_eq!(file.place(vec![node(1), node(9), node(3)]), later);
     }
 
     #[test]

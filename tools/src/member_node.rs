@@ -3,7 +3,10 @@
 //!
 //! | file | who writes it |
 //! |---|---|
-//! | DATA/cluster.json | the node, when an operator makes the cluster (`forebay admin init`) |
+//! | DATA/cluster.json | the node, when an operator makes the cluster (`forebay admin init`), puts it into one (`forebay admin join`), or another node joins |
+//!
+//! A node that starts at its old addresses without these data is another node, and is taken into the
+//! cluster again as such ([`crate::admin::Rejoin`]).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,11 @@ use std::sync::Arc;
 use forebay_net::metrics::ShardMetrics;
 use forebay_net::node::Node;
 use forebay_net::node::config::NodeConfig;
-use forebay_net::replication::Topology;
+use forebay_net::replication::{Joined, Topology};
 use forebay_storage::directory::{DataDirectory, replace_file};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{Rejoin, show_certificates};
 use crate::exit::{Exit, Failure};
 use crate::run::Running;
 
@@ -34,6 +38,10 @@ struct MemberNode {
     node: Node,
     data: PathBuf,
     known: Option<Known>,
+    /// Looks for nodes that lost their data.
+    rejoin: Option<Rejoin>,
+    /// Whether it may: with TLS, it asks them as a client.
+    asks: bool,
 }
 
 /// Starts the node, and tells it of the cluster that it is in, if it is in one.
@@ -43,12 +51,25 @@ pub(crate) fn start(
 ) -> Result<Box<dyn Running>, Failure> {
     let known = read(&config.data_dir)?;
     let node = Node::start(&config, directory)?;
-    let mut member = MemberNode { node, data: config.data_dir, known };
+    let asks = config.tls.as_ref().is_none_or(|files| {
+        let directory = files.certificate.parent().unwrap_or(Path::new("."));
+        let shown = show_certificates(directory);
+        if let Err(failure) = &shown {
+            eprintln!(
+                "forebay: no client's certificate beside this node's ({}): a node that lost its data \
+                 will not be taken in by itself; use `forebay admin join`",
+                failure.message
+            );
+        }
+        shown.is_ok()
+    });
+    let mut member = MemberNode { node, data: config.data_dir, known, rejoin: None, asks };
     member.tell();
     if member.known.is_none() {
         eprintln!(
             "forebay: this node is in no cluster yet; when all its nodes run, `forebay admin init \
-             HOST:PORT …` makes one of them"
+             HOST:PORT …` makes one of them, `forebay admin join` adds this one to another, and if it was \
+             one of a cluster at these addresses before its data were lost, it joins by itself"
         );
     }
     Ok(Box::new(member))
@@ -92,12 +113,28 @@ impl Running for MemberNode {
     }
 
     fn step(&mut self) -> Result<(), Failure> {
-        if let Some(topology) = self.node.take_joined() {
-            let id = u128::from_be_bytes(topology.cluster_id);
-            eprintln!("forebay: joins cluster {id:032x} of {} nodes", topology.nodes.len());
-            self.known = Some(Known { topology, bootstrapped: false });
+        if let Some(Joined { topology, founded }) = self.node.take_joined() {
+            let (id, nodes) = (u128::from_be_bytes(topology.cluster_id), topology.nodes.len());
+            match &self.known {
+                None => eprintln!("forebay: joins cluster {id:032x} of {nodes} nodes"),
+                Some(known) => {
+                    let before = known.topology.nodes.len();
+                    eprintln!(
+                        "forebay: cluster {id:032x} has grown from {before} to {nodes} places"
+                    );
+                }
+            }
+            // A node that joins founds nothing.
+            let bootstrapped = self.known.as_ref().map_or(!founded, |known| known.bootstrapped);
+            self.known = Some(Known { topology, bootstrapped });
             self.write()?;
             self.tell();
+        }
+        if self.asks && self.known.is_some() && self.rejoin.is_none() {
+            let own = self.node.native_addrs().first().copied();
+            self.rejoin = own.map(Rejoin::start).transpose().map_err(|error| {
+                Failure::new(Exit::Other, format!("starting a thread: {error}"))
+            })?;
         }
         let has_member = self.node.metrics().iter().any(|shard| shard.members.get() > 0);
         if let Some(known) = &mut self.known

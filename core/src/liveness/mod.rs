@@ -45,6 +45,17 @@ use crate::time::Nanos;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer(pub u32);
 
+impl Peer {
+    /// Whether it is the shard 0 of its node, which speaks for it.
+    #[must_use]
+    pub fn is_first_shard(self) -> bool {
+        self.0.is_multiple_of(SHARDS_PER_NODE)
+    }
+}
+
+/// Peer numbers of a node: its shards' are a multiple of it and those that follow.
+pub const SHARDS_PER_NODE: u32 = 256;
+
 /// Two clocks gain or lose at most this much against each other. Quartz drifts by 0.1 per mille and
 /// NTP slews by at most 0.5 per mille on each side; the bound is eight times the sum.
 pub const DRIFT_PER_MILLE_MAX: u64 = 10;
@@ -249,6 +260,18 @@ impl Liveness {
             };
             self.links.insert(place, link);
         }
+    }
+
+    /// Exchanges no more heartbeats with `peer`: it holds no shard of the cluster any more.
+    pub fn remove_peer(&mut self, peer: Peer) {
+        self.links.retain(|link| link.peer != peer);
+    }
+
+    /// How long `peer` has been missed: since its last heartbeat ran out, or, if it was never heard,
+    /// since one would have. 0 while it is heard.
+    #[must_use]
+    pub fn missed_nanos(&self, peer: Peer, now: Nanos) -> u64 {
+        self.link(peer).map_or(0, |link| now.since(link.missed_from))
     }
 
     /// Whether heartbeats are exchanged with `peer`.

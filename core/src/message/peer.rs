@@ -6,6 +6,7 @@
 //!          ── Heartbeat Ack Ask Answer ──►             core::liveness, one message each
 //!          ── GroupBatch ────────────────►             a turn's messages of all groups
 //!          ── TableStep ─────────────────►             members are to be made or dropped; they were
+//!          ── MemberStep ────────────────►             members of groups are watched and replaced
 //!          ── Snapshot… ─────────────────►             a whole state, part by part
 //!          ── KeepAlive ─────────────────►             when there was nothing else to say
 //! ```
@@ -23,7 +24,7 @@
 //! | Hello, Welcome, HelloRefused | fixed size, [`HANDSHAKE_FRAME_BYTES_MAX`] |
 //! | Heartbeat, Answer | [`CLAIMS_MAX`] claims |
 //! | GroupBatch | [`BATCH_MESSAGES_MAX`] messages; each entry [`ENTRY_BYTES_MAX`]; slots below 2^62, rounds below 2^43 |
-//! | TableStep | a description of [`DESCRIPTION_BYTES_MAX`] |
+//! | TableStep, MemberStep | a body of [`DESCRIPTION_BYTES_MAX`] |
 //! | SnapshotPart | [`snapshot::PART_BYTES_MAX`] of entries |
 //! | Promise in it | [`RUNS_MAX`] runs, [`CONFIGURATIONS_MAX`] configurations |
 
@@ -32,6 +33,7 @@ mod decode;
 mod error;
 mod group;
 mod hello;
+mod member;
 mod pair;
 pub mod snapshot;
 mod table;
@@ -49,6 +51,7 @@ pub use hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Authentication, Expected, Hello,
     HelloRefusal, HelloRefused, Identity, Welcome,
 };
+pub use member::{ArchivedMemberFrame, GroupReport, Marks, MemberFrame, MemberStep};
 pub use pair::{
     Ack, Answer, ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive,
     Ask, CLAIMS_MAX, Heartbeat, KeepAlive,
@@ -92,6 +95,8 @@ pub enum PeerKind {
     GroupBatch = 0x4021,
     /// [`TableStep`]
     TableStep = 0x4031,
+    /// [`MemberStep`]
+    MemberStep = 0x4032,
     /// [`SnapshotAsk`]
     SnapshotAsk = 0x4041,
     /// [`SnapshotPart`]
@@ -102,7 +107,7 @@ pub enum PeerKind {
 
 impl PeerKind {
     /// Every kind.
-    pub const ALL: [PeerKind; 13] = [
+    pub const ALL: [PeerKind; 14] = [
         PeerKind::Hello,
         PeerKind::Welcome,
         PeerKind::HelloRefused,
@@ -113,6 +118,7 @@ impl PeerKind {
         PeerKind::Answer,
         PeerKind::GroupBatch,
         PeerKind::TableStep,
+        PeerKind::MemberStep,
         PeerKind::SnapshotAsk,
         PeerKind::SnapshotPart,
         PeerKind::SnapshotNote,
@@ -148,3 +154,7 @@ macro_rules! peer_messages {
 
 peer_messages! { Hello, Welcome, HelloRefused, KeepAlive, Heartbeat<'a>, Ack, Ask, Answer<'a>,
 TableStep<'a>, SnapshotAsk<'a>, SnapshotPart<'a>, SnapshotNote, }
+
+impl PeerMessage for MemberFrame<'_> {
+    const KIND: PeerKind = PeerKind::MemberStep;
+}

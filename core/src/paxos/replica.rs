@@ -349,6 +349,12 @@ impl Replica {
         self.configurations.in_force()
     }
 
+    /// Whether it holds a change of the membership that it does not know to be chosen.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        !self.configurations.pending().is_empty()
+    }
+
     /// The configuration that governs the slots after `slot`, for a checkpoint or a snapshot.
     #[must_use]
     pub fn configuration_after(&self, slot: Slot) -> Option<&ConfigurationAt> {

@@ -1,8 +1,10 @@
 //! Tables: schemas and their limits.
 
 use super::*;
+use crate::ids::Slot;
 use crate::item::NumberError;
 use crate::limits::PARTITION_KEY_BYTES_MAX;
+use crate::paxos::{Change, Configuration};
 
 const SEED: [u8; 16] = [7; 16];
 
@@ -13,6 +15,7 @@ fn table(parts: u64) -> TableDescription {
         .map(|((hash_first, hash_last), group)| PartitionDescription {
             group: GroupId(group),
             founders: [None; 3],
+            members: None,
             shard: ShardId(group as u16 % 3),
             hash_first,
             hash_last,
@@ -227,4 +230,23 @@ fn stored_attribute_names_are_fixed() {
     assert_eq!(names, ["epoch", "group", "hash_first", "hash_last", "shard"]);
     let Value::M(sort) = &item.0["sort_key"] else { panic!("a map") };
     assert_eq!(sort["type"], Value::from("N"));
+}
+
+#[test]
+fn members_replace_founders_and_only_by_newer_ones() {
+    let founder = |n: u16| Founder { id: MemberId(n.into()), peer: Peer(n.into()), az: Az(n) };
+    let mut table = table(2);
+    table.partitions[0].founders = [1, 2, 3].map(|n| Some(founder(n)));
+    assert_eq!(table.partitions[0].peers().collect::<Vec<_>>(), [1, 2, 3].map(Peer));
+    let triples: Vec<_> = (1..=3u16).map(|n| (MemberId(n.into()), Peer(n.into()), Az(n))).collect();
+    let configuration = Configuration::bootstrap(&triples, 3).unwrap();
+    let configuration = configuration.changed(Change::Remove { id: MemberId(3) }, 3).unwrap();
+    let at = ConfigurationAt { slot: Slot(40), configuration };
+    assert!(table.partitions[0].learn_members(&at));
+    assert!(!table.partitions[0].learn_members(&at));
+    assert!(!table.partitions[0].learn_members(&ConfigurationAt { slot: Slot(39), ..at }));
+    assert_eq!(table.partitions[0].founders().count(), 0, "nobody founds it a second time");
+    assert_eq!(table.partitions[0].peers().collect::<Vec<_>>(), [1, 2].map(Peer));
+    let bytes = table.to_item().to_bytes().unwrap();
+    assert_eq!(TableDescription::from_item(ItemRef::trusted(&bytes)), Ok(table));
 }

@@ -8,6 +8,7 @@
 //! | sent, time is up | **`Unknown`** | sent again once at half time, then `Timeout` |
 //! | "the leader is …" | sent to that leader | the same |
 //! | nobody is known to lead, or the node stops | after a pause, to another node | the same |
+//! | the node does not know the partition | to the next node; if none does, the description is old | the same |
 //! | the node is busy | sent again after its pause, `retries_max` times | the same |
 //! | the shard failed, or lost its leadership, with it begun | **`Unknown`** | to another node |
 //! | refused otherwise | the named error | the same |
@@ -68,6 +69,8 @@ pub(super) struct Attempts<'a> {
     redirects: u32,
     waits: u32,
     followed: u32,
+    /// Nodes that do not know the partition.
+    strangers: usize,
 }
 
 /// How the operation goes on after an attempt.
@@ -99,6 +102,7 @@ impl<'a> Attempts<'a> {
             redirects: 0,
             waits: 0,
             followed: 0,
+            strangers: 0,
         }
     }
 
@@ -203,10 +207,16 @@ impl<'a> Attempts<'a> {
             }
             ErrorCode::ShuttingDown => self.elsewhere(endpoint, refusal).await,
             ErrorCode::ShardFailed if !self.call.write => self.elsewhere(endpoint, refusal).await,
-            ErrorCode::WrongPartition => {
-                // The description is old, and so may be what it says of the leader.
-                self.cluster.forget(self.place.group, endpoint);
-                self.over(refusal)
+            ErrorCode::UnknownTable | ErrorCode::WrongPartition if self.place != Place::SYSTEM => {
+                // This node has no member of the group, or the description is old. If no node knows
+                // the partition, it is the description.
+                self.strangers += 1;
+                if self.strangers >= self.cluster.node_count() {
+                    self.cluster.forget(self.place.group, endpoint);
+                    return self.over(refusal);
+                }
+                self.go_on(endpoint);
+                Next::Again
             }
             code => {
                 let pause = match refusal.retry_after {

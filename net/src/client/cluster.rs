@@ -74,6 +74,8 @@ pub(super) struct Cluster {
     config: Arc<ClientConfig>,
     /// As the application named them.
     given: Vec<Arc<Endpoint>>,
+    /// Shards 0 of nodes, as a table's description named them: nodes that joined meanwhile.
+    met: RwLock<Vec<Arc<Endpoint>>>,
     nodes: RwLock<Vec<Node>>,
     endpoints: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
     leaders: RwLock<HashMap<GroupId, Arc<Endpoint>>>,
@@ -84,6 +86,7 @@ impl Cluster {
         let mut cluster = Cluster {
             config,
             given: Vec::new(),
+            met: RwLock::default(),
             nodes: RwLock::default(),
             endpoints: Mutex::default(),
             leaders: RwLock::default(),
@@ -95,6 +98,20 @@ impl Cluster {
     /// The endpoints of the addresses that the application named.
     pub(super) fn given(&self) -> &[Arc<Endpoint>] {
         &self.given
+    }
+
+    /// There are nodes at these addresses.
+    pub(super) fn meet(&self, addrs: impl Iterator<Item = SocketAddr>) {
+        let all: Vec<Arc<Endpoint>> = addrs.map(|addr| self.endpoint_at(addr)).collect();
+        let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
+        let known = |endpoint: &&Arc<Endpoint>| {
+            self.given.iter().chain(&*met).any(|known| Arc::ptr_eq(known, endpoint))
+        };
+        let new: Vec<Arc<Endpoint>> =
+            all.iter().filter(|endpoint| !known(endpoint)).cloned().collect();
+        // The newest description names those that are there now.
+        met.retain(|known| all.iter().any(|endpoint| Arc::ptr_eq(known, endpoint)));
+        met.extend(new);
     }
 
     /// The endpoint of an address, made if there is none.
@@ -170,8 +187,9 @@ impl Cluster {
             }
             self.forget(place.group, &leader);
         }
-        for given in &self.given {
-            self.hear(given);
+        let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
+        for known in self.given.iter().chain(&*met) {
+            self.hear(known);
         }
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let (mut again, mut soonest, mut dead) = (None, None, None);
@@ -191,9 +209,9 @@ impl Cluster {
             dead = Some(endpoint);
         }
         // Nodes that did not answer yet, and addresses of nodes that may serve elsewhere by now.
-        for given in &self.given {
-            if matches!(given.state(), State::Due | State::New) {
-                given.wake();
+        for known in self.given.iter().chain(&*met) {
+            if matches!(known.state(), State::Due | State::New) {
+                known.wake();
             }
         }
         if let Some(again) = again {

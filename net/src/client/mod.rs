@@ -45,7 +45,7 @@
 //! With [`ClientConfig::tls`] every connection is TLS, and both sides show certificates ([`crate::tls`]).
 //!
 //! Left out: which replicas a group has: a read that any of them may answer goes to the nodes in turn,
-//! and one that has none says who leads.
+//! and one that has none passes it on.
 
 mod addresses;
 mod attempts;
@@ -67,16 +67,17 @@ mod write;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use forebay_core::item::ItemRef;
+use forebay_core::item::{ItemRef, ValueRef};
 use forebay_core::message::{
     ArchivedListTablesReply, ArchivedTableReply, CreateTableRequest, DeleteTableRequest,
     DescribeTableRequest, ErrorCode, Kind, ListTablesRequest,
 };
-use forebay_core::table::{KeySchema, TableDescription, validate_table_name};
+use forebay_core::table::{KeySchema, NODES_ATTRIBUTE, TableDescription, validate_table_name};
 use tokio::task::JoinSet;
 
 pub use addresses::IntoAddresses;
@@ -269,7 +270,9 @@ impl Client {
     ) -> Result<TableDescription, ClientError> {
         validate_table_name(name)?;
         let received = self.call_system(&DescribeTableRequest { name }, deadline).await?;
-        read_description(&received).map_err(ClientError::Protocol)
+        let description = read_description(&received).map_err(ClientError::Protocol)?;
+        self.inner.cluster.meet(read_nodes(&received).into_iter());
+        Ok(description)
     }
 
     /// Sends a request to the leader of a group.
@@ -336,6 +339,22 @@ fn read_description(received: &Received) -> Result<TableDescription, ProtocolErr
     let reply = received.message::<ArchivedTableReply<'_>>(Kind::TableReply)?;
     let item = ItemRef::validate(reply.description.get()).map_err(|_| malformed)?;
     TableDescription::from_item(item).map_err(|_| malformed)
+}
+
+/// Where the cluster's nodes are, if the reply says so.
+fn read_nodes(received: &Received) -> Vec<SocketAddr> {
+    let reply = received.message::<ArchivedTableReply<'_>>(Kind::TableReply);
+    let item = reply.ok().and_then(|reply| ItemRef::validate(reply.description.get()).ok());
+    match item.and_then(|item| item.as_map().get(NODES_ATTRIBUTE)) {
+        Some(ValueRef::L(list)) => list
+            .iter()
+            .filter_map(|value| match value {
+                ValueRef::S(text) => text.parse().ok(),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A table to be created.

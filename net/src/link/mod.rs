@@ -74,7 +74,7 @@ use forebay_core::ids::{Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Authentication, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat,
-    Identity, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
+    Identity, MemberStep, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
@@ -108,6 +108,8 @@ pub trait Sink {
     fn group(&mut self, from: Peer, message: GroupMessage<'_>);
     /// A step of a table's creation or deletion; the description is not validated yet.
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
+    /// A step of a group's membership, or of the cluster's growth; bodies are not validated yet.
+    fn member(&mut self, from: Peer, step: MemberStep);
     /// About a snapshot: between which members, of which transfer, and what.
     fn snapshot(&mut self, from: Peer, route: Route, transfer: u64, message: SnapshotMessage<'_>);
 }
@@ -406,6 +408,10 @@ impl Links {
             (Phase::Established, Some(peer), PeerFrame::Table(step, table, description)) => {
                 self.counters.messages_received += 1;
                 sink.table(peer, step, table, description);
+            }
+            (Phase::Established, Some(peer), PeerFrame::Member(step)) => {
+                self.counters.messages_received += 1;
+                sink.member(peer, step);
             }
             (Phase::Established, Some(peer), PeerFrame::Snapshot(route, transfer, message)) => {
                 self.counters.messages_received += 1;

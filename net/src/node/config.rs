@@ -19,6 +19,7 @@ use forebay_storage::log::{
     IN_FLIGHT_MAX, LogConfig, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN,
 };
 
+use crate::replication::SnapshotSettings;
 use crate::tls::TlsFiles;
 
 /// Where a node listens for native clients unless told otherwise; shard n takes this port plus n.
@@ -96,6 +97,9 @@ impl Default for CheckpointPacing {
 /// Largest log that a new shard gets without being told: a few seconds of prewriting.
 const NEW_LOG_BYTES_MAX: u64 = 4 << 30;
 
+/// Slower, a snapshot would outlast every log.
+const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+
 /// A node's place in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterPlace {
@@ -137,6 +141,9 @@ pub struct NodeConfig {
     pub busy_poll_microseconds: u32,
     /// When checkpoints happen.
     pub checkpoint: CheckpointPacing,
+    /// What each shard serves, and what it fetches, of snapshots for members of replicated groups, in
+    /// bytes a second.
+    pub snapshot_bytes_per_second: u64,
     /// The node's place in a cluster. None: it stands alone.
     pub cluster: Option<ClusterPlace>,
     /// Its certificates. None: clients and peers speak plain text, and nobody shows who he is.
@@ -181,6 +188,7 @@ impl NodeConfig {
             pin_cores: true,
             busy_poll_microseconds: 0,
             checkpoint: CheckpointPacing::default(),
+            snapshot_bytes_per_second: SnapshotSettings::DEFAULT.bytes_per_second,
             cluster: None,
             tls: None,
             connections_max: 4096,
@@ -239,6 +247,12 @@ impl NodeConfig {
         within("busy_poll_microseconds", self.busy_poll_microseconds.into(), 0, 1_000_000)?;
         within("connections_max", self.connections_max.into(), 1, 1 << 20)?;
         within("registered_bytes", self.registered_bytes, 0, 1 << 30)?;
+        within(
+            "snapshot_bytes_per_second",
+            self.snapshot_bytes_per_second,
+            SNAPSHOT_BYTES_PER_SECOND_MIN,
+            1 << 40,
+        )?;
         let pacing = &self.checkpoint;
         within("checkpoint_seconds", pacing.interval_seconds.into(), 1, 86_400)?;
         within("checkpoint_log_fill_percent", pacing.log_fill_percent.into(), 1, 90)?;

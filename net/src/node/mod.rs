@@ -33,7 +33,7 @@ use forebay_storage::store::OpenError;
 use crate::control::{ControlConfig, ControlError, ControlServer, NodeSource};
 use crate::lane::{Receiver, Sender, Waker, Wakeup, channel as lane};
 use crate::metrics::ShardMetrics;
-use crate::replication::{Topology, TopologyNode};
+use crate::replication::{Joined, Topology, TopologyNode};
 use crate::ring::{RingConfig, RingError, listen};
 use crate::shard::{METRIC_NAMES, ShardMail, Unreadable};
 use crate::tls::{
@@ -138,7 +138,7 @@ pub struct Node {
     directory: DataDirectory,
     cluster: Option<ClusterPlace>,
     /// What operators have told a shard.
-    joins: mpsc::Receiver<Topology>,
+    joins: mpsc::Receiver<Joined>,
 }
 
 impl Node {
@@ -311,10 +311,10 @@ impl Node {
         })
     }
 
-    /// The cluster that an operator has put this node in since the last call. Write it down, then
-    /// call [`Node::set_topology`], now and at every start.
+    /// The cluster that an operator has put this node in since the last call, or how its own has
+    /// grown. Write it down, then call [`Node::set_topology`], now and at every start.
     #[must_use]
-    pub fn take_joined(&self) -> Option<Topology> {
+    pub fn take_joined(&self) -> Option<Joined> {
         self.joins.try_recv().ok()
     }
 

@@ -26,7 +26,7 @@ use crate::control::boottime_nanos;
 use crate::lane::{Receiver, Waker, Wakeup};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::{ShardMetrics, ShardPhase};
-use crate::replication::Topology;
+use crate::replication::Joined;
 use crate::ring::{self, Ring, RingConfig};
 use crate::shard::{Clock, ClusterContext, Mail, PEER_LISTENER, Shard, ShardContext};
 use crate::tls::{Arrival, Dial, Host, NodeTls};
@@ -53,7 +53,7 @@ pub(super) struct ShardPlan {
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) hello: mpsc::Sender<Hello>,
     pub(super) ports_known: mpsc::Receiver<Ports>,
-    pub(super) joined: mpsc::Sender<Topology>,
+    pub(super) joined: mpsc::Sender<Joined>,
     /// The doors are the control lane's, and what comes through them arrives here.
     pub(super) tls: Option<Secure>,
 }
@@ -179,9 +179,11 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
             az: cluster.az,
             peer: ports.peer,
             clock: Clock(Arc::new(|| Nanos(boottime_nanos()))),
+            grows: cluster.peer.port() != 0,
         }),
     };
     let mut shard = Shard::new(context, store, Nanos(boottime_nanos()));
+    shard.set_snapshot_bytes_per_second(config.snapshot_bytes_per_second);
     let tls = plan.tls.map(|Secure { tls, arrivals, dials, .. }| {
         shard.certify(tls.name().to_owned());
         Box::new(Host::new(tls, usize::from(plan.shard.0), arrivals, dials))
@@ -267,7 +269,7 @@ struct Hosted {
     counters: Arc<ring::RingCounters>,
     metrics: Arc<ShardMetrics>,
     maintenance: Maintenance,
-    joined: mpsc::Sender<Topology>,
+    joined: mpsc::Sender<Joined>,
 }
 
 impl Hosted {
@@ -355,9 +357,9 @@ impl Machine for Hosted {
             tls.after_turn(&mut self.shard, now, fx);
         }
         self.send_mail(fx);
-        if let Some(topology) = self.shard.take_joined() {
+        if let Some(joined) = self.shard.take_joined() {
             // The node is gone only when it is stopping.
-            let _ = self.joined.send(topology);
+            let _ = self.joined.send(joined);
         }
         if self.shard.published_at(now) {
             publish(&self.counters, &self.metrics);

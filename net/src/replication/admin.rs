@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Topology;
+use super::{Topology, TopologyNode};
 
 /// Bytes of a command or an answer, at most.
 pub const ADMIN_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +22,16 @@ pub enum AdminCommand {
     Describe,
     /// You are one of this new cluster. Only for a node that is in none.
     Init(Topology),
+    /// One more node for your cluster. Only for the shard that leads its system group; it is in the
+    /// cluster when a description says so.
+    Join {
+        /// The node, in no cluster yet.
+        node: TopologyNode,
+        /// The node that it was before it lost its data.
+        replaces: Option<[u8; 16]>,
+    },
+    /// You are one of this cluster now. Only for a node that is in none, and that this list names.
+    Joined(Topology),
     /// The groups that have a member on your shard.
     Groups,
     /// Let another shard lead this group.
@@ -54,6 +64,9 @@ pub struct NodeDescription {
     pub topology: Option<Topology>,
     /// The shard that leads the system group, as far as it knows.
     pub system_leader: Option<u32>,
+    /// Shards that it has not heard for longer than a heartbeat is good for.
+    #[serde(default)]
+    pub missed: Vec<u32>,
 }
 
 /// A member of a group.
@@ -67,8 +80,16 @@ pub struct GroupDescription {
     pub member: u64,
     /// What it keeps: `storage` or `log`.
     pub keeps: String,
-    /// What it does: `leading`, `following`, …
+    /// What it does: `leading`, `following`, …; `joining` before its group has it as a member,
+    /// `filling` while it gets what a storage replica needs, `removed` when it is a member no more
+    /// and kept until its group is whole.
     pub role: String,
+    /// A change of the group's members is on its way.
+    #[serde(default)]
+    pub changing: bool,
+    /// Who is to become a member next, by the leader of the system group: its shard.
+    #[serde(default)]
+    pub spare: Option<u32>,
     /// Whether it leads, serves, and holds the lease at this moment.
     pub lease: bool,
     /// The shard that leads, as far as it knows.

@@ -14,7 +14,9 @@ use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
-use super::snapshot::{SnapshotStatus, Want};
+use super::membership::{MemberState, Watched};
+use super::snapshot::SnapshotStatus;
+use super::wanting::Want;
 use super::{Event, entry};
 use crate::link::Links;
 
@@ -43,6 +45,10 @@ pub struct MemberStatus {
     pub id: MemberId,
     /// What it keeps.
     pub role: MemberRole,
+    /// How it stands to its group.
+    pub state: MemberState,
+    /// A change of the members is on its way, as far as it knows.
+    pub changing: bool,
     /// Whether it leads and serves.
     pub serves: bool,
     /// The shard that leads, as far as it knows.
@@ -61,6 +67,7 @@ pub(super) struct Member {
     pub(super) id: MemberId,
     /// What it keeps.
     pub(super) role: MemberRole,
+    pub(super) watched: Watched,
     pub(super) replica: Replica,
     may_trim: Slot,
     checkpoint: Slot,
@@ -106,7 +113,7 @@ pub(super) struct Members {
     pub(super) wanting: Vec<GroupOrdinal>,
     touched: Vec<GroupOrdinal>,
     due: BTreeSet<(Nanos, GroupOrdinal)>,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
     outgoing: Vec<Outgoing>,
     /// Kind, and the bytes' place in [`Members::bytes`].
     entries: Vec<(EntryKind, Range<usize>)>,
@@ -118,12 +125,17 @@ pub(super) struct Members {
     checkpointed: Vec<(GroupOrdinal, Slot)>,
     /// Messages for groups or members that are not here, or not from where they say.
     pub(super) misdirected: u64,
+<<<<<<< HEAD
     /// How often members here have begun to serve.
     pub(super) reigns: u64,
+=======
+    /// Who wrote to members that are not here.
+    pub(super) absent: Vec<(Peer, GroupId, MemberId)>,
+>>>>>>> main
     random: u64,
 }
 
-const A_MEMBER: &str = "the group has a member here";
+pub(super) const A_MEMBER: &str = "the group has a member here";
 
 impl Members {
     pub(super) fn new(liveness: Liveness, seed: u64) -> Members {
@@ -146,7 +158,11 @@ impl Members {
             applied: Vec::new(),
             checkpointed: Vec::new(),
             misdirected: 0,
+<<<<<<< HEAD
             reigns: 0,
+=======
+            absent: Vec::new(),
+>>>>>>> main
             random: seed | 1,
         }
     }
@@ -167,6 +183,7 @@ impl Members {
             group,
             id: replica.id(),
             role,
+            watched: Watched::default(),
             replica,
             may_trim,
             checkpoint: Slot(0),
@@ -200,6 +217,10 @@ impl Members {
         self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER)
     }
 
+    pub(super) fn ordinal(&self, group: GroupId) -> Option<GroupOrdinal> {
+        self.by_group.get(&group).copied()
+    }
+
     pub(super) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
@@ -221,6 +242,8 @@ impl Members {
             ordinal: GroupOrdinal(index as u32),
             id: member.id,
             role: member.role,
+            state: member.state(),
+            changing: member.replica.is_changing(),
             serves: member.serves,
             leader: member.replica.leader().and_then(|id| member.replica.peer_of(id)),
             needs_snapshot: member.want.is_some(),
@@ -426,15 +449,16 @@ impl Members {
     ) {
         let GroupMessage { route, message, entries } = message;
         let ordinal = self.by_group.get(&route.group).copied();
-        let Some(member) = ordinal.and_then(|ordinal| self.find(ordinal)) else {
-            self.misdirected += 1;
-            return;
+        let member = ordinal.and_then(|ordinal| self.find(ordinal));
+        let Some(member) = member.filter(|member| member.id == route.to) else {
+            return self.note_misdirected(from, route.group, route.to);
         };
         let lives_on = member.replica.peer_of(route.from);
-        if member.id != route.to || lives_on.is_some_and(|peer| peer != from) {
+        if lives_on.is_some_and(|peer| peer != from) {
             self.misdirected += 1;
             return;
         }
+        member.watched.heard(route.from);
         if lives_on.is_none() {
             member.strangers.retain(|(id, _)| *id != route.from);
             member.strangers.truncate(STRANGERS_MAX - 1);
@@ -495,7 +519,7 @@ impl Members {
         self.carry_out(store, ordinal);
     }
 
-    fn carry_out(&mut self, store: &mut Store, ordinal: GroupOrdinal) {
+    pub(super) fn carry_out(&mut self, store: &mut Store, ordinal: GroupOrdinal) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             self.carry_out_one(store, ordinal, effect);
@@ -550,7 +574,10 @@ impl Members {
             Effect::NeedsSnapshot { from, at_least } => {
                 self.wants(ordinal, Want { from: Some(from), at_least });
             }
-            Effect::Removed { .. } => member.serves = false,
+            Effect::Removed { .. } => {
+                member.serves = false;
+                member.watched.removed = true;
+            }
         }
     }
 

@@ -37,15 +37,20 @@
 mod admin;
 mod entry;
 mod member;
+mod membership;
+mod placement;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod topology;
+mod wanting;
 
 use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, Slot, TableId};
 use forebay_core::liveness::{Liveness, LivenessSettings, PairEffect, PairMessage, Peer};
 use forebay_core::message::peer::{
-    Authentication, GroupMessage, Identity, Route, SnapshotMessage, StepKind, TableStep,
+    Authentication, GroupMessage, Identity, MemberStep, Route, SnapshotMessage, StepKind, TableStep,
 };
 use forebay_core::paxos::{
     At, Configuration, Member, MemberId, MemberRole, NotServed, Replica, Settings,
@@ -63,8 +68,10 @@ use snapshot::Snapshots;
 
 pub use admin::{ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, NodeDescription};
 pub use member::{MemberStatus, NotProposed};
+pub use membership::MemberState;
+pub use placement::{DEAD_AFTER_NANOS, MEMBERS_WANTED, Placement, Spare};
 pub use snapshot::{Promotion, SnapshotSettings, SnapshotStatus};
-pub use topology::{Topology, TopologyNode, peer_of};
+pub use topology::{Joined, Topology, TopologyError, TopologyNode, peer_of};
 
 /// The node id of no node: ids are random.
 const NOBODY: [u8; 16] = [0; 16];
@@ -104,6 +111,8 @@ pub enum Event {
         /// Its description, not validated.
         description: Vec<u8>,
     },
+    /// A step of a group's membership, or of the cluster's growth, arrived.
+    Member(Peer, MemberStep),
 }
 
 /// See the module's docs.
@@ -113,6 +122,10 @@ pub struct Replication {
     topology: Option<Arc<Topology>>,
     links: Links,
     members: Members,
+    watcher: Option<membership::Watcher>,
+    /// Links that came up.
+    greeted: Vec<Peer>,
+    scratch: Vec<u8>,
     snapshots: Snapshots,
     /// Links' randomness.
     random: u64,
@@ -140,6 +153,9 @@ impl Replication {
             topology: None,
             links: Links::new(identity, LinkSettings::DEFAULT),
             members: Members::new(liveness, seed),
+            watcher: None,
+            greeted: Vec::new(),
+            scratch: Vec::new(),
             snapshots: Snapshots::new(SnapshotSettings::DEFAULT, seed.rotate_left(31)),
             random: seed.rotate_left(17) | 1,
             reads_stand_until: None,
@@ -155,6 +171,13 @@ impl Replication {
 
     /// Learns who is in the cluster.
     pub fn set_topology(&mut self, topology: Arc<Topology>, now: Nanos) {
+        for (info, _) in self.topology.iter().flat_map(|known| known.peers()) {
+            let peer = Peer(info.expected.peer);
+            if topology.native(peer).is_none() {
+                self.links.remove_peer(peer, now);
+                self.members.liveness.remove_peer(peer);
+            }
+        }
         for (info, _) in topology.peers() {
             self.links.set_peer(info, now);
             self.members.liveness.add_peer(Peer(info.expected.peer), now);
@@ -432,6 +455,9 @@ impl Replication {
         }
         for event in self.links.take_events() {
             let (LinkEvent::Up(peer) | LinkEvent::Down(peer)) = event;
+            if matches!(event, LinkEvent::Up(_)) {
+                self.greeted.push(peer);
+            }
             self.members.pair_effects.push(PairEffect::Changed { peer });
         }
         for effect in std::mem::take(&mut self.members.pair_effects) {
@@ -498,5 +524,9 @@ impl Sink for Arrival<'_> {
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]) {
         let description = description.to_vec();
         self.members.events.push(Event::Table { from, step, table, description });
+    }
+
+    fn member(&mut self, from: Peer, step: MemberStep) {
+        self.members.events.push(Event::Member(from, step));
     }
 }

@@ -41,7 +41,7 @@ use forebay_core::liveness::Peer;
 use forebay_core::message::peer::{
     NoteKind, Route, SnapshotAsk, SnapshotHead, SnapshotMessage, SnapshotNote, SnapshotPart,
 };
-use forebay_core::paxos::{Input, MemberId, MemberRole};
+use forebay_core::paxos::{Input, MemberId};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{
     GroupOrdinal, InstallError, InstallProgress, NotPinned, SnapshotPin, SnapshotRead, Store,
@@ -49,6 +49,7 @@ use forebay_storage::store::{
 
 use super::Event;
 use super::member::Members;
+use super::wanting::Want;
 use crate::link::Links;
 
 /// Asked so often in vain, a source is given up.
@@ -113,14 +114,6 @@ pub struct SnapshotStatus {
     pub bytes_total: u64,
 }
 
-/// What a member needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Want {
-    /// Who said so, and so has it.
-    pub(super) from: Option<MemberId>,
-    pub(super) at_least: Slot,
-}
-
 /// The snapshot that is being fetched.
 #[derive(Debug)]
 struct Fetch {
@@ -167,6 +160,8 @@ pub(super) struct Snapshots {
     settings: SnapshotSettings,
     wanted: VecDeque<GroupOrdinal>,
     fetch: Option<Fetch>,
+    /// No fetch begins before: the last one was given up.
+    fetch_at: Nanos,
     serves: Vec<Serve>,
     offers: Vec<Offered>,
     notes: Vec<(Peer, Route, u64, NoteKind, Slot)>,
@@ -185,6 +180,7 @@ impl Snapshots {
             settings,
             wanted: VecDeque::new(),
             fetch: None,
+            fetch_at: Nanos(0),
             serves: Vec::new(),
             offers: Vec::new(),
             notes: Vec::new(),
@@ -419,7 +415,24 @@ impl Snapshots {
         self.say_done(members);
         let fetch = self.fetch.take().expect("just put back");
         store.cancel_install(fetch.group);
-        self.begin(members, fetch.group, Some(fetch.source), now + NOT_YET_NANOS);
+        self.again(members, fetch.group, Some(fetch.source), now, NOT_YET_NANOS);
+    }
+
+    /// After a pause: another group that waits, or the same again.
+    fn again(
+        &mut self,
+        members: &mut Members,
+        group: GroupOrdinal,
+        failed: Option<MemberId>,
+        now: Nanos,
+        pause: u64,
+    ) {
+        self.fetch_at = now + pause;
+        if self.wanted.is_empty() {
+            self.begin(members, group, failed, self.fetch_at);
+        } else {
+            self.wanted.push_back(group);
+        }
     }
 
     /// The install was given up.
@@ -448,7 +461,7 @@ impl Snapshots {
                 GIVEN_UP_NANOS
             }
         };
-        self.begin(members, fetch.group, Some(fetch.source), now + pause);
+        self.again(members, fetch.group, Some(fetch.source), now, pause);
     }
 
     /// Begins a transfer, from whom the member was told of or, after `failed`, the one after that.
@@ -465,8 +478,9 @@ impl Snapshots {
         let at = failed.and_then(|failed| candidates.iter().position(|id| *id == failed));
         let next = at.map_or(0, |at| (at + 1) % candidates.len().max(1));
         let Some(source) = preferred.or_else(|| candidates.get(next).copied()) else {
-            // Nobody is known: the leader will tell again.
-            members.unlist(group);
+            // Nobody is known now.
+            self.fetch_at = not_before.max(self.fetch_at) + GIVEN_UP_NANOS;
+            self.wanted.push_back(group);
             return;
         };
         let transfer = self.draw();
@@ -484,7 +498,11 @@ impl Snapshots {
         self.due = None;
         self.take_done(members, store, now);
         members.take_wanting(&mut self.wanted);
+        if self.fetch.is_none() && !self.wanted.is_empty() && now < self.fetch_at {
+            self.wake_by(self.fetch_at);
+        }
         while self.fetch.is_none()
+            && now >= self.fetch_at
             && let Some(group) = self.wanted.pop_front()
         {
             self.begin(members, group, None, now);
@@ -533,6 +551,18 @@ impl Snapshots {
             self.say_done(members);
             self.fetch = None;
             return;
+        }
+        let newer = members.want(fetch.group).map_or(Slot(0), |want| want.at_least);
+        if fetch.head.is_some_and(|head| head.slot < newer)
+            && !store.is_committing_install(fetch.group)
+        {
+            // The logs have gone on past it: what comes after it is to be had no more.
+            let (group, source) = (fetch.group, fetch.source);
+            self.say_done(members);
+            store.cancel_install(group);
+            let transfer = self.draw();
+            self.fetch = Some(Fetch::new(group, transfer, newer, source, now));
+            return self.wake_by(now);
         }
         if fetch.complete || (fetch.head.is_some() && !store.install_wants_part()) {
             return;
@@ -665,112 +695,6 @@ impl Fetch {
             not_before,
             silent: 0,
             not_yet: 0,
-        }
-    }
-}
-
-impl Members {
-    /// The member that a message about a snapshot is for, if it is what it says to be.
-    fn addressee(&mut self, route: Route, from: Peer) -> Option<GroupOrdinal> {
-        let group = self.by_group.get(&route.group).copied();
-        let member = group.and_then(|group| self.find(group));
-        let fits = member.is_some_and(|member| {
-            member.id == route.to && member.replica.peer_of(route.from) == Some(from)
-        });
-        self.misdirected += u64::from(!fits);
-        group.filter(|_| fits)
-    }
-
-    /// The way to another member of a group.
-    fn route_to(&self, group: GroupOrdinal, to: MemberId) -> Option<(Route, Peer)> {
-        let member = self.list.get(group.0 as usize)?.as_deref()?;
-        let peer = member.replica.peer_of(to)?;
-        Some((Route { group: member.group, from: member.id, to }, peer))
-    }
-
-    fn want(&self, group: GroupOrdinal) -> Option<Want> {
-        self.list.get(group.0 as usize)?.as_deref()?.want
-    }
-
-    /// The member needs a snapshot.
-    pub(super) fn wants(&mut self, group: GroupOrdinal, want: Want) {
-        let Some(member) = self.find(group) else { return };
-        let fresh = member.want.is_none();
-        let at_least = member.want.map_or(want.at_least, |known| known.at_least.max(want.at_least));
-        member.want = Some(Want { from: want.from, at_least });
-        if fresh {
-            self.wanting.push(group);
-        }
-    }
-
-    /// It does not need it any more.
-    fn satisfied(&mut self, group: GroupOrdinal) {
-        if let Some(member) = self.find(group) {
-            member.want = None;
-        }
-    }
-
-    /// Nobody can be asked: whoever says so next lists it again.
-    fn unlist(&mut self, group: GroupOrdinal) {
-        self.satisfied(group);
-    }
-
-    fn take_wanting(&mut self, wanted: &mut VecDeque<GroupOrdinal>) {
-        wanted.extend(self.wanting.drain(..));
-    }
-
-    fn installed(&mut self, group: GroupOrdinal) {
-        if let Some(member) = self.find(group) {
-            (member.want, member.role) = (None, MemberRole::Storage);
-        }
-    }
-
-    /// A leader wants this log replica to keep state.
-    fn offered(&mut self, store: &Store, group: GroupOrdinal, from: MemberId, slot: Slot) {
-        let Some(member) = self.find(group) else { return };
-        if member.role == MemberRole::Log && member.want.is_none() {
-            // What the log does not reach back to is of no use.
-            let at_least = slot.max(store.trimmed_slot(group)).max(Slot(1));
-            self.wants(group, Want { from: Some(from), at_least });
-        }
-    }
-
-    /// Other storage replicas of the group, by the newest configuration that is known.
-    fn sources(&self, group: GroupOrdinal) -> Vec<MemberId> {
-        let Some(member) = self.list.get(group.0 as usize).and_then(Option::as_deref) else {
-            return Vec::new();
-        };
-        let known = member.replica.configuration();
-        let members = known.into_iter().flat_map(|known| known.configuration.members());
-        let others =
-            members.filter(|other| other.id != member.id && other.role == MemberRole::Storage);
-        let mut ids: Vec<MemberId> = others.map(|other| other.id).collect();
-        // Whom the leader's word came from may be newer than the configuration known here.
-        if let Some(from) = member.want.and_then(|want| want.from)
-            && !ids.contains(&from)
-            && member.replica.peer_of(from).is_some()
-        {
-            ids.push(from);
-        }
-        ids
-    }
-
-    /// Whether this member leads, and the other one is a log replica that keeps no state yet.
-    fn promotes(&self, group: GroupOrdinal, other: MemberId) -> bool {
-        matches!(self.promotion(group, other), Promotion::Waiting)
-    }
-
-    pub(super) fn promotion(&self, group: GroupOrdinal, other: MemberId) -> Promotion {
-        let member = self.list.get(group.0 as usize).and_then(Option::as_deref);
-        let Some(member) = member.filter(|member| member.serves) else { return Promotion::NotHere };
-        let Some(progress) = member.replica.progress_of(other) else { return Promotion::NotHere };
-        let chosen = member.replica.figures().chosen_slot;
-        if progress.applied == Slot(0) {
-            Promotion::Waiting
-        } else if member.replica.may_promote(other) {
-            Promotion::Ready
-        } else {
-            Promotion::CatchingUp { applied: progress.applied, chosen }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Operators' commands to a node of a cluster.
 
+use std::collections::HashMap;
+
 use forebay_core::ids::GroupId;
 use forebay_core::liveness::Peer;
 use forebay_core::message::{AdminReply, ArchivedAdminRequest, ErrorCode};
@@ -9,8 +11,8 @@ use super::refusal::Refusal;
 use super::request::Outcome;
 use super::{Asker, Shard};
 use crate::replication::{
-    ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, MemberStatus, NodeDescription,
-    Topology,
+    ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, Joined, MemberState,
+    MemberStatus, NodeDescription, Topology,
 };
 
 fn keeps(role: MemberRole) -> String {
@@ -35,7 +37,12 @@ impl Shard {
             .map_err(|error| invalid(format!("no command of this version: {error}")))?;
         let answer = match command {
             AdminCommand::Describe => AdminAnswer::Node(Box::new(self.describe())),
-            AdminCommand::Init(topology) => self.init(topology),
+            AdminCommand::Init(topology) => self.join(Joined { topology, founded: true }),
+            AdminCommand::Joined(topology) => self.join(Joined { topology, founded: false }),
+            AdminCommand::Join { node, replaces } => match self.grow(node, replaces) {
+                Ok(()) => AdminAnswer::Accepted,
+                Err(words) => AdminAnswer::Refused(words),
+            },
             AdminCommand::Groups => AdminAnswer::Groups(self.describe_groups()),
             AdminCommand::MoveLeader { group, to } => self.move_leader(GroupId(group), Peer(to)),
         };
@@ -58,12 +65,26 @@ impl Shard {
             topology: replication
                 .and_then(|replication| replication.topology())
                 .map(|topology| Topology::clone(topology)),
-            system_leader: self.system.group.and_then(|group| Some(replication?.leader(group)?.0)),
+            system_leader: self.system_leader().map(|peer| peer.0),
+            missed: replication.map_or_else(Vec::new, |replication| {
+                let topology = replication.topology().into_iter();
+                let peers = topology.flat_map(|topology| topology.peers());
+                let peers = peers.map(|(info, _)| Peer(info.expected.peer));
+                let missed = peers.filter(|peer| replication.missed_nanos(*peer, self.now) > 0);
+                missed.map(|peer| peer.0).collect()
+            }),
         }
     }
 
+    /// The shard that leads the system group, as far as this one knows.
+    fn system_leader(&self) -> Option<Peer> {
+        let replication = self.replication.as_deref()?;
+        let leader = self.system.group.and_then(|group| replication.leader(group));
+        leader.or_else(|| replication.watcher())
+    }
+
     /// The node takes it from here: it writes it down, and tells every shard.
-    fn init(&mut self, topology: Topology) -> AdminAnswer {
+    fn join(&mut self, joined: Joined) -> AdminAnswer {
         let refused = |words: &str| AdminAnswer::Refused(words.to_owned());
         if !self.is_clustered() {
             return refused(
@@ -71,29 +92,51 @@ impl Shard {
                  in its configuration and an empty data directory",
             );
         }
-        if self.replication.is_some() || self.joins.is_some() {
+        let known = self.replication.as_deref().and_then(|replication| replication.topology());
+        if let Some(known) = known {
+            let [here, there] = [&**known, &joined.topology];
+            if here.cluster_id == there.cluster_id && !joined.founded {
+                return AdminAnswer::Accepted;
+            }
+            let [here, there] = [here, there].map(|list| u128::from_be_bytes(list.cluster_id));
+            let words = format!("this node is in a cluster already: {here:032x}, not {there:032x}");
+            return AdminAnswer::Refused(words);
+        }
+        if self.joins.is_some() {
             return refused("this node is in a cluster already");
         }
-        if !topology.nodes.iter().any(|node| node.node_id == self.context.node_id) {
+        if joined.topology.place_of(&self.context.node_id).is_none() {
             return refused("this node is not in the list; describe it again");
         }
-        self.joins = Some(topology);
+        self.joins = Some(joined);
         AdminAnswer::Accepted
     }
 
-    /// The cluster that an operator has put this node in, for the node to write down.
-    pub fn take_joined(&mut self) -> Option<Topology> {
+    /// The cluster that an operator has put this node in, or how it has grown, for the node to write
+    /// down.
+    pub fn take_joined(&mut self) -> Option<Joined> {
         self.joins.take()
     }
 
     fn describe_groups(&self) -> Vec<GroupDescription> {
         let Some(replication) = self.replication.as_deref() else { return Vec::new() };
+        let spares: HashMap<GroupId, u32> =
+            self.healing.placement().map_or_else(HashMap::new, |p| {
+                p.spares().map(|(group, spare)| (group, spare.peer.0)).collect()
+            });
         let describe = |status: MemberStatus| GroupDescription {
             group: status.group.0,
             table: self.tables.name_of(status.ordinal).map(str::to_owned),
             member: status.id.0,
             keeps: keeps(status.role),
-            role: format!("{:?}", status.figures.role).to_lowercase(),
+            role: match status.state {
+                MemberState::Listed => format!("{:?}", status.figures.role).to_lowercase(),
+                MemberState::Filling => "filling".to_owned(),
+                MemberState::Joining => "joining".to_owned(),
+                MemberState::Removed => "removed".to_owned(),
+            },
+            changing: status.changing,
+            spare: spares.get(&status.group).copied(),
             lease: replication.holds_lease(status.ordinal, self.now),
             leader: status.leader.map(|peer| peer.0),
             members: replication

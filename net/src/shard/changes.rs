@@ -4,10 +4,11 @@
 //! again where mail may be lost, and writes down the end of the change when enough have answered.
 
 use forebay_core::ids::{GroupId, ShardId, TableId};
-use forebay_core::item::Item;
+use forebay_core::item::{Item, Value};
 use forebay_core::liveness::Peer;
 use forebay_core::message::{ErrorCode, TableReply};
-use forebay_core::table::{PartitionDescription, TableDescription, TableStatus};
+use forebay_core::paxos::MemberId;
+use forebay_core::table::{NODES_ATTRIBUTE, PartitionDescription, TableDescription, TableStatus};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupDescriptor, Refused};
 
@@ -35,6 +36,12 @@ pub(super) enum Step {
     PartitionsCreated(TableId, Peer),
     /// This shard's partitions were dropped; who asked is told.
     PartitionsDropped(TableId, Peer),
+    /// This shard's new member of a group was created; who asked is told.
+    SpareCreated(GroupId, MemberId, Peer),
+    /// The members of the table's groups as they were reported.
+    MembersWritten(TableId),
+    /// The list of nodes.
+    NodesWritten,
 }
 
 /// A creation or deletion under way.
@@ -63,6 +70,11 @@ pub(super) enum Again {
     Finish { table: TableId, dropped: bool },
 }
 
+/// The shards that found the partition's group.
+fn founding(partition: &PartitionDescription) -> impl Iterator<Item = Peer> + '_ {
+    partition.founders().map(|founder| founder.peer)
+}
+
 impl Shard {
     /// Sends every shard its part of creating or dropping a table.
     pub(super) fn ask_shards(
@@ -74,8 +86,12 @@ impl Shard {
     ) {
         let description = self.system.by_id(table).expect("the table is known");
         let mut peers: Vec<Peer> = if self.replication.is_some() {
-            let founders = description.partitions.iter().flat_map(PartitionDescription::founders);
-            founders.map(|founder| founder.peer).collect()
+            let partitions = description.partitions.iter();
+            if drop {
+                partitions.flat_map(PartitionDescription::peers).collect()
+            } else {
+                partitions.flat_map(founding).collect()
+            }
         } else {
             (0..self.context.ports.len()).map(|shard| peer_of(0, ShardId(shard as u16))).collect()
         };
@@ -226,8 +242,15 @@ impl Shard {
         let (waits_for, finished) = (change.waits_for.clone(), change.finished);
         let Some(description) = self.system.by_id(table).cloned() else { return };
         let majority = |partition: &PartitionDescription| {
-            let done = partition.founders().filter(|founder| !waits_for.contains(&founder.peer));
-            done.count() * 2 > partition.founders().count()
+            let waits = |peer: Peer| waits_for.contains(&peer);
+            if dropped {
+                partition.peers().filter(|peer| !waits(*peer)).count() * 2
+                    > partition.peers().count()
+            } else {
+                let founders = founding(partition).count();
+                founding(partition).filter(|peer| !waits(*peer)).count() * 2 > founders
+                    || founders == 0
+            }
         };
         let all = waits_for.is_empty();
         let enough = self.replication.is_some() && description.partitions.iter().all(majority);
@@ -248,6 +271,22 @@ impl Shard {
             change.finished = true;
             self.finish_change(table, false);
         } else if all && change.asker.is_none() && description.status == TableStatus::Active {
+            self.system.changes.remove(&table);
+        }
+    }
+
+    /// The members of one of the table's groups have changed: whoever was to found it, and has not,
+    /// never will.
+    pub(super) fn founders_replaced(&mut self, table: TableId) {
+        let Some(description) = self.system.by_id(table).cloned() else { return };
+        let Some(change) = self.system.changes.get_mut(&table).filter(|change| !change.dropping)
+        else {
+            return;
+        };
+        let founds =
+            |peer: &Peer| description.partitions.iter().flat_map(founding).any(|f| f == *peer);
+        change.waits_for.retain(founds);
+        if change.waits_for.is_empty() && change.finished && change.asker.is_none() {
             self.system.changes.remove(&table);
         }
     }
@@ -334,8 +373,14 @@ impl Shard {
                 }
                 self.changed(table);
             }
+            Step::SpareCreated(group, member, asked) => self.spare_created(group, member, asked),
+            Step::MembersWritten(table) => self.members_written(table),
+            Step::NodesWritten => self.nodes_written(),
             Step::Deleted(table) => {
                 self.changed(table);
+                if let Some(description) = self.system.by_id(table).cloned() {
+                    self.healing.forget(&description);
+                }
                 if let Some(name) = self.system.names.remove(&table) {
                     self.system.by_name.remove(&name);
                 }
@@ -356,7 +401,16 @@ impl Shard {
     }
 
     pub(super) fn reply_description(&mut self, asker: Asker, description: &TableDescription) {
-        let bytes = description.to_item().to_bytes().expect("a description is a valid item");
+        let mut item = description.to_item();
+        let topology = self.replication.as_deref().and_then(|replication| replication.topology());
+        if let Some(topology) = topology {
+            let nodes = topology.nodes.iter().filter_map(|node| node.native.first());
+            let nodes = nodes.map(|address| Value::S(address.to_string()));
+            item = item.with(NODES_ATTRIBUTE, nodes.collect::<Vec<Value>>());
+        }
+        // A table of so many partitions that the addresses do not fit is described without them.
+        let bytes = item.to_bytes().or_else(|_| description.to_item().to_bytes());
+        let bytes = bytes.expect("a description is a valid item");
         let reply = TableReply { description: &bytes };
         self.connections.reply(asker.conn, asker.correlation, &reply);
         self.answered(asker);

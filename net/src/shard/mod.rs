@@ -26,6 +26,7 @@
 //! | `page` | Query, Scan |
 //! | `tables` | which partitions are here |
 //! | `parking` | requests that wait for a page, and writes that wait for room |
+//! | `healing` | members of groups that died are replaced; the list of nodes |
 //! | `replicated` | groups of a cluster: proposals, leases, what peers say |
 //! | `admin` | operators' commands in a cluster |
 //! | `changes` | a table's creation or deletion on its way through the shards |
@@ -35,6 +36,7 @@
 mod admin;
 mod changes;
 mod connections;
+mod healing;
 mod observe;
 mod page;
 mod parking;
@@ -65,7 +67,7 @@ pub use system::{Mail, ShardMail};
 use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
-use crate::replication::{Event, Replication, Topology};
+use crate::replication::{Event, Joined, Replication, SnapshotSettings};
 use connections::Connections;
 use page::PageBuilder;
 use parking::{Held, Parking};
@@ -174,12 +176,14 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     /// On a shard of a cluster, once it knows who is in it.
     replication: Option<Box<Replication>>,
+    snapshots: SnapshotSettings,
     /// This node's name in its certificate, where peers and clients show theirs.
     certified: Option<String>,
     slots: SlotQueues,
+    healing: healing::Healing,
     events: Vec<Event>,
-    /// The cluster that an operator has put this node in.
-    joins: Option<Topology>,
+    /// The cluster that an operator has put this node in, or how it has grown.
+    joins: Option<Joined>,
     /// A stopping shard hands over what it leads until then.
     hand_over_until: Option<Nanos>,
     parking: Parking,
@@ -216,8 +220,10 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             replication: None,
+            snapshots: SnapshotSettings::DEFAULT,
             certified: None,
             slots: SlotQueues::default(),
+            healing: healing::Healing::default(),
             events: Vec::new(),
             joins: None,
             hand_over_until: None,
@@ -469,6 +475,8 @@ impl Machine for Shard {
             self.resume_system(now);
             self.resume_stalled();
         }
+        let failed = self.store.failure().is_some();
+        let heal_at = if failed { None } else { self.heal(now) };
         let ask_again_at = self.ask_again(now);
         while let Some(conn) = self.connections.next_resumed() {
             self.take_requests(conn, &[], now);
@@ -477,7 +485,7 @@ impl Machine for Shard {
         self.propose_all(now);
         let work = self.store.turn(now, &mut fx.disk);
         fx.run_again |= work.run_again;
-        fx.wake_at = [work.wake_at, ask_again_at].into_iter().flatten().min();
+        fx.wake_at = [work.wake_at, ask_again_at, heal_at].into_iter().flatten().min();
         // A page that somebody else had read meanwhile.
         self.store.take_loaded(&mut self.arrived);
         fx.run_again |= !self.arrived.is_empty();

@@ -43,6 +43,8 @@ pub struct ClusterContext {
     pub peer: Vec<SocketAddr>,
     /// The shard's clock, for a look between a read and its reply.
     pub clock: Clock,
+    /// Whether nodes may join: all addresses stay what they are.
+    pub grows: bool,
 }
 
 /// A clock that can be read in the middle of a turn.
@@ -300,6 +302,7 @@ impl Shard {
                 Event::Table { from, step, table, description } => {
                     self.table_step(from, step, table, &description, now);
                 }
+                Event::Member(from, step) => self.member_step(from, step, now),
             }
         }
         self.events = events;
@@ -349,6 +352,14 @@ impl Shard {
         replication.end_turn(now, fx);
     }
 
+    /// How fast snapshots for members of replicated groups are served and fetched.
+    pub fn set_snapshot_bytes_per_second(&mut self, bytes_per_second: u64) {
+        self.snapshots.bytes_per_second = bytes_per_second;
+        if let Some(replication) = self.replication.as_deref_mut() {
+            replication.set_snapshot_settings(self.snapshots);
+        }
+    }
+
     /// Learns who is in the cluster; with `bootstrap` the cluster is new, and its founders create
     /// the system group.
     pub(super) fn learn_topology(&mut self, topology: Arc<Topology>, bootstrap: bool, now: Nanos) {
@@ -365,13 +376,19 @@ impl Shard {
             };
             let seed = self.context.random_seed;
             let mut replication = Replication::new(identity, &self.store, seed, now);
+            replication.set_snapshot_settings(self.snapshots);
             if self.certified.is_some() {
                 replication.demand_certificates();
             }
             self.replication = Some(Box::new(replication));
         }
         let Some(replication) = self.replication.as_deref_mut() else { return };
+        let is_news = replication.topology().is_none_or(|known| known.nodes != topology.nodes);
         replication.set_topology(topology, now);
+        if is_news {
+            self.nodes_changed();
+        }
+        let Some(replication) = self.replication.as_deref_mut() else { return };
         let me = replication.me().peer;
         let Some((id, _, _)) = founders.iter().find(|(_, peer, _)| *peer == me).copied() else {
             return;

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use forebay_core::ids::{GroupId, ShardId, TableId};
 use forebay_core::item::ItemRef;
-use forebay_core::key::KeyBuf;
+use forebay_core::key::{KeyBuf, KeyRef};
 use forebay_core::liveness::Peer;
 use forebay_core::message::{
     ArchivedCreateTableRequest, ArchivedDeleteTableRequest, ArchivedDescribeTableRequest,
@@ -45,6 +45,7 @@ use forebay_storage::notice;
 use forebay_storage::store::{GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Visit};
 
 use super::changes::{Again, Change, Step};
+use super::healing::{NODES_KEY, read_nodes};
 use super::refusal::Refusal;
 use super::replicated::Mark;
 use super::request::Outcome;
@@ -149,7 +150,7 @@ impl System {
 
     /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA
     /// 2014) over the seed that the node drew from the operating system.
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.random_state = self.random_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random_state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -187,11 +188,7 @@ impl Shard {
     fn leads_system(&mut self) -> Result<Option<Mark>, Refusal> {
         if self.is_clustered() {
             let Some(group) = self.system.group else {
-                return Err(Refusal::constant(
-                    ErrorCode::NotLeader,
-                    "this shard has no member of the system group",
-                )
-                .retry_after(50 * Nanos::PER_MILLI));
+                return Err(self.no_system_member());
             };
             self.readable(group)?;
         } else if self.context.shard != ShardId(0) {
@@ -233,6 +230,17 @@ impl Shard {
         }
     }
 
+    /// "The leader is …", as far as it has said so.
+    fn no_system_member(&self) -> Refusal {
+        let replication = self.replication.as_deref();
+        let leader = replication
+            .and_then(|replication| replication.topology()?.native(replication.watcher()?));
+        let words = "this shard has no member of the system group";
+        let mut refusal = Refusal::constant(ErrorCode::NotLeader, words);
+        refusal.leader = leader;
+        if leader.is_none() { refusal.retry_after(50 * Nanos::PER_MILLI) } else { refusal }
+    }
+
     /// Whether the shard can serve everything it has.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -262,19 +270,20 @@ impl Shard {
         if self.system.load_waits.is_some_and(|page| !self.arrived.contains(&page)) {
             return;
         }
-        let mut tables = Vec::new();
-        let ended = self.store.range(
-            group,
-            Bound::Unbounded,
-            Bound::Unbounded,
-            false,
-            &mut |_key, item| {
+        let (mut tables, mut nodes) = (Vec::new(), None);
+        let ended =
+            self.store.range(group, Bound::Unbounded, Bound::Unbounded, false, &mut |key, item| {
+                if KeyRef::validate(key)
+                    .is_ok_and(|key| key.partition_key() == NODES_KEY.as_bytes())
+                {
+                    nodes = read_nodes(item);
+                    return Visit::Continue;
+                }
                 let table = ItemRef::validate(item).ok().map(TableDescription::from_item);
                 let Some(Ok(table)) = table else { return Visit::Stop };
                 tables.push(table);
                 Visit::Continue
-            },
-        );
+            });
         match ended {
             RangeEnd::Wait(page) => {
                 self.system.load_waits = Some(self.store.fetch(page));
@@ -292,8 +301,12 @@ impl Shard {
             RangeEnd::Exhausted => {}
         }
         self.system.loaded = true;
+        if let Some(nodes) = nodes {
+            self.adopt_nodes(nodes);
+        }
         for table in tables {
             let (id, status) = (table.id, table.status);
+            self.healing.know(&table);
             self.system.insert(table);
             match status {
                 // A founder may have been away when it was made.
@@ -346,7 +359,15 @@ impl Shard {
             .map(|(index, (hash_first, hash_last))| {
                 let group = GroupId(self.system.random() | 1);
                 let (shard, founders) = self.place(index);
-                PartitionDescription { group, shard, founders, hash_first, hash_last, epoch: 1 }
+                PartitionDescription {
+                    group,
+                    shard,
+                    founders,
+                    members: None,
+                    hash_first,
+                    hash_last,
+                    epoch: 1,
+                }
             })
             .collect();
         let description = TableDescription {
@@ -360,6 +381,7 @@ impl Shard {
                 + asker.asked_at.0 / Nanos::PER_MILLI,
         };
         let Some(mark) = self.write_table(&description)? else { return Err(no_room()) };
+        self.healing.know(&description);
         self.system.insert(description);
         self.system.changes.insert(id, Change::new(Some(asker)));
         self.step_later(mark, Step::Creating(id));

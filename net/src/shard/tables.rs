@@ -100,6 +100,14 @@ impl Tables {
         self.by_id.remove(&id);
     }
 
+    /// The group has no member here any more.
+    pub(super) fn remove_group(&mut self, group: GroupOrdinal) {
+        self.by_id.retain(|_, table| {
+            table.partitions.retain(|partition| partition.group != group);
+            !table.partitions.is_empty()
+        });
+    }
+
     /// Adds a partition of the table that `description` describes.
     pub(super) fn add(
         &mut self,

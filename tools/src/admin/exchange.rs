@@ -18,7 +18,7 @@ use crate::exit::{Exit, Failure};
 static CERTIFICATES: OnceLock<ClientTls> = OnceLock::new();
 
 /// Speaks TLS from here on, with the client's certificate in a directory.
-pub(super) fn show_certificates(directory: &Path) -> Result<(), Failure> {
+pub(crate) fn show_certificates(directory: &Path) -> Result<(), Failure> {
     let tls = ClientTls::in_directory(directory)?;
     CERTIFICATES.get_or_init(|| tls);
     Ok(())

@@ -5,8 +5,15 @@
 //!        ──► Init(list) ─► each node     each writes it down and tells its shards
 //!        ◄── Describe ── until all know the leader of the system group
 //! ```
+//!
+//! How a node joins later: `join`.
 
 mod exchange;
+mod join;
+mod rejoin;
+
+pub(crate) use exchange::show_certificates;
+pub(crate) use rejoin::Rejoin;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,15 +25,31 @@ use forebay_net::replication::{
 };
 
 use crate::exit::{Exit, Failure};
-use exchange::{ask, resolve, show_certificates};
+use exchange::{ask, resolve};
 
 const EXAMPLES: &str = "Examples:
   forebay admin init 10.0.0.1:4700 10.0.0.2:4700 10.0.0.3:4700
-  forebay admin groups 10.0.0.1:4700                       members, leaders, leases, lag
+  forebay admin join 10.0.0.4:4700 --cluster 10.0.0.1:4700  one more node, where members can be replaced
+  forebay admin groups 10.0.0.1:4700                       members, leaders, leases, lag, changes
   forebay admin move-leader 10.0.0.1:4700 --group 0 --to 256
 
 Each node must run with a [cluster] section in its configuration; see
 `forebay node --print-sample-config`.";
+
+const JOIN_EXAMPLES: &str = "Examples:
+  forebay node --config node-4.toml                    an empty data directory, and a [cluster] section
+  forebay admin join 10.0.0.4:4700 --cluster 10.0.0.1:4700
+
+The node's AZ, ports and number of shards come from its configuration. It may be asked for again: a
+node that is in the cluster stays there. A node whose data directory was deleted needs no command:
+started at its old addresses, it joins by itself, as a new node.";
+
+const GROUPS_EXAMPLES: &str = "Examples:
+  forebay admin groups 10.0.0.1:4700
+  watch -n1 forebay admin groups 10.0.0.1:4700         see a dead node's members being replaced
+
+keeps: storage replicas have log and tree, log replicas the recent log only. role: joining and filling
+members are on their way in, removed ones on their way out; they stay until their group is whole.";
 
 /// How long a new cluster may take to elect the first leader.
 const INIT_MAX: Duration = Duration::from_secs(15);
@@ -51,7 +74,18 @@ enum Command {
         #[arg(required = true, num_args = 1.., value_name = "HOST:PORT")]
         nodes: Vec<String>,
     },
-    /// Show every group of the cluster: members, leader, lease, and how far behind each member is
+    /// Add a started, empty node to a cluster; members of nodes that die are replaced on it
+    #[command(after_help = JOIN_EXAMPLES)]
+    Join {
+        /// Where the new node listens for clients
+        node: String,
+        /// Any node of the cluster
+        #[arg(long, value_name = "HOST:PORT")]
+        cluster: String,
+    },
+    /// Show every group of the cluster: members, leader, lease, how far behind each member is, and
+    /// which are on their way to become members or to leave
+    #[command(after_help = GROUPS_EXAMPLES)]
     Groups {
         /// Any node of the cluster
         node: String,
@@ -79,6 +113,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     match &args.command {
         Command::Init { nodes } => init(nodes),
+        Command::Join { node, cluster } => {
+            let (node, cluster) = (resolve(node)?, resolve(cluster)?);
+            let (topology, place) = join::join(cluster, node, None)?;
+            let id = u128::from_be_bytes(topology.cluster_id);
+            let az = topology.nodes[place].az;
+            crate::say(&format!("{node} is in cluster {id:032x}, in place {place}, AZ {az}\n"));
+            Ok(())
+        }
         Command::Groups { node, json } => groups(node, *json),
         Command::MoveLeader { node, group, to } => move_leader(node, *group, *to),
     }
@@ -190,7 +232,7 @@ fn shards(name: &str) -> Result<(Topology, Vec<SocketAddr>), Failure> {
 }
 
 fn groups(name: &str, json: bool) -> Result<(), Failure> {
-    let (_, shards) = shards(name)?;
+    let (topology, shards) = shards(name)?;
     let mut found: BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>> = BTreeMap::new();
     let mut silent = Vec::new();
     for shard in shards {
@@ -209,7 +251,7 @@ fn groups(name: &str, json: bool) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(&all).expect("plain data serializes");
         crate::say(&format!("{text}\n"));
     } else {
-        crate::say(&table(&found));
+        crate::say(&table(&found, &topology));
     }
     for message in silent {
         eprintln!("forebay: {message}");
@@ -218,10 +260,17 @@ fn groups(name: &str, json: bool) -> Result<(), Failure> {
 }
 
 /// One line for each member.
-fn table(found: &BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>>) -> String {
+fn table(
+    found: &BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>>,
+    topology: &Topology,
+) -> String {
+    let az_of = |shard: &SocketAddr| {
+        let node = topology.nodes.iter().find(|node| node.native.contains(shard));
+        node.map_or_else(String::new, |node| node.az.to_string())
+    };
     let mut text = format!(
-        "{:<20} {:<16} {:<22} {:<8} {:<11} {:<6} {:>12} {:>8} {:>12}\n",
-        "group", "table", "shard", "keeps", "role", "lease", "chosen", "lag", "trimmed"
+        "{:<20} {:<16} {:<22} {:<4} {:<8} {:<11} {:<6} {:>12} {:>8} {:>12}\n",
+        "group", "table", "shard", "az", "keeps", "role", "lease", "chosen", "lag", "trimmed"
     );
     for (id, members) in found {
         let chosen = members.iter().map(|(_, member)| member.chosen_slot).max().unwrap_or(0);
@@ -239,18 +288,35 @@ fn table(found: &BTreeMap<u64, Vec<(SocketAddr, GroupDescription)>>) -> String {
                 None if member.needs_snapshot => "too far".to_owned(),
                 None => chosen.saturating_sub(known).to_string(),
             };
+            let on_their_way = on_their_way(member, topology);
             text.push_str(&format!(
-                "{id:<20} {name:<16} {:<22} {:<8} {:<11} {:<6} {:>12} {lag:>8} {:>12}\n",
+                "{id:<20} {name:<16} {:<22} {:<4} {:<8} {:<11} {:<6} {:>12} {lag:>8} {:>12}\n",
                 shard.to_string(),
+                az_of(shard),
                 member.keeps,
                 member.role,
                 if member.lease { "held" } else { "-" },
                 member.chosen_slot,
                 member.trimmed_slot,
             ));
+            text.push_str(&on_their_way);
         }
     }
     text
+}
+
+/// Changes of a group's members that its leader, or the system group's, speaks of.
+fn on_their_way(member: &GroupDescription, topology: &Topology) -> String {
+    let mut words = String::new();
+    if member.changing && member.role == "leading" {
+        words.push_str("  a change of its members is on its way\n");
+    }
+    if let Some(spare) = member.spare {
+        let at = topology.native(forebay_core::liveness::Peer(spare));
+        let at = at.map_or_else(|| format!("shard {spare}"), |at| at.to_string());
+        words.push_str(&format!("  {at} is to get a member\n"));
+    }
+    words
 }
 
 fn move_leader(name: &str, group: u64, to: u32) -> Result<(), Failure> {

@@ -44,6 +44,12 @@
 //! | all replicas then come to the same checkpoint within 30 s of the last write | once | `world` |
 //! | a node starts again whatever happened to it; time goes on | always | `world` |
 //!
+//! `forebay simulate --seeds 1000` runs seeds on one thread, `--jobs 2` on two; a seed of a minute
+//! has at least five faults (ten on average), a checkpoint of every node every ten seconds or sooner,
+//! and more than a hundred client operations a simulated second.
+//! `cargo test -p forebay-tools --test planted -- --nocapture` plants bugs and says which seed finds
+//! each.
+//!
 //! What is not simulated: the ring and the kernel (tests of the ring and kills of real processes
 //! cover those), several shards of one node, and the maintenance lane.
 

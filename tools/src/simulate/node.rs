@@ -266,7 +266,7 @@ impl Node {
         let glance = Arc::clone(&self.glance);
         let clock = move || Nanos(glance.load(Ordering::Relaxed));
         let (az, peer) = (self.number as u16, vec![address(PEER_PORT, self.number)]);
-        ClusterContext { az, peer, clock: ShardClock(Arc::new(clock)) }
+        ClusterContext { az, peer, clock: ShardClock(Arc::new(clock)), grows: true }
     }
 
     /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.

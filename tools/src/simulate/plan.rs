@@ -21,7 +21,7 @@
 //! | power cut | 13 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
 //! | blackout | 4 | 8 s | the same, of all nodes at once; half the time after their disks stood still for up to 200 ms |
 //! | kill | 9 | 8 s | writes in flight happened or not |
-//! | pause | 11 | 4 s | nothing is handled; half of them stop between a read and its reply |
+//! | pause | 11 | 4 s | nothing is handled; half of them stop between a client's read and its reply, often for about a lease |
 //! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
 //! | one-way cut | 9 | 8 s | nothing passes in one direction |
 //! | cut | 7 | 8 s | nor in the other: a partial partition |
@@ -344,6 +344,13 @@ impl Plan {
                 let longest = longest.min(end - at);
                 // Short ones as often as long ones: what matters here has lengths from 1 ms on.
                 let scale = *pick(&mut random, &[20 * MILLI, 500 * MILLI, longest]);
+                // A stop in the middle of a turn matters if it outlasts a lease, but no client.
+                if matches!(fault, Fault::Pause { inside: true, long: false, .. })
+                    && random.chance(1, 2)
+                {
+                    let nanos = between(&mut random, 600 * MILLI, 1_400 * MILLI);
+                    return Planted { at, nanos: nanos.min(longest), fault };
+                }
                 let most = scale.min(longest).max(least.min(longest)).max(2 * MILLI);
                 let nanos = between(&mut random, least.min(most), most);
                 Planned { at, nanos, fault }

@@ -12,6 +12,7 @@ use super::hello::{
     ArchivedHello, ArchivedHelloRefused, ArchivedWelcome, Hello, HelloRefusal, HelloRefused,
     Welcome,
 };
+use super::member::{ArchivedMemberFrame, MemberStep};
 use super::pair::{ArchivedAck, ArchivedAnswer, ArchivedAsk, ArchivedHeartbeat, ArchivedKeepAlive};
 use super::snapshot::{
     ArchivedSnapshotAsk, ArchivedSnapshotNote, ArchivedSnapshotPart, SnapshotMessage,
@@ -38,6 +39,8 @@ pub enum PeerFrame<'a> {
     Groups(BatchReader<'a>),
     /// For the tables; the description is only bounded.
     Table(StepKind, TableId, &'a [u8]),
+    /// For the groups' members; payload and topology are only bounded.
+    Member(MemberStep),
     /// About a snapshot: between whom, of which transfer, and what.
     Snapshot(Route, u64, SnapshotMessage<'a>),
 }
@@ -106,6 +109,9 @@ pub fn decode(kind: u16, version: u16, payload: &[u8]) -> Result<PeerFrame<'_>, 
             let step = payload.access::<ArchivedTableStep<'_>>()?;
             let (kind, table) = step.check()?;
             PeerFrame::Table(kind, table, &step.description)
+        }
+        PeerKind::MemberStep => {
+            PeerFrame::Member(payload.access::<ArchivedMemberFrame<'_>>()?.to_step()?)
         }
         PeerKind::SnapshotAsk => {
             let (route, of, ask) = payload.access::<ArchivedSnapshotAsk<'_>>()?.check()?;

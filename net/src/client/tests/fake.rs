@@ -211,6 +211,7 @@ pub(super) fn description(shards: u16, epoch: u64) -> TableDescription {
     let partitions = partitions.map(|(index, (hash_first, hash_last))| PartitionDescription {
         group: GroupId(index as u64 + 1),
         founders: [None; 3],
+        members: None,
         shard: ShardId(index as u16),
         hash_first,
         hash_last,

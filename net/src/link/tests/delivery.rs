@@ -37,6 +37,8 @@ impl Sink for Talker {
 
     fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
 
+    fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
+
     fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
 
     fn group(&mut self, _: Peer, message: GroupMessage<'_>) {

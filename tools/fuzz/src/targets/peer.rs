@@ -90,6 +90,8 @@ impl Sink for Ears {
 
     fn table(&mut self, _: Peer, _: StepKind, _: TableId, _: &[u8]) {}
 
+    fn member(&mut self, _: Peer, _: forebay_core::message::peer::MemberStep) {}
+
     fn snapshot(&mut self, from: Peer, _: Route, _: u64, message: SnapshotMessage<'_>) {
         assert_eq!(from, Peer(2));
         check_snapshot(&message);

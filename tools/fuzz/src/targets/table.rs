@@ -48,6 +48,7 @@ pub(super) fn description(partitions: u64, sort: bool) -> TableDescription {
             .map(|(index, (hash_first, hash_last))| PartitionDescription {
                 group: GroupId(100 + index as u64),
                 founders: [None; 3],
+                members: None,
                 shard: ShardId(index as u16 % 2),
                 hash_first,
                 hash_last,

@@ -1,0 +1,377 @@
+//! Three shards' replication over three stores on simulated disks, joined by pipes that lose
+//! nothing: what a member does that was away for too long, and how a log replica comes to keep state.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Bound;
+
+use forebay_core::ids::ShardId;
+use forebay_core::paxos::{Az, Change};
+use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp};
+use forebay_storage::log::LogConfig;
+use forebay_storage::sim_disk::{SimDisk, SimRandom};
+use forebay_storage::store::{self, BlockingDisk, Opened, RangeEnd, StoreConfig, Visit};
+
+use super::*;
+
+const NODES: usize = 3;
+const GROUP: GroupId = GroupId(7);
+
+struct Blocking<'a>(&'a mut SimDisk);
+
+impl BlockingDisk for Blocking<'_> {
+    fn carry_out(&mut self, op: DiskOp) -> DiskDone {
+        self.0.submit(op);
+        let op = self.0.in_flight().last().expect("just submitted");
+        self.0.complete(op).expect("in flight")
+    }
+}
+
+fn store_config() -> StoreConfig {
+    let log = LogConfig {
+        shard: ShardId(0),
+        log_id: 7,
+        segment_bytes: 256 << 10,
+        segments: 8,
+        record_bytes_max: 40 << 10,
+        reserve_bytes: 256 << 10,
+        batch_bytes_max: 32 << 10,
+        in_flight_max: 4,
+    };
+    StoreConfig {
+        log,
+        overlay_generation_bytes: 1 << 20,
+        cache_bytes: 1 << 20,
+        checkpoint_interval_nanos: 300 * Nanos::PER_MILLI,
+        overlay_fill_percent: 50,
+        log_fill_percent: 50,
+        checkpoints_off: false,
+        merge_slice_micros: 200,
+        marker_nanos: 5 * Nanos::PER_MILLI,
+    }
+}
+
+fn member(node: usize) -> MemberId {
+    MemberId(100 + node as u64)
+}
+
+fn configuration(roles: [MemberRole; NODES]) -> Configuration {
+    let founder = |n: usize| (member(n), peer_of(n, ShardId(0)), Az(n as u16));
+    let founders: Vec<_> = (0..NODES).map(founder).collect();
+    let mut configuration = Configuration::bootstrap(&founders, 3).expect("three members");
+    for index in (0..NODES).filter(|index| roles[*index] == MemberRole::Log) {
+        let (id, peer, az) = founders[index];
+        configuration = configuration.changed(Change::Remove { id }, 3).expect("two are left");
+        let add = Change::AddLogReplica { id, peer, az };
+        configuration = configuration.changed(add, 3).expect("there is room");
+    }
+    configuration
+}
+
+fn topology() -> Topology {
+    let node = |n: usize| TopologyNode {
+        node_id: [n as u8 + 1; 16],
+        az: n as u16,
+        certified: None,
+        native: vec![SocketAddr::from(([127, 0, 0, 1], 1000 + n as u16))],
+        peer: vec![SocketAddr::from(([127, 0, 0, 1], 2000 + n as u16))],
+    };
+    Topology { cluster_id: [9; 16], nodes: (0..NODES).map(node).collect() }
+}
+
+struct Node {
+    replication: Replication,
+    store: Store,
+    disk: SimDisk,
+    group: GroupOrdinal,
+    fx: Effects,
+    /// To whom a connection leads, and what it is called there.
+    conns: BTreeMap<ConnId, (usize, ConnId)>,
+    next_slot: u32,
+    inbox: VecDeque<(ConnId, Vec<u8>)>,
+    sent: Vec<(ConnId, SendBuf)>,
+    /// Stands still: a process that is stopped, and whose machine drops what comes.
+    away: bool,
+}
+
+struct World {
+    nodes: Vec<Node>,
+    now: Nanos,
+    random: SimRandom,
+    /// What was acknowledged.
+    items: BTreeMap<Vec<u8>, Vec<u8>>,
+    number: u64,
+    /// One in so many turns of the leader has a write.
+    write_one_in: usize,
+}
+
+impl World {
+    fn new(roles: [MemberRole; NODES], seed: u64) -> World {
+        let now = Nanos(Nanos::PER_SECOND);
+        let topology = Arc::new(topology());
+        let node = |number: usize| {
+            let config = store_config();
+            let mut disk = SimDisk::new(config.log.capacity_bytes(), 2 * BLOCK_BYTES as u64);
+            let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
+            let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks));
+            let opened = store::open(
+                config,
+                number as u128 + 1,
+                buffers.collect(),
+                &mut Blocking(&mut disk),
+                now,
+                &mut |_| {},
+            );
+            let Opened { mut store, .. } = opened.expect("a blank disk is formatted");
+            let (group, _) = store
+                .create_member(MemberDescriptor {
+                    group: GROUP,
+                    member: member(number),
+                    role: roles[number],
+                    configuration: Some(configuration(roles)),
+                    payload: b"",
+                })
+                .expect("there is room");
+            let me = ReplicationIdentity {
+                cluster_id: topology.cluster_id,
+                node_id: topology.nodes[number].node_id,
+                peer: peer_of(number, ShardId(0)),
+                shard: 0,
+                az: number as u16,
+            };
+            let mut replication = Replication::new(me, &store, seed + number as u64, now);
+            replication.set_topology(Arc::clone(&topology), now);
+            Node {
+                replication,
+                store,
+                disk,
+                group,
+                fx: Effects::default(),
+                conns: BTreeMap::new(),
+                next_slot: 0,
+                inbox: VecDeque::new(),
+                sent: Vec::new(),
+                away: false,
+            }
+        };
+        World {
+            nodes: (0..NODES).map(node).collect(),
+            now,
+            random: SimRandom::new(seed),
+            items: BTreeMap::new(),
+            number: 0,
+            write_one_in: 1,
+        }
+    }
+
+    fn new_conn(&mut self, node: usize) -> ConnId {
+        let found = &mut self.nodes[node];
+        found.next_slot += 1;
+        ConnId { slot: found.next_slot, generation: 0 }
+    }
+
+    fn turn(&mut self, index: usize, put: Option<(&[u8], &[u8])>) -> bool {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        for (conn, buffer) in std::mem::take(&mut node.sent) {
+            node.replication.sent(conn, buffer);
+        }
+        while let Some((conn, bytes)) = node.inbox.pop_front() {
+            node.replication.received(&mut node.store, conn, &bytes, now);
+        }
+        for _ in 0..8 {
+            let Some(done) = node.disk.complete_one(&mut self.random) else { break };
+            node.store.disk_done(done, now);
+        }
+        let mut pages = Vec::new();
+        node.store.take_loaded(&mut pages);
+        node.replication.begin_turn(&mut node.store, now, &mut node.fx);
+        let proposed = put.is_some_and(|(key, item)| {
+            let (group, store) = (node.group, &mut node.store);
+            node.replication.propose(store, group, key, Some(item)).is_ok()
+        });
+        node.replication.propose_all(&mut node.store, now);
+        node.store.turn(now, &mut node.fx.disk);
+        node.replication.end_turn(now, &mut node.fx);
+        assert_eq!(node.store.failure(), None);
+        let mut events = Vec::new();
+        node.replication.take_events(&mut events);
+        let fx = std::mem::take(&mut node.fx);
+        fx.disk.into_iter().for_each(|op| node.disk.submit(op));
+        for (conn, buffer) in fx.send {
+            let (to, there) = self.nodes[index].conns[&conn];
+            if !self.nodes[to].away {
+                self.nodes[to].inbox.push_back((there, buffer.to_vec()));
+            }
+            self.nodes[index].sent.push((conn, buffer));
+        }
+        for (token, address) in fx.connect {
+            let to = usize::from(address.port() - 2000);
+            if self.nodes[to].away {
+                self.nodes[index].replication.connect_failed(token, now);
+                continue;
+            }
+            let (here, there) = (self.new_conn(index), self.new_conn(to));
+            self.nodes[index].conns.insert(here, (to, there));
+            self.nodes[to].conns.insert(there, (index, here));
+            self.nodes[index].replication.connected(here, Some(token), None, now);
+            self.nodes[to].replication.connected(there, None, None, now);
+        }
+        for conn in fx.close {
+            let Some((to, there)) = self.nodes[index].conns.remove(&conn) else { continue };
+            self.nodes[to].conns.remove(&there);
+            self.nodes[to].inbox.retain(|(other, _)| *other != there);
+            self.nodes[to].sent.retain(|(other, _)| *other != there);
+            self.nodes[index].sent.retain(|(other, _)| *other != conn);
+            self.nodes[index].replication.closed(conn, CloseReason::Asked, now);
+            self.nodes[to].replication.closed(there, CloseReason::Peer, now);
+        }
+        proposed
+    }
+
+    fn run(&mut self, millis: u64, writes: bool) {
+        for _ in 0..4 * millis {
+            self.now = self.now + Nanos::PER_MILLI / 4;
+            let leader = self.leader();
+            for index in 0..NODES {
+                if self.nodes[index].away {
+                    continue;
+                }
+                let due = writes && self.random.chance(1, self.write_one_in);
+                if !due || leader != Some(index) {
+                    self.turn(index, None);
+                    continue;
+                }
+                self.number += 1;
+                let key = format!("key-{:05}", self.number * 7919 % 300).into_bytes();
+                let bytes = 2000 + self.random.below(4000);
+                let item = format!("{:08}-{}", self.number, "x".repeat(bytes)).into_bytes();
+                if self.turn(index, Some((&key, &item))) {
+                    self.items.insert(key, item);
+                }
+            }
+        }
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |node: &Node| !node.away && node.replication.leads(node.group);
+        self.nodes.iter().position(leads)
+    }
+
+    fn status(&self, index: usize) -> MemberStatus {
+        self.nodes[index].replication.statuses().next().expect("one member")
+    }
+
+    /// What a node's state has.
+    fn contents(&mut self, index: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut items = BTreeMap::new();
+        for _ in 0..10_000 {
+            let last = items.last_key_value().map(|(key, _): (&Vec<u8>, &Vec<u8>)| key.clone());
+            let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let node = &mut self.nodes[index];
+            let mut visit = |key: &[u8], item: &[u8]| {
+                items.insert(key.to_vec(), item.to_vec());
+                Visit::Continue
+            };
+            match node.store.range(node.group, from, Bound::Unbounded, false, &mut visit) {
+                RangeEnd::Exhausted => return items,
+                RangeEnd::Wait(page) => {
+                    node.store.fetch(page);
+                    self.run(1, false);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("pages never arrive");
+    }
+
+    fn assert_equal(&mut self) {
+        self.run(500, false);
+        for index in 0..NODES {
+            let expected = self.items.clone();
+            assert!(self.contents(index) == expected, "node {index}: {:?}", self.status(index));
+        }
+    }
+
+    fn leave_behind(&mut self) -> usize {
+        self.run(400, true);
+        let away = (self.leader().expect("somebody leads") + 1) % NODES;
+        self.nodes[away].away = true;
+        self.nodes[away].inbox.clear();
+        let applied = self.status(away).figures.applied_slot;
+        for _ in 0..200 {
+            self.run(100, true);
+            let trimmed = self.leader().map(|leader| self.status(leader).figures.trimmed_slot);
+            if trimmed.is_some_and(|trimmed| trimmed > applied) {
+                self.nodes[away].away = false;
+                return away;
+            }
+        }
+        panic!("the others trim nothing: {:?}", self.nodes[(away + 1) % NODES].store.stats());
+    }
+}
+
+#[test]
+fn a_member_that_finds_nothing_in_the_logs_gets_a_snapshot_while_writes_go_on() {
+    let mut world = World::new([MemberRole::Storage; NODES], 1);
+    let away = world.leave_behind();
+    // At a rate at which the logs reach back for longer than the snapshot takes.
+    world.write_one_in = 16;
+    let mut seen = false;
+    for _ in 0..300 {
+        world.run(10, true);
+        seen |= world.status(away).needs_snapshot;
+        if seen && !world.status(away).needs_snapshot {
+            break;
+        }
+    }
+    let status = world.status(away);
+    assert!(seen && !status.needs_snapshot, "{status:?}");
+    assert!(world.nodes[away].store.stats().snapshots_installed >= 1);
+    world.assert_equal();
+}
+
+#[test]
+fn another_source_is_asked_when_the_first_serves_nothing() {
+    let mut world = World::new([MemberRole::Storage; NODES], 2);
+    let away = world.leave_behind();
+    // As many as it holds at a time, by somebody who does not read.
+    let leader = world.leader().expect("somebody leads");
+    let mut pinned = 0;
+    for _ in 0..400 {
+        let now = world.now;
+        let node = &mut world.nodes[leader];
+        pinned += u64::from(node.store.pin_snapshot(node.group, Slot(1), now).is_ok());
+        world.run(10, false);
+    }
+    assert!(pinned >= 4);
+    let other = (0..NODES).find(|node| *node != leader && *node != away).expect("three");
+    let served = |world: &World, node: usize| world.nodes[node].store.stats().snapshot_served_bytes;
+    assert!(served(&world, other) > 0 && !world.status(away).needs_snapshot);
+    world.assert_equal();
+}
+
+#[test]
+fn a_log_replica_that_is_told_to_keeps_state_and_catches_up() {
+    let roles = [MemberRole::Storage, MemberRole::Storage, MemberRole::Log];
+    let mut world = World::new(roles, 3);
+    world.run(1500, true);
+    assert_eq!(world.status(2).role, MemberRole::Log);
+    let mut ready = false;
+    for _ in 0..500 {
+        if let Some(leader) = world.leader() {
+            let now = world.now;
+            let node = &mut world.nodes[leader];
+            node.replication.begin_promotion(node.group, member(2), now).expect("it leads");
+            ready = node.replication.promotion(node.group, member(2)) == Promotion::Ready;
+        }
+        if ready {
+            break;
+        }
+        world.run(10, true);
+    }
+    assert!(ready, "{:?}", world.status(2));
+    assert_eq!(world.status(2).role, MemberRole::Storage);
+    world.run(300, true);
+    world.assert_equal();
+}
