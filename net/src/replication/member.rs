@@ -125,13 +125,10 @@ pub(super) struct Members {
     checkpointed: Vec<(GroupOrdinal, Slot)>,
     /// Messages for groups or members that are not here, or not from where they say.
     pub(super) misdirected: u64,
-<<<<<<< HEAD
     /// How often members here have begun to serve.
     pub(super) reigns: u64,
-=======
     /// Who wrote to members that are not here.
     pub(super) absent: Vec<(Peer, GroupId, MemberId)>,
->>>>>>> main
     random: u64,
 }
 
@@ -158,11 +155,8 @@ impl Members {
             applied: Vec::new(),
             checkpointed: Vec::new(),
             misdirected: 0,
-<<<<<<< HEAD
             reigns: 0,
-=======
             absent: Vec::new(),
->>>>>>> main
             random: seed | 1,
         }
     }
