@@ -349,7 +349,7 @@ impl Plan {
                     && random.chance(1, 2)
                 {
                     let nanos = between(&mut random, 600 * MILLI, 1_400 * MILLI);
-                    return Planted { at, nanos: nanos.min(longest), fault };
+                    return Planned { at, nanos: nanos.min(longest), fault };
                 }
                 let most = scale.min(longest).max(least.min(longest)).max(2 * MILLI);
                 let nanos = between(&mut random, least.min(most), most);
