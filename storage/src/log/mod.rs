@@ -77,8 +77,8 @@ pub struct LogConfig {
     pub segments: u32,
     /// Longest record payload.
     pub record_bytes_max: u32,
-    /// Bytes at the end of the ring's free space that only [`LogWriter::append_reserved`] and
-    /// markers may use: checkpoints re-append what a group still needs, and must be able to when
+    /// Bytes at the end of the ring's free space that only [`LogWriter::append_reserved`],
+    /// [`LogWriter::append_keeping`] and markers may use: checkpoints re-append what a group still needs, and must be able to when
     /// clients have filled the log.
     pub reserve_bytes: u64,
     /// Bytes of each pooled batch buffer, and so of a batch, large records aside.

@@ -255,6 +255,17 @@ impl LogWriter {
         self.append_below(self.limit(), record, parts)
     }
 
+    /// As [`LogWriter::append_reserved`], but the last `kept_bytes` of the reserve stay free.
+    pub fn append_keeping(
+        &mut self,
+        kept_bytes: u64,
+        record: &RecordHeader,
+        parts: &[&[u8]],
+    ) -> Result<Lsn, AppendError> {
+        assert!(kept_bytes <= self.config.reserve_bytes);
+        self.append_below(Lsn(self.limit().0 - kept_bytes), record, parts)
+    }
+
     /// Whether [`LogWriter::append`] would take a record of this many bytes of payload now.
     #[inline]
     pub fn check_room(&self, payload_bytes: usize) -> Result<(), AppendError> {

@@ -144,7 +144,7 @@ impl Store {
         let state = self.groups.get(group);
         let id = state.progress.id();
         let header = |kind, slot, ballot| RecordHeader { kind, group: id, slot, ballot };
-        let none = Ballot(0);
+        let (none, kept) = (Ballot(0), self.config.log.reserve_bytes / 2);
         let appended = match append {
             Append::Id(persist) if planted::has(Flaw::ReportUndurable) => {
                 self.note_persisted(group, *persist);
@@ -156,29 +156,29 @@ impl Store {
                 return true;
             }
             Append::Promise(ballot) => {
-                self.log.append_reserved(&header(RecordKind::PROMISE, Slot(0), *ballot), &[])
+                self.log.append_keeping(kept, &header(RecordKind::PROMISE, Slot(0), *ballot), &[])
             }
             Append::Chosen(slot) => {
-                self.log.append_reserved(&header(RecordKind::CHOSEN, *slot, none), &[])
+                self.log.append_keeping(kept, &header(RecordKind::CHOSEN, *slot, none), &[])
             }
             Append::Base(base, at) => {
                 let mut bytes = Vec::new();
                 at.encode(&mut bytes);
-                self.log.append_reserved(&header(RecordKind::BASE, *base, none), &[&bytes])
+                self.log.append_keeping(kept, &header(RecordKind::BASE, *base, none), &[&bytes])
             }
             Append::Entry { slot, ballot, kind, handle, configuration } => {
                 let (slot, ballot) = (*slot, *ballot);
                 match kind {
                     EntryKind::NoOp => {
                         let header = header(RecordKind::NO_OP, slot, ballot);
-                        self.log.append_reserved(&header, &[])
+                        self.log.append_keeping(kept, &header, &[])
                     }
                     EntryKind::Configuration => {
                         let configuration = configuration.as_deref().expect("it has one");
                         let mut bytes = Vec::new();
                         configuration.encode(&mut bytes);
                         let header = header(RecordKind::CONFIGURATION, slot, ballot);
-                        self.log.append_reserved(&header, &[&bytes])
+                        self.log.append_keeping(kept, &header, &[&bytes])
                     }
                     EntryKind::Data => {
                         let entry = self.overlay.staged(self.staged.get(*handle).staged);
@@ -186,11 +186,11 @@ impl Store {
                             Some(item) => {
                                 let header = header(RecordKind::PUT, slot, ballot);
                                 let prefix = PutPayload::prefix(entry.key);
-                                self.log.append_reserved(&header, &[&prefix, entry.key, item])
+                                self.log.append_keeping(kept, &header, &[&prefix, entry.key, item])
                             }
                             None => {
                                 let header = header(RecordKind::DELETE, slot, ballot);
-                                self.log.append_reserved(&header, &[entry.key])
+                                self.log.append_keeping(kept, &header, &[entry.key])
                             }
                         }
                     }

@@ -22,11 +22,14 @@
 //! their originals, so recovery may take either; it takes the last.
 //!
 //! **Bounds.** Between two checkpoints copies take at most one [`COPIES_PART`]th of what clients may
-//! fill; half of the log's reserve is never used for them, so that promises and elections always
-//! find room. One read of [`READ_BYTES`] is in flight at a time, and copies of about
-//! [`TURN_BYTES`] wait in memory until they are appended, as many a turn. They are gathered from many
-//! batches, because each turn that appends ends a block: where every write came alone, in a block of
-//! its own, copying them one by one would take as much of the log as it frees.
+//! fill. The last half of the log's reserve is theirs alone: whatever promises and elections used up
+//! before it, copying can go on, and what it copied makes room for them again. That half must hold
+//! what is needed of one run of positions, at most [`READ_BYTES`], for the oldest to be left behind.
+//! (When it was the other way round, promises of repeated elections filled a log for good.) One read
+//! of [`READ_BYTES`] is in flight at a time, and copies of about [`TURN_BYTES`] wait in memory until
+//! they are appended, as many a turn. They are gathered from many batches, because each turn that
+//! appends ends a block: where every write came alone, in a block of its own, copying them one by one
+//! would take as much of the log as it frees.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -203,7 +206,7 @@ impl Store {
     fn has_copies_left(&self, bytes: u64) -> bool {
         let (config, copied) = (&self.config.log, self.carrier.copied_bytes);
         let few = copied == 0 || copied + bytes <= config.client_bytes() / COPIES_PART;
-        few && self.log.reserved_bytes() > config.reserve_bytes / 2 + bytes + BLOCK
+        few && self.log.reserved_bytes() > bytes + BLOCK
     }
 
     /// Lists what is needed of the batches read; asks for more of them.

@@ -21,7 +21,8 @@
 //! **Admission** is when an entry is staged: then there is room for its record in the log, for the
 //! entry in memory and for its merge on the disk, or it is refused. What was admitted is never
 //! refused again: a record that finds no buffer (or no room, where an election logs a whole window
-//! again) waits in a queue, in order, and may use the log's reserve. Promises and bases are not
+//! again) waits in a queue, in order, and may use the first half of the log's reserve: the rest is
+//! what copies of old entries need to make room again ([`carry`]). Promises and bases are not
 //! refused at all.
 //!
 //! **Order.** Records are appended in the order of the calls, so what [`Store::take_persisted`]
