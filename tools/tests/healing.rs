@@ -55,7 +55,7 @@ impl Nodes {
         let (natives, peers) = addresses.split_at(count);
         for place in 0..count {
             let config = format!(
-                "data = {:?}\nnative = \"{}\"\nhttp = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n\
+                "insecure = true\ndata = {:?}\nnative = \"{}\"\nhttp = \"off\"\nmemory = \"64MiB\"\npin_cores = false\n\
                  [cluster]\npeer = \"{}\"\naz = {place}\n",
                 data_dir(dir, place),
                 natives[place],

@@ -28,7 +28,10 @@
 //! Invariants: keys ascend strictly through the leaves; every leaf but one reached without any key
 //! is non-empty; all leaves are at level 0; only the rightmost page of a level may be underfull.
 //! Left out: in-place updates (copy-on-write makes them needless) and fence keys on pages (a page's
-//! bounds are its parent's separators, and its checksum stands there too).
+//! bounds are its parent's separators, and its checksum stands there too). Leaves of 8 or 16 KiB: the
+//! format has them (a reference gives a page's blocks, and leaves of the longest keys are two or four
+//! blocks), but what fills pages (`build`) goes by one block, and the cache keeps longer pages
+//! outside its arena, so whether they pay has not been measured.
 //!
 //! Sources: prefix and suffix truncation from Bayer and Unterauer, "Prefix B-trees" (TODS 1977);
 //! hash hints in the slot array from Graefe and Larson, "B-tree indexes and CPU caches" (ICDE 2001),
