@@ -16,5 +16,6 @@ pub mod limits;
 pub mod liveness;
 pub mod message;
 pub mod paxos;
+pub mod planted;
 pub mod table;
 pub mod time;

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod directory;
 pub mod log;
 pub mod maintenance;
+pub mod notice;
 pub mod overlay;
 pub mod sim_disk;
 pub mod space;

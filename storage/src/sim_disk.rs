@@ -109,22 +109,55 @@ pub struct SimDiskStats {
     pub flushes: u64,
 }
 
-type Block = [u8; BLOCK_BYTES];
-static ZEROS: Block = [0; BLOCK_BYTES];
+/// A block's bytes up to the zeros at its end: most of a log's blocks hold one small record, and
+/// memory and copying are what a simulation costs.
+#[derive(Clone, Debug)]
+struct Block(Arc<[u8]>);
+
+/// Zeros are looked for in steps of this many bytes.
+const ZEROS_STEP: usize = 64;
+
+impl Block {
+    fn of(bytes: &[u8]) -> Block {
+        debug_assert_eq!(bytes.len(), BLOCK_BYTES);
+        let mut steps = bytes.chunks_exact(ZEROS_STEP);
+        let last = steps.rposition(|step| step.iter().fold(0, |all, byte| all | byte) != 0);
+        Block(Arc::from(&bytes[..last.map_or(0, |last| (last + 1) * ZEROS_STEP)]))
+    }
+
+    fn copy_to(&self, to: &mut [u8]) {
+        let (used, zeros) = to.split_at_mut(self.0.len());
+        used.copy_from_slice(&self.0);
+        zeros.fill(0);
+    }
+
+    fn bytes(&self) -> [u8; BLOCK_BYTES] {
+        let mut bytes = [0; BLOCK_BYTES];
+        bytes[..self.0.len()].copy_from_slice(&self.0);
+        bytes
+    }
+}
 
 /// A sparse sequence of blocks; absent ones read as zeros.
 #[derive(Clone, Debug, Default)]
-struct Blocks(Vec<Option<Arc<Block>>>);
+struct Blocks(Vec<Option<Block>>);
 
 impl Blocks {
-    fn get(&self, block: u64) -> &Block {
+    fn copy_to(&self, block: u64, to: &mut [u8]) {
         match self.0.get(block as usize) {
-            Some(Some(data)) => data,
-            _ => &ZEROS,
+            Some(Some(data)) => data.copy_to(to),
+            _ => to.fill(0),
         }
     }
 
-    fn set(&mut self, block: u64, data: Arc<Block>) {
+    fn bytes(&self, block: u64) -> [u8; BLOCK_BYTES] {
+        match self.0.get(block as usize) {
+            Some(Some(data)) => data.bytes(),
+            _ => [0; BLOCK_BYTES],
+        }
+    }
+
+    fn set(&mut self, block: u64, data: Block) {
         let index = block as usize;
         if index >= self.0.len() {
             self.0.resize(index + 1, None);
@@ -132,12 +165,10 @@ impl Blocks {
         self.0[index] = Some(data);
     }
 
-    fn edit(&mut self, block: u64) -> &mut Block {
-        let index = block as usize;
-        if index >= self.0.len() {
-            self.0.resize(index + 1, None);
-        }
-        Arc::make_mut(self.0[index].get_or_insert_with(|| Arc::new(ZEROS)))
+    fn edit(&mut self, block: u64, edit: impl FnOnce(&mut [u8; BLOCK_BYTES])) {
+        let mut bytes = self.bytes(block);
+        edit(&mut bytes);
+        self.set(block, Block::of(&bytes));
     }
 }
 
@@ -159,7 +190,7 @@ struct Unflushed {
     block: u64,
     /// Position of this block within its write.
     index: usize,
-    data: Arc<Block>,
+    data: Block,
     landing: Landing,
 }
 
@@ -189,7 +220,7 @@ impl SimFile {
     fn settle(&mut self, write: u64) {
         let SimFile { medium, unflushed, .. } = self;
         for landed in unflushed.iter().filter(|u| u.write == write) {
-            medium.set(landed.block, Arc::clone(&landed.data));
+            medium.set(landed.block, landed.data.clone());
         }
         let blocks: Vec<u64> =
             unflushed.iter().filter(|u| u.write == write).map(|u| u.block).collect();
@@ -206,7 +237,7 @@ impl SimFile {
         let mut newest: HashMap<u64, u64> = HashMap::new();
         unflushed.retain(|u| match u.landing {
             Landing::Completed(at) if at < before => {
-                medium.set(u.block, Arc::clone(&u.data));
+                medium.set(u.block, u.data.clone());
                 let write = newest.entry(u.block).or_default();
                 *write = u.write.max(*write);
                 false
@@ -267,7 +298,7 @@ impl SimDisk {
         for (file, bytes) in [(ShardFile::Log, log), (ShardFile::Pages, pages)] {
             let file = disk.file_mut(file);
             for (block, data) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-                file.medium.edit(block as u64).copy_from_slice(data);
+                file.medium.set(block as u64, Block::of(data));
             }
             file.visible = file.medium.clone();
         }
@@ -279,7 +310,7 @@ impl SimDisk {
     pub fn image(&self, file: ShardFile) -> Vec<u8> {
         let file = self.file(file);
         let blocks = file.bytes / BLOCK_BYTES as u64;
-        (0..blocks).flat_map(|block| *file.visible.get(block)).collect()
+        (0..blocks).flat_map(|block| file.visible.bytes(block)).collect()
     }
 
     /// The file's length.
@@ -314,8 +345,8 @@ impl SimDisk {
         let file = self.file_mut(file);
         assert!(offset_bytes < file.bytes && bit < 8);
         let (block, at) = (offset_bytes / BLOCK_BYTES as u64, offset_bytes as usize % BLOCK_BYTES);
-        file.medium.edit(block)[at] ^= 1 << bit;
-        file.visible.edit(block)[at] ^= 1 << bit;
+        file.medium.edit(block, |bytes| bytes[at] ^= 1 << bit);
+        file.visible.edit(block, |bytes| bytes[at] ^= 1 << bit);
     }
 
     /// Takes an operation. Panics on what would be a bug of the caller on any device: misaligned
@@ -376,13 +407,11 @@ impl SimDisk {
             _ => offset_bytes / BLOCK_BYTES as u64,
         };
         for (index, data) in data.chunks_exact(BLOCK_BYTES).enumerate() {
-            let mut block = Arc::new(ZEROS);
-            Arc::make_mut(&mut block).copy_from_slice(data);
             file.unflushed.push(Unflushed {
                 write,
                 block: first + index as u64,
                 index,
-                data: block,
+                data: Block::of(data),
                 landing: Landing::InFlight,
             });
         }
@@ -428,7 +457,7 @@ impl SimDisk {
                     None => {
                         let first = offset_bytes / BLOCK_BYTES as u64;
                         for (index, to) in buf.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-                            to.copy_from_slice(file.visible.get(first + index as u64));
+                            file.visible.copy_to(first + index as u64, to);
                         }
                         Ok(())
                     }
@@ -444,7 +473,7 @@ impl SimDisk {
                 for landed in unflushed.iter_mut().filter(|u| u.write == write) {
                     landed.landing = landing;
                     if errno.is_none() {
-                        visible.set(landed.block, Arc::clone(&landed.data));
+                        visible.set(landed.block, landed.data.clone());
                     }
                 }
                 if errno.is_none() && durability == Durability::Durable {
@@ -499,7 +528,7 @@ impl SimDisk {
             let SimFile { visible, unflushed, .. } = file;
             for landed in unflushed.iter_mut().filter(|u| u.write == *write) {
                 landed.landing = Landing::Completed(clock);
-                visible.set(landed.block, Arc::clone(&landed.data));
+                visible.set(landed.block, landed.data.clone());
             }
         }
         disk

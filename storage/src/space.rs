@@ -50,6 +50,7 @@
 use std::collections::BTreeMap;
 
 use forebay_core::ids::ShardId;
+use forebay_core::planted::{self, Flaw};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskError, DiskOp, Durability, OpId, ShardFile};
@@ -375,6 +376,10 @@ impl SpaceMap {
     /// Frees an extent that the checkpoint being built no longer holds, though older ones may.
     pub fn free(&mut self, id: u64, blocks: u16) {
         self.clear_live(id, blocks);
+        if planted::has(Flaw::ReusePagesAtOnce) {
+            self.freed_blocks += u64::from(blocks);
+            return self.clear_busy(id, blocks);
+        }
         self.deferred.entry(self.building).or_default().push((id, blocks));
         self.deferred_blocks += u64::from(blocks);
         self.freed_blocks += u64::from(blocks);

@@ -4,7 +4,8 @@
 //! runs, so that whatever happens can be repeated.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use forebay_tools::simulate::{self, Failure as Found, NANOS_MIN, Options, Outcome, Stats};
@@ -20,6 +21,8 @@ const EXAMPLES: &str = "Examples:
   forebay simulate --seed 5042 --trace      one seed, and what happened
   forebay simulate --seed 5042 --keep 3,7   with two of its faults only
   forebay simulate --nodes 1 --seeds 1000   a single node
+  forebay simulate --gray --seeds 100       one broken link at a time: no leader may change
+  forebay simulate --seeds 10000 --jobs 2   on two threads, a seed each
 
 A seed decides everything: when one fails, its faults are left out as long as it still fails, and
 what is left is printed with the command that shows it again. Ctrl-C ends with the seed under way.";
@@ -45,6 +48,12 @@ pub(crate) struct Args {
     /// Damage the disk of one node, too, in some runs of three nodes
     #[arg(long)]
     damage: bool,
+    /// Break one link at a time and nothing else: no leader may change
+    #[arg(long, conflicts_with = "damage")]
+    gray: bool,
+    /// Threads, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
     /// Keep only these faults of the plan, by number; an empty list keeps none
     #[arg(long, value_name = "LIST", value_parser = parse_keep)]
     keep: Option<Keep>,
@@ -54,6 +63,10 @@ pub(crate) struct Args {
     /// Say what happens
     #[arg(long)]
     trace: bool,
+    /// Plant this bug, which the simulation should find
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, value_name = "NAME", value_parser = simulate::Planted::by_name)]
+    plant: Option<simulate::Planted>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +112,8 @@ impl Totals {
         sum.crashes += stats.crashes;
         sum.checkpoints += stats.checkpoints;
         sum.digests_compared += stats.digests_compared;
+        sum.entries_compared += stats.entries_compared;
+        sum.elections += stats.elections;
         sum.acknowledged_entries += stats.acknowledged_entries;
         sum.network_bytes += stats.network_bytes;
         sum.undecided_keys += stats.undecided_keys;
@@ -113,7 +128,7 @@ impl Totals {
     fn speed(&self, real_seconds: f64) -> String {
         let simulated = self.stats.simulated_nanos as f64 / 1e9;
         format!(
-            "{:.1} seeds/s, {:.2} simulated hours, {:.0} x real time",
+            "{:.2} seeds/s, {:.2} simulated hours, {:.0} x real time",
             self.seeds as f64 / real_seconds,
             simulated / 3600.0,
             simulated / real_seconds
@@ -123,51 +138,97 @@ impl Totals {
 
 /// Runs the seeds; a failing one ends the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.gray && args.nodes < 3 {
+        return Err(Failure::new(Exit::Usage, "--gray takes a cluster of 3 nodes".to_owned()));
+    }
     let first = args.seed.unwrap_or_else(seed_of_the_clock);
+    let kind = if args.gray { ", gray failures only" } else { "" };
     say(&format!(
-        "seed {first}, {} seed(s) of {} s with {} node(s)\n",
+        "seed {first}, {} seed(s) of {} s with {} node(s){kind}\n",
         args.seeds, args.seconds, args.nodes
     ));
     let stop = stop_on_signal()?;
     let bar = progress_bar(args.seeds);
     let began = Instant::now();
     let (mut totals, mut failing) = (Totals::default(), Vec::new());
-    for seed in (0..args.seeds).map(|index| first.wrapping_add(index)) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let options = Options {
-            seed,
-            nodes: args.nodes,
-            nanos: args.seconds * NANOS_PER_SECOND,
-            keep: args.keep.as_ref().map(|keep| keep.0.clone()),
-            damage: args.damage,
-            planted: None,
-            trace: args.trace,
-        };
-        let outcome = simulate::run(&options);
+    let mut broken: Option<(Options, Found)> = None;
+    each_seed(args, first, &stop, |options, outcome| {
         totals.add(&outcome.stats);
         bar.inc(1);
         bar.set_message(totals.speed(began.elapsed().as_secs_f64()));
         if args.trace {
             show_trace(&outcome);
         }
-        let Some(failure) = outcome.failure else { continue };
-        if !args.go_on {
-            bar.finish_and_clear();
-            return Err(explain(args, &options, &failure, &stop));
+        let Some(failure) = outcome.failure else { return true };
+        if args.go_on {
+            bar.suspend(|| say(&failed(options.seed, &failure)));
+            failing.push(options.seed);
+        } else if broken.as_ref().is_none_or(|(other, _)| options.seed < other.seed) {
+            broken = Some((options, failure));
         }
-        bar.suspend(|| say(&failed(seed, &failure)));
-        failing.push(seed);
-    }
+        args.go_on
+    });
     bar.finish_and_clear();
+    if let Some((options, failure)) = broken {
+        return Err(explain(args, &options, &failure, &stop));
+    }
     summarize(&totals, failing.len(), began.elapsed().as_secs_f64());
+    failing.sort_unstable();
     match failing.first() {
         None => Ok(()),
         Some(first) => Err(Failure::new(
             Exit::Simulation,
             format!("{} seed(s) failed, the first is {first}", failing.len()),
         )),
+    }
+}
+
+/// Runs seed after seed on each thread until `seen` has had enough of their outcomes, or somebody
+/// asks for the end. Outcomes come in the order in which their runs end.
+fn each_seed(
+    args: &Args,
+    first: u64,
+    stop: &AtomicBool,
+    mut seen: impl FnMut(Options, Outcome) -> bool,
+) {
+    let (next, enough) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (sender, outcomes) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            let (sender, next, enough) = (sender.clone(), &next, &enough);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) && !enough.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= args.seeds {
+                        return;
+                    }
+                    let options = options_of(args, first.wrapping_add(index));
+                    let outcome = simulate::run(&options);
+                    if sender.send((options, outcome)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (options, outcome) in outcomes {
+            if !seen(options, outcome) {
+                enough.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+fn options_of(args: &Args, seed: u64) -> Options {
+    Options {
+        nanos: args.seconds * NANOS_PER_SECOND,
+        keep: args.keep.as_ref().map(|keep| keep.0.clone()),
+        damage: args.damage,
+        gray: args.gray,
+        trace: args.trace,
+        #[cfg(feature = "planted-bugs")]
+        planted: args.plant,
+        ..Options::new(seed, args.nodes)
     }
 }
 
@@ -214,7 +275,7 @@ fn summarize(totals: &Totals, failed: usize, real_seconds: f64) {
     let simulated = stats.simulated_nanos as f64 / 1e9;
     say(&format!(
         "{} of {} seed(s) clean: {}\n\
-         faults {}, crashes {}, checkpoints {}, digests compared {}\n\
+         faults {}, crashes {}, elections {}, checkpoints {}; compared {} digests, {} log entries\n\
          operations {} ({:.0} a simulated second): {} keys answered, {} refused, {} unknown, {} not \
          sent\n\
          ledger entries acknowledged {}; histories too wide to check {}\n",
@@ -223,8 +284,10 @@ fn summarize(totals: &Totals, failed: usize, real_seconds: f64) {
         totals.speed(real_seconds),
         stats.faults,
         stats.crashes,
+        stats.elections,
         stats.checkpoints,
         stats.digests_compared,
+        stats.entries_compared,
         operations.wanted,
         operations.wanted as f64 / simulated,
         operations.answered,
@@ -248,16 +311,20 @@ fn explain(args: &Args, options: &Options, failure: &Found, stop: &AtomicBool) -
     for index in &small.kept {
         let planned = faults[*index];
         say(&format!(
-            "  fault {index} at {:.6} s for {:.6} s: {:?}\n",
+            "  fault {index}, {:.6} s to {:.6} s: {}\n",
             planned.at as f64 / 1e9,
-            planned.nanos as f64 / 1e9,
-            planned.fault
+            (planned.at + planned.nanos) as f64 / 1e9,
+            planned.fault.describe(options.nodes)
         ));
     }
     say("what happened:\n");
     show_trace(&small.outcome);
     let kept: Vec<String> = small.kept.iter().map(usize::to_string).collect();
-    let damage = if args.damage { " --damage" } else { "" };
+    let damage = match (args.damage, args.gray) {
+        (true, _) => " --damage",
+        (_, true) => " --gray",
+        _ => "",
+    };
     Failure::new(
         Exit::Simulation,
         format!(

@@ -209,7 +209,7 @@ impl Liveness {
             promises_from,
             links: Vec::new(),
             heartbeat_at: now,
-            planted: Planted::NONE,
+            planted: Planted::of_thread(),
         }
     }
 

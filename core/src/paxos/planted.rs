@@ -130,7 +130,10 @@ pub(crate) struct Planted;
 
 #[cfg(any(test, feature = "planted-bugs"))]
 impl Planted {
-    pub(crate) const NONE: Planted = Planted(None);
+    /// What [`crate::planted`] says for machines that are made on this thread.
+    pub(crate) fn of_thread() -> Planted {
+        Planted(crate::planted::in_protocol())
+    }
 
     pub(crate) fn has(self, bug: Bug) -> bool {
         self.0 == Some(bug)
@@ -139,7 +142,9 @@ impl Planted {
 
 #[cfg(not(any(test, feature = "planted-bugs")))]
 impl Planted {
-    pub(crate) const NONE: Planted = Planted;
+    pub(crate) const fn of_thread() -> Planted {
+        Planted
+    }
 
     #[inline(always)]
     pub(crate) const fn has(self, _: Bug) -> bool {

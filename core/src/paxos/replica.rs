@@ -21,9 +21,7 @@ use super::journal::Held;
 use super::leader::Leadership;
 use super::membership::{Configuration, Member, MemberId, MemberRole};
 use super::message::{ConfigurationAt, Message, Offered, Payload};
-#[cfg(any(test, feature = "planted-bugs"))]
-use super::planted::Bug;
-use super::planted::Planted;
+use super::planted::{Bug, Planted};
 use super::settings::Settings;
 use crate::ids::{Ballot, Slot};
 use crate::liveness::{Epoch, Liveness, Peer};
@@ -236,7 +234,7 @@ impl Replica {
             configurations,
             entries: Vec::new(),
         };
-        Replica::assemble(id, settings, recovered, before_restart, Planted::NONE)
+        Replica::assemble(id, settings, recovered, before_restart, Planted::of_thread())
     }
 
     /// A member after a restart.
@@ -245,7 +243,7 @@ impl Replica {
     /// If the recovered numbers contradict each other.
     #[must_use]
     pub fn recover(id: MemberId, settings: Settings, recovered: Recovered) -> Replica {
-        Replica::assemble(id, settings, recovered, true, Planted::NONE)
+        Replica::recover_planted(id, settings, recovered, Planted::of_thread())
     }
 
     /// The same member with a bug, to see that the tests catch it.
@@ -263,10 +261,18 @@ impl Replica {
     pub fn recover_with_bug(
         id: MemberId,
         settings: Settings,
-        mut recovered: Recovered,
+        recovered: Recovered,
         bug: Option<Bug>,
     ) -> Replica {
-        let planted = Planted(bug);
+        Replica::recover_planted(id, settings, recovered, Planted(bug))
+    }
+
+    fn recover_planted(
+        id: MemberId,
+        settings: Settings,
+        mut recovered: Recovered,
+        planted: Planted,
+    ) -> Replica {
         if planted.has(Bug::ForgetAccepted) {
             let chosen = recovered.chosen;
             recovered.entries.clear();

@@ -11,6 +11,7 @@ use forebay_core::paxos::{
     At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole,
     Message, NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
 };
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
 
@@ -127,6 +128,8 @@ pub(super) struct Members {
     checkpointed: Vec<(GroupOrdinal, Slot)>,
     /// Messages for groups or members that are not here, or not from where they say.
     pub(super) misdirected: u64,
+    /// How often members here have begun to serve.
+    pub(super) reigns: u64,
     /// Who wrote to members that are not here.
     pub(super) absent: Vec<(Peer, GroupId, MemberId)>,
     random: u64,
@@ -155,6 +158,7 @@ impl Members {
             applied: Vec::new(),
             checkpointed: Vec::new(),
             misdirected: 0,
+            reigns: 0,
             absent: Vec::new(),
             random: seed | 1,
         }
@@ -290,17 +294,14 @@ impl Members {
         while let Some(past) = store.take_read_entries() {
             self.queue_past(&past);
         }
-        loop {
+        while store.has_reports() {
             let mut persisted = std::mem::take(&mut self.persisted);
             let mut applied = std::mem::take(&mut self.applied);
             let mut checkpointed = std::mem::take(&mut self.checkpointed);
             store.take_persisted(&mut persisted);
             store.take_applied(&mut applied);
             store.take_checkpointed(&mut checkpointed);
-            let (any, trims) = (
-                !(persisted.is_empty() && applied.is_empty() && checkpointed.is_empty()),
-                !checkpointed.is_empty(),
-            );
+            let trims = !checkpointed.is_empty();
             for (ordinal, upto) in persisted.drain(..) {
                 self.step(store, ordinal, Input::Persisted { upto }, now);
             }
@@ -321,9 +322,6 @@ impl Members {
             if trims {
                 self.trim_all(store, now);
             }
-            if !any {
-                return;
-            }
         }
     }
 
@@ -338,7 +336,11 @@ impl Members {
             };
             let ordinal = GroupOrdinal(index as u32);
             let limit = store.trim_limit(ordinal).unwrap_or(own);
-            let slot = member.may_trim.min(own).min(limit);
+            let may_trim = match planted::has(Flaw::TrimByOwnCheckpoint) {
+                true => own,
+                false => member.may_trim,
+            };
+            let slot = may_trim.min(own).min(limit);
             if slot > figures.trimmed_slot && store.must_trim(ordinal) {
                 store.trim(ordinal, slot);
                 self.step(store, ordinal, Input::Trimmed { slot }, now);
@@ -613,6 +615,7 @@ impl Members {
             Effect::MayTrim { slot } => member.may_trim = slot,
             Effect::Leads { .. } => {
                 member.serves = true;
+                self.reigns += 1;
                 self.events.push(Event::Leads(ordinal));
             }
             Effect::StepsDown { .. } => {

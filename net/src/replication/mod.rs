@@ -60,6 +60,7 @@ use forebay_core::message::peer::{
 use forebay_core::paxos::{
     At, Configuration, Member, MemberId, MemberRole, NotServed, Replica, Settings,
 };
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{
     GroupOrdinal, InstallProgress, MemberDescriptor, Refused, Store, Ticket,
@@ -264,7 +265,8 @@ impl Replication {
     /// Whether every read since the last call may be answered: `clock` is read only if there were
     /// any. See the module's docs.
     pub fn reads_stand(&mut self, clock: impl FnOnce() -> Nanos) -> bool {
-        self.reads_stand_until.take().is_none_or(|until| clock() < until)
+        let until = self.reads_stand_until.take();
+        planted::has(Flaw::SkipSecondLook) || until.is_none_or(|until| clock() < until)
     }
 
     /// How far behind the leader's the state here may be, for a read that need not be strong. None:
@@ -277,6 +279,12 @@ impl Replication {
     #[must_use]
     pub fn leads(&self, group: GroupOrdinal) -> bool {
         self.members.get(group).serves
+    }
+
+    /// How often members here have begun to serve as leaders, ever.
+    #[must_use]
+    pub fn reigns(&self) -> u64 {
+        self.members.reigns
     }
 
     /// The shard that leads the group, as far as this member knows.

@@ -57,7 +57,8 @@ use forebay_core::key::KeyBuf;
 use forebay_core::message::{ErrorCode, ErrorReply, Kind, NotLeaderReply, WriteReply};
 use forebay_core::time::Nanos;
 use forebay_storage::block::DiskDone;
-use forebay_storage::store::{PageId, Store, Ticket};
+use forebay_storage::notice;
+use forebay_storage::store::{ChosenEntry, PageId, Store, Ticket};
 
 pub use observe::METRIC_NAMES;
 pub use replicated::{Clock, ClusterContext};
@@ -286,6 +287,16 @@ impl Shard {
         self.replication.as_deref()
     }
 
+    /// For simulations: has its store keep what its members learn to be chosen.
+    pub fn watch_chosen(&mut self) {
+        self.store.watch_chosen();
+    }
+
+    /// What [`Shard::watch_chosen`] has kept since the last call.
+    pub fn take_watched(&mut self) -> impl Iterator<Item = ChosenEntry> {
+        self.store.take_watched()
+    }
+
     /// Messages for other shards of the node, in order.
     pub fn take_mail(&mut self) -> std::vec::Drain<'_, Mail> {
         self.mail.drain(..)
@@ -376,11 +387,11 @@ impl Shard {
         if !self.failed_reported {
             self.failed_reported = true;
             let reason = self.store.failure().map_or_else(String::new, |error| error.to_string());
-            eprintln!(
-                "forebay: shard {} stopped serving: {reason}. Restart the node to recover from \
-                 what is durable.",
+            notice::say(format_args!(
+                "shard {} stopped serving: {reason}. Restart the node to recover from what is \
+                 durable.",
                 self.context.shard
-            );
+            ));
         }
     }
 

@@ -17,6 +17,7 @@ use forebay_core::liveness::Peer;
 use forebay_core::message::peer::StepKind;
 use forebay_core::message::{ErrorCode, Lag};
 use forebay_core::paxos::{Az, Configuration, MemberId, NotServed};
+use forebay_core::planted::{self, Flaw};
 use forebay_core::table::PartitionDescription;
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, Refused, Ticket};
@@ -276,6 +277,10 @@ impl Shard {
         asker: Asker,
         reply: WaitingReply,
     ) {
+        if planted::has(Flaw::ReplyUnchosen) {
+            self.parking.hold(reply.bytes());
+            return self.release_one(asker, reply, self.now);
+        }
         if self.slots.reign(group) != reign {
             if !matches!(reply, WaitingReply::System(_)) {
                 self.refuse(asker, &lost());
@@ -343,7 +348,13 @@ impl Shard {
 
     /// This member does not lead the group any more.
     fn lose(&mut self, group: GroupOrdinal) {
-        let lost = lost();
+        if planted::has(Flaw::KeepWaitingAfterLead) {
+            return;
+        }
+        let lost = match planted::has(Flaw::LostIsRefused) {
+            true => self.not_leader(group),
+            false => lost(),
+        };
         while let Some((asker, reply)) = self.slots.pop(group, Slot(u64::MAX)) {
             self.parking.let_go(reply.bytes());
             if !matches!(reply, WaitingReply::System(_)) {

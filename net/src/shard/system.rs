@@ -41,6 +41,7 @@ use forebay_core::table::{
     TableDescription, TableStatus, split_evenly, validate_table_name,
 };
 use forebay_core::time::Nanos;
+use forebay_storage::notice;
 use forebay_storage::store::{GroupDescriptor, GroupOrdinal, PageId, RangeEnd, Visit};
 
 use super::changes::{Again, Change, Step};
@@ -289,7 +290,9 @@ impl Shard {
                 return;
             }
             RangeEnd::Damaged => {
-                eprintln!("forebay: the system group's tree is damaged; tables cannot be listed");
+                notice::say(format_args!(
+                    "the system group's tree is damaged; tables cannot be listed"
+                ));
                 return;
             }
             RangeEnd::Stopped => {

@@ -14,6 +14,7 @@ use forebay_core::message::{
     ArchivedBatchOperation, ArchivedBatchWriteRequest, ArchivedDeleteRequest, ArchivedPutRequest,
     ArchivedReturnValues, ArchivedUpdateRequest, ErrorCode,
 };
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{Current, GroupOrdinal, Refused, Ticket};
 use rkyv::option::ArchivedOption;
@@ -391,7 +392,7 @@ impl Shard {
         in_flight: bool,
         refusal: Refusal,
     ) -> Outcome {
-        if in_flight {
+        if in_flight && !planted::has(Flaw::AnswerFromInFlight) {
             let mark = self.last_mark(group);
             self.answer_later(asker, mark, WaitingReply::Refused(Box::new(refusal)));
         } else {

@@ -43,6 +43,7 @@ mod tests;
 use std::ops::Bound;
 
 use forebay_core::ids::Slot;
+use forebay_core::planted::{self, Flaw};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use arena::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, EntryRef, Staged};
@@ -289,7 +290,7 @@ impl Overlay {
     pub fn get(&self, group: u32, key: &[u8], hash: KeyHash) -> Option<EntryRef<'_>> {
         let is = |at| self.arena.is_of(at, group, key);
         let mut found = self.active.points.find(hash, is);
-        if found.is_none() && self.frozen_present {
+        if found.is_none() && self.frozen_present && !planted::has(Flaw::MissFrozen) {
             found = self.frozen.points.find(hash, is);
         }
         found.map(|at| self.arena.entry(at))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Block, SimDisk, SimRandom};
+use super::{SimDisk, SimRandom};
 use crate::block::{BLOCK_BYTES, ShardFile};
 
 /// How [`SimDisk::crash_images`] explores the legal states.
@@ -43,6 +43,9 @@ impl SimDisk {
     }
 }
 
+/// All bytes of a block.
+type Full = Arc<[u8; BLOCK_BYTES]>;
+
 /// A sector whose bytes after a crash are open.
 #[derive(Debug)]
 struct Site {
@@ -52,7 +55,7 @@ struct Site {
     start: usize,
     /// What may be found there besides the medium's bytes: (index of the write, sector within the
     /// write, bytes), in submission order, each different from the medium's.
-    found: Vec<(usize, usize, Arc<Block>)>,
+    found: Vec<(usize, usize, Full)>,
 }
 
 #[derive(Debug)]
@@ -104,22 +107,22 @@ impl Sites {
                 });
                 let sectors = (pending.index + 1) * per_block;
                 write_sectors[write] = write_sectors[write].max(sectors);
-                let medium = file.medium.get(pending.block);
+                let medium = file.medium.bytes(pending.block);
+                let data: Full = Arc::new(pending.data.bytes());
                 for sector in 0..per_block {
                     let start = sector * sector_bytes;
                     let range = start..start + sector_bytes;
-                    if medium[range.clone()] == pending.data[range.clone()] {
+                    if medium[range.clone()] == data[range.clone()] {
                         continue;
                     }
-                    let found =
-                        (write, pending.index * per_block + sector, Arc::clone(&pending.data));
+                    let found = (write, pending.index * per_block + sector, Arc::clone(&data));
                     let same = |s: &&mut Site| {
                         s.file == name && s.block == pending.block && s.start == start
                     };
                     match sites.iter_mut().find(same) {
                         Some(site) => {
-                            let known = |f: &(usize, usize, Arc<Block>)| {
-                                f.2[range.clone()] == pending.data[range.clone()]
+                            let known = |f: &(usize, usize, Full)| {
+                                f.2[range.clone()] == data[range.clone()]
                             };
                             if !site.found.iter().any(known) {
                                 site.found.push(found);
@@ -165,8 +168,7 @@ impl Sites {
                 Draw::Lost => None,
                 Draw::Kept => site.found.len().checked_sub(1),
                 Draw::Random(random) => {
-                    let kept = |(write, sector, _): &(usize, usize, Arc<Block>)| match fates[*write]
-                    {
+                    let kept = |(write, sector, _): &(usize, usize, Full)| match fates[*write] {
                         Fate::Lost => false,
                         Fate::Kept => true,
                         Fate::Before(end) => *sector < end,
@@ -178,8 +180,9 @@ impl Sites {
             };
             if let Some(chosen) = chosen {
                 let range = site.start..site.start + self.sector_bytes;
-                let block = image.file_mut(site.file).medium.edit(site.block);
-                block[range.clone()].copy_from_slice(&site.found[chosen].2[range]);
+                let found = &site.found[chosen].2[range.clone()];
+                let medium = &mut image.file_mut(site.file).medium;
+                medium.edit(site.block, |bytes| bytes[range].copy_from_slice(found));
             }
         }
         for name in FILES {

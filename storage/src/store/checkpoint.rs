@@ -32,6 +32,7 @@
 //! for long are appended again at the log's head (`members::carry`), so that they do not pin it.
 
 use forebay_core::ids::Lsn;
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 
 use super::pace::Begun;
@@ -47,8 +48,12 @@ use crate::tree::{PageRef, TreeRef};
 
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
-/// A checkpoint follows at once while the log holds more than this part of what clients may fill.
+/// A checkpoint follows at once while the log holds more than this part of what clients may fill, and
+/// it would be trimmed by [`LOG_GAIN_PART`] of that.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
+/// What members still need may hold most of a log for long ([`super::members`]): checkpoint after
+/// checkpoint would trim a few batches each.
+const LOG_GAIN_PART: u64 = 8;
 
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -335,8 +340,9 @@ impl Store {
         let (trim, start) = (self.log.trim_lsn(), self.superblock.log_start.lsn);
         // What another checkpoint trims to.
         let next_trim = self.superblock.history_start();
-        let held = self.log.end_lsn().0 - trim.0;
-        let nearly_full = held * 100 >= self.config.log.client_bytes() * LOG_HELD_PERCENT_MAX;
+        let (held, all) = (self.log.end_lsn().0 - trim.0, self.config.log.client_bytes());
+        let nearly_full = held * 100 >= all * LOG_HELD_PERCENT_MAX
+            && next_trim.0.saturating_sub(trim.0) >= all / LOG_GAIN_PART;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
@@ -385,6 +391,9 @@ impl Store {
 
     fn flush_when_sealed(&mut self) {
         if let Phase::Sealing { writes_left: 0, root } = self.checkpoint.phase {
+            if planted::has(Flaw::SkipPageFlush) {
+                return self.write_superblock_when_logged(root);
+            }
             let op = self.next_op();
             self.disk.push(DiskOp::Flush { op, file: ShardFile::Pages });
             self.checkpoint.phase = Phase::Flushing { op, root };
@@ -444,7 +453,8 @@ impl Store {
     }
 
     fn write_superblock_when_logged(&mut self, root: SpaceRoot) {
-        if self.log.durable_lsn() < self.checkpoint.required_lsn {
+        let is_logged = self.log.durable_lsn() >= self.checkpoint.required_lsn;
+        if !is_logged && !planted::has(Flaw::SuperblockBeforeLog) {
             self.checkpoint.phase = Phase::Logging { root };
         } else {
             self.write_superblock(root);

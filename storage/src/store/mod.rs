@@ -51,7 +51,9 @@ use crate::superblock::Superblock;
 use crate::tree::{PageRef, TreeRef};
 
 pub use groups::{GroupDescriptor, GroupOrdinal};
-pub use members::{AcceptedEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry};
+pub use members::{
+    AcceptedEntry, ChosenEntry, EntryBytes, MemberDescriptor, PastEntries, PastEntry,
+};
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
 pub use snapshot::{
@@ -131,6 +133,13 @@ pub enum StoreFailure {
     /// A page or superblock write or a flush failed during a checkpoint.
     #[error("a checkpoint write failed: {0}")]
     Checkpoint(DiskError),
+    /// The log is full behind entries that members still need, and they cannot be read to make room.
+    /// Restart: their groups' other members bring them again. Then look at the device.
+    #[error("the log is full, and entries needed from lsn {lsn} on cannot be read")]
+    Unreadable {
+        /// Where the oldest of them is.
+        lsn: Lsn,
+    },
 }
 
 /// What the shell should do after a turn.
@@ -240,6 +249,8 @@ pub struct Store {
     closing: bool,
     last_write_at: Nanos,
     page_read_errors: u64,
+    /// What was chosen here, for whoever watches.
+    watched: Option<Vec<ChosenEntry>>,
 }
 
 impl Store {
@@ -475,7 +486,7 @@ impl Store {
         }
     }
 
-    fn note_persisted(&mut self, group: GroupOrdinal, id: PersistId) {
+    pub(in crate::store) fn note_persisted(&mut self, group: GroupOrdinal, id: PersistId) {
         match self.persisted.last_mut() {
             Some((last, upto)) if *last == group => *upto = id,
             _ => self.persisted.push((group, id)),
@@ -510,6 +521,8 @@ impl Store {
             self.fetch_unread();
             self.append_queued();
             self.carry(now, &mut work);
+        }
+        if self.failure.is_none() {
             self.expire_pins(now, &mut work);
             self.step_behind(now, &mut work);
             self.step_install(now, &mut work);

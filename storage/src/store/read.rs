@@ -6,11 +6,13 @@
 use std::cmp::Ordering;
 use std::ops::Bound;
 
+use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
 
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
 use crate::cache::ReadStart;
+use crate::notice;
 use crate::overlay::{EntryRef, KeyHash};
 pub use crate::tree::walk::TOGETHER_MAX;
 use crate::tree::walk::{self, Cursor, Direction, Lookup, Step};
@@ -145,7 +147,8 @@ impl Store {
     /// Copies the newest item under `key`, chosen or in flight, to the end of `item`.
     pub fn current(&self, group: GroupOrdinal, key: &[u8], item: &mut Vec<u8>) -> Current {
         let hash = KeyHash::of(group.0, key);
-        if let Some(staged) = self.in_flight.latest(&self.overlay, group.0, key, hash) {
+        let in_flight = self.in_flight.latest(&self.overlay, group.0, key, hash);
+        if let Some(staged) = in_flight.filter(|_| !planted::has(Flaw::IgnoreInFlight)) {
             return match self.overlay.staged(staged).item {
                 Some(bytes) => {
                     item.extend_from_slice(bytes);
@@ -315,7 +318,7 @@ impl Store {
         let page = self.cache.page_of_read(done.op);
         if let Err(error) = self.cache.finish_read(done) {
             self.page_read_errors += 1;
-            eprintln!("forebay: shard {}: {error}", self.shard());
+            notice::say(format_args!("shard {}: {error}", self.shard()));
             self.damaged.insert(page, now + READ_RETRY_NANOS);
         }
         self.loaded.push(PageId(page.id));

@@ -548,6 +548,7 @@ impl Opening {
             closing: false,
             last_write_at: now,
             page_read_errors: 0,
+            watched: None,
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Do the replicas hold the same?
 //!
+//! No two members ever hold different chosen entries in one slot (log prefix agreement): each entry
+//! that a member applies is compared with what any member applied in that slot before, the same
+//! member before a restart included.
+//!
 //! Two replicas whose trees are the state at the same slot of the same group must have the same
 //! content digest there, and what a replica calls chosen is never taken back: its chosen and
 //! checkpointed slots grow, and what was durable before a restart is there after it.
@@ -10,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use forebay_storage::store::GroupFigures;
+use forebay_storage::store::{ChosenEntry, GroupFigures};
 
 /// What one node said of a group last.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,9 +29,34 @@ pub(super) struct Agreement {
     digests: HashMap<(u64, u64), (u128, usize)>,
     said: HashMap<(usize, u64), Said>,
     compared: u64,
+    /// By group: for each slot from 1 on what was applied in it, and who did first.
+    entries: HashMap<u64, Vec<Option<(u128, usize)>>>,
+    entries_compared: u64,
 }
 
 impl Agreement {
+    /// A node applied an entry.
+    pub(super) fn applied(&mut self, node: usize, entry: &ChosenEntry) -> Result<(), String> {
+        let ChosenEntry { group, slot, digest } = *entry;
+        let slots = self.entries.entry(group.0).or_default();
+        let index = slot.0 as usize - 1;
+        if slots.len() <= index {
+            slots.resize(index + 1, None);
+        }
+        match slots[index] {
+            None => slots[index] = Some((digest, node)),
+            Some((known, _)) if known == digest => self.entries_compared += 1,
+            Some((_, other)) => {
+                return Err(format!(
+                    "group {} at slot {slot}: node {node} holds another entry to be chosen than \
+                     node {other}",
+                    group.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A node shows a group.
     pub(super) fn observe(&mut self, node: usize, figures: &GroupFigures) -> Result<(), String> {
         let group = figures.id.0;
@@ -59,6 +88,11 @@ impl Agreement {
             self.compared += 1;
         }
         Ok(())
+    }
+
+    /// Entries that were applied more than once, and were the same.
+    pub(super) fn entries_compared(&self) -> u64 {
+        self.entries_compared
     }
 
     /// Digests that two nodes had in common.

@@ -332,7 +332,7 @@ impl Client {
     }
 
     fn put_entry(&mut self, node: usize, now: u64, work: &mut Workload) {
-        let entry = work.ledger.ask();
+        let entry = work.ledger.ask(self.number, now);
         let part = Part::EntryWrite(entry);
         self.send_put(node, (&entry_name(entry), entry as u64), None, part, now, work);
     }
@@ -422,7 +422,7 @@ impl Client {
         for index in 0..count {
             let mut item = Vec::new();
             if index % 2 == 1 {
-                let entry = work.ledger.ask();
+                let entry = work.ledger.ask(self.number, now);
                 items::item(&mut item, &entry_name(entry), entry as u64);
                 bytes.push((false, item));
                 parts.push(Part::EntryWrite(entry));

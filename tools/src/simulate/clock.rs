@@ -6,7 +6,13 @@
 
 use forebay_core::time::Nanos;
 
-const MILLION: i128 = 1_000_000;
+const MILLION: i64 = 1_000_000;
+/// Rates differ from one by less.
+const PPM_MAX: i64 = 10_000;
+/// Up to here no product of this module leaves 64 bits: almost a week.
+const PASSED_MAX: u64 = 1 << 49;
+
+const _: () = assert!((PASSED_MAX as i64).checked_mul(PPM_MAX).is_some());
 
 /// `local = local_base + (real - real_base) * (1 + ppm / 1,000,000)`.
 #[derive(Clone, Copy, Debug)]
@@ -25,21 +31,38 @@ impl Clock {
     /// What it shows.
     pub(super) fn local(&self, real: u64) -> Nanos {
         debug_assert!(real >= self.real_base);
-        let passed = i128::from(real - self.real_base);
-        let shown = passed * (MILLION + i128::from(self.ppm)) / MILLION;
-        Nanos(self.local_base + shown as u64)
+        let passed = real - self.real_base;
+        debug_assert!(passed <= PASSED_MAX);
+        Nanos(self.local_base + passed.wrapping_add_signed(self.gained(passed)))
     }
 
     /// The first moment at which it shows `local` or later.
     pub(super) fn real(&self, local: Nanos) -> u64 {
-        let ahead = i128::from(local.0.saturating_sub(self.local_base));
-        let rate = MILLION + i128::from(self.ppm);
-        let passed = (ahead * MILLION + rate - 1) / rate;
-        self.real_base + passed as u64
+        let ahead = local.0.saturating_sub(self.local_base);
+        if ahead > PASSED_MAX {
+            return u64::MAX; // Never, in a run.
+        }
+        // Near enough, and then exactly: the clock shows each moment within one of its last.
+        let rate = (MILLION + self.ppm) as f64 / MILLION as f64;
+        let mut passed = (ahead as f64 / rate) as u64;
+        let shown = |passed: u64| passed.wrapping_add_signed(self.gained(passed));
+        while passed > 0 && shown(passed - 1) >= ahead {
+            passed -= 1;
+        }
+        while shown(passed) < ahead {
+            passed += 1;
+        }
+        self.real_base + passed
+    }
+
+    /// What it shows beyond what has passed.
+    fn gained(&self, passed: u64) -> i64 {
+        (passed as i64 * self.ppm).div_euclid(MILLION)
     }
 
     /// Runs at another rate from now on.
     pub(super) fn set_rate(&mut self, real: u64, ppm: i64) {
+        debug_assert!(ppm.abs() < PPM_MAX);
         *self = Clock { real_base: real, local_base: self.local(real).0, ppm };
     }
 

@@ -166,6 +166,14 @@ impl Disk {
         std::mem::take(&mut self.erred)
     }
 
+    /// The next write to the pages lands elsewhere; returns where.
+    pub(super) fn misdirect(&mut self, at: u64) -> u64 {
+        let blocks = BLOCK_BYTES as u64;
+        let offset_bytes = self.offset(ShardFile::Pages, at) / blocks * blocks;
+        self.inject(ShardFile::Pages, Fault::MisdirectWrite { offset_bytes });
+        offset_bytes
+    }
+
     /// Flips a bit; returns where.
     pub(super) fn flip(&mut self, file: ShardFile, at: u64, bit: u8) -> u64 {
         let offset = self.offset(file, at);

@@ -20,6 +20,18 @@ enum State {
     },
 }
 
+/// A key, and who asked for it when.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: State,
+    client: usize,
+    asked_at: u64,
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
 /// A key of the ledger, and when its read began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
@@ -31,14 +43,14 @@ pub(super) struct Reading {
 /// See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    entries: Vec<State>,
+    entries: Vec<Entry>,
     acknowledged: u64,
 }
 
 impl Ledger {
     /// A key that was never written.
-    pub(super) fn ask(&mut self) -> usize {
-        self.entries.push(State::Open);
+    pub(super) fn ask(&mut self, client: usize, now: u64) -> usize {
+        self.entries.push(Entry { state: State::Open, client, asked_at: now });
         self.entries.len() - 1
     }
 
@@ -48,25 +60,26 @@ impl Ledger {
     }
 
     pub(super) fn refused(&mut self, entry: usize) -> Result<(), String> {
-        match self.entries[entry] {
+        match self.entries[entry].state {
             State::There { since } => Err(format!(
-                "the write of ledger entry {entry} was refused without effect, but it was seen at \
-                 {since} ns"
+                "{} was refused without effect, but it was seen at {:.6} s",
+                self.describe(entry),
+                seconds(since)
             )),
             State::Open | State::Refused => {
-                self.entries[entry] = State::Refused;
+                self.entries[entry].state = State::Refused;
                 Ok(())
             }
         }
     }
 
     fn there(&mut self, entry: usize, now: u64) -> Result<(), String> {
-        match self.entries[entry] {
-            State::Refused => Err(format!(
-                "ledger entry {entry} is there, but its write was refused without effect"
-            )),
+        match self.entries[entry].state {
+            State::Refused => {
+                Err(format!("{} was refused without effect, and is there", self.describe(entry)))
+            }
             State::Open => {
-                self.entries[entry] = State::There { since: now };
+                self.entries[entry].state = State::There { since: now };
                 Ok(())
             }
             State::There { .. } => Ok(()),
@@ -75,7 +88,7 @@ impl Ledger {
 
     /// A read begins.
     pub(super) fn read(&self, entry: usize) -> Reading {
-        Reading { entry, expected: matches!(self.entries[entry], State::There { .. }) }
+        Reading { entry, expected: matches!(self.entries[entry].state, State::There { .. }) }
     }
 
     /// It is answered.
@@ -84,13 +97,23 @@ impl Ledger {
             (true, _) => self.there(reading.entry, now),
             (false, false) => Ok(()),
             (false, true) => {
-                let State::There { since } = self.entries[reading.entry] else { unreachable!() };
+                let State::There { since } = self.entries[reading.entry].state else {
+                    unreachable!()
+                };
                 Err(format!(
-                    "ledger entry {} was there at {since} ns, and is gone at {now} ns",
-                    reading.entry
+                    "{} was acknowledged or seen at {:.6} s, and a read that began later does not \
+                     find it at {:.6} s",
+                    self.describe(reading.entry),
+                    seconds(since),
+                    seconds(now)
                 ))
             }
         }
+    }
+
+    fn describe(&self, entry: usize) -> String {
+        let Entry { client, asked_at, .. } = self.entries[entry];
+        format!("ledger entry {entry}, written by client {client} at {:.6} s,", seconds(asked_at))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -110,7 +133,7 @@ mod tests {
     #[test]
     fn what_was_acknowledged_or_seen_must_stay_and_what_was_refused_must_not_come() {
         let mut ledger = Ledger::default();
-        let (kept, refused, open) = (ledger.ask(), ledger.ask(), ledger.ask());
+        let [kept, refused, open] = [0; 3].map(|client| ledger.ask(client, 1));
         let before = ledger.read(kept);
         ledger.acknowledged(kept, 5).unwrap();
         // A read that began before the answer may have missed it.

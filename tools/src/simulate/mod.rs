@@ -18,14 +18,37 @@
 //! | file | idea |
 //! |---|---|
 //! | `plan`, `faults` | what goes wrong, drawn before the run; how it is done |
-//! | `world`, `queue` | events by time |
+//! | `world`, `connections`, `queue` | events by time |
 //! | `node`, `disk`, `clock` | a production shard and what it stands on |
 //! | `network` | connections that carry bytes late, in pieces, or not at all |
 //! | `client`, `workload`, `items` | what is asked, in real frames |
 //! | `history`, `linearizability` | answers per key, and whether an order explains them |
 //! | `ledger` | acknowledged writes stay |
-//! | `agreement` | replicas at the same slot hold the same |
+//! | `agreement` | the same entry in each slot, and at the same slot the same content |
+//! | `leases` | one leaseholder at a time; no leader changes without need |
 //! | `minimise`, `trace` | from a failing run to a small one |
+//!
+//! What must not be, and who looks:
+//!
+//! | property | looked at | by |
+//! |---|---|---|
+//! | strong reads and conditional writes are linearizable, key by key | in the end, all answers | `linearizability` |
+//! | an acknowledged write stays; a refused one never shows | each answer, and every key read in the end | `ledger` |
+//! | an item is whole, and its key's | each answer | `items` |
+//! | two members never hold different chosen entries in one slot | each entry that is applied, after restarts too | `agreement` |
+//! | replicas at the same slot have the same content digest | each checkpoint | `agreement` |
+//! | a member takes back no checkpoint | each checkpoint | `agreement` |
+//! | no two members hold a lease for a group at one moment | each beginning of a lead, and five times a second | `leases` |
+//! | one broken link changes no leader while others hear it | runs with `--gray` | `leases` |
+//! | reads and writes succeed within 5 s of the last fault's end | once | `world` |
+//! | all replicas then come to the same checkpoint within 30 s of the last write | once | `world` |
+//! | a node starts again whatever happened to it; time goes on | always | `world` |
+//!
+//! `forebay simulate --seeds 1000` runs seeds on one thread, `--jobs 2` on two; a seed of a minute
+//! has at least five faults (ten on average), a checkpoint of every node every ten seconds or sooner,
+//! and more than a hundred client operations a simulated second.
+//! `cargo test -p forebay-tools --test planted -- --nocapture` plants bugs and says which seed finds
+//! each.
 //!
 //! What is not simulated: the ring and the kernel (tests of the ring and kills of real processes
 //! cover those), several shards of one node, and the maintenance lane.
@@ -33,10 +56,12 @@
 mod agreement;
 mod client;
 mod clock;
+mod connections;
 mod disk;
 mod faults;
 mod history;
 mod items;
+mod leases;
 mod ledger;
 mod linearizability;
 mod minimise;
@@ -52,6 +77,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
+use forebay_storage::notice;
 use forebay_storage::sim_disk::SimRandom;
 
 pub use minimise::{Minimised, minimise};
@@ -65,7 +91,79 @@ pub enum Planted {
     /// Disks report writes and flushes as durable that are not, so a node acknowledges before
     /// durability.
     LyingDisk,
+    /// What is around the protocol has this one. Only in builds with the feature `planted-bugs`.
+    #[cfg(feature = "planted-bugs")]
+    Flaw(forebay_core::planted::Flaw),
+    /// The protocol has this one. Only in builds with the feature `planted-bugs`.
+    #[cfg(feature = "planted-bugs")]
+    Protocol(forebay_core::paxos::Bug),
 }
+
+impl Planted {
+    /// Every bug that a simulation of whole nodes should find.
+    #[cfg(feature = "planted-bugs")]
+    pub fn all() -> impl Iterator<Item = Planted> {
+        use forebay_core::paxos::Bug;
+        use forebay_core::planted::Flaw;
+        // The protocol has a simulation and models of its own. These need most of what is around
+        // it: disks, clocks, restarts.
+        let protocol = [
+            Bug::AnswerUndurablePromise,
+            Bug::AcknowledgeUndurable,
+            Bug::TrustExpiredLease,
+            Bug::ForgetPromisedValues,
+            Bug::ForgetAccepted,
+            Bug::PromiseDespiteSupport,
+            Bug::NoWaitAfterRestart,
+            Bug::ServeBeforeOwnBallot,
+            Bug::PromiseQuorumTooSmall,
+            Bug::AcceptQuorumTooSmall,
+        ];
+        let around = Flaw::ALL.into_iter().map(Planted::Flaw);
+        let all = around.chain(protocol.into_iter().map(Planted::Protocol));
+        std::iter::once(Planted::LyingDisk).chain(all)
+    }
+
+    /// The bug of this name.
+    ///
+    /// # Errors
+    /// There is none; the names that there are.
+    #[cfg(feature = "planted-bugs")]
+    pub fn by_name(name: &str) -> Result<Planted, String> {
+        let names = || Planted::all().map(Planted::name).collect::<Vec<_>>().join(", ");
+        let found = Planted::all().find(|planted| planted.name() == name);
+        found.ok_or_else(|| format!("no such bug; there are {}", names()))
+    }
+
+    /// Its name.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Planted::LyingDisk => "LyingDisk".to_owned(),
+            Planted::Flaw(flaw) => format!("{flaw:?}"),
+            Planted::Protocol(bug) => format!("{bug:?}"),
+        }
+    }
+}
+
+/// Everything that runs on this thread from now on has this bug, or none.
+#[cfg(feature = "planted-bugs")]
+fn plant(planted: Option<Planted>) {
+    use forebay_core::planted;
+    let (mut flaw, mut bug) = (None, None);
+    match planted {
+        Some(Planted::Flaw(planted)) => flaw = Some(planted),
+        Some(Planted::Protocol(planted)) => bug = Some(planted),
+        Some(Planted::LyingDisk) | None => {}
+    }
+    planted::plant(flaw);
+    planted::plant_in_protocol(bug);
+}
+
+/// The disk's bug is the only one in this build, and it is planted there.
+#[cfg(not(feature = "planted-bugs"))]
+fn plant(_: Option<Planted>) {}
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -80,6 +178,8 @@ pub struct Options {
     pub keep: Option<Vec<usize>>,
     /// Damage one node's disk, too, in some runs.
     pub damage: bool,
+    /// Nothing goes wrong but one link at a time, and no leader may change.
+    pub gray: bool,
     /// For tests of the checkers.
     pub planted: Option<Planted>,
     /// Say what happened.
@@ -96,6 +196,7 @@ impl Options {
             nanos: 60_000_000_000,
             keep: None,
             damage: false,
+            gray: false,
             planted: None,
             trace: false,
         }
@@ -104,7 +205,11 @@ impl Options {
     /// The plan that the run follows.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        Plan::draw(self.seed, self.nodes, self.nanos, self.damage)
+        if self.gray {
+            Plan::draw_gray(self.seed, self.nodes, self.nanos)
+        } else {
+            Plan::draw(self.seed, self.nodes, self.nanos, self.damage)
+        }
     }
 }
 
@@ -119,6 +224,10 @@ pub enum FailureKind {
     Linearizability,
     /// Replicas that differ, or a node that takes back what it had.
     Agreement,
+    /// Two members of a group hold its lease at one moment.
+    Lease,
+    /// A leader changed although every member heard it, by itself or through another.
+    Election,
     /// Clients do not succeed although nothing is wrong any more.
     Liveness,
     /// A node that does not start, or stops.
@@ -155,6 +264,10 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Digests of the same slot that two nodes had.
     pub digests_compared: u64,
+    /// Slots that a second node, or a second start of one, had the same entry in.
+    pub entries_compared: u64,
+    /// Times that a member began to lead and serve.
+    pub elections: u64,
     /// What clients did.
     pub operations: Operations,
     /// Writes of the ledger that were acknowledged.
@@ -206,8 +319,12 @@ pub fn run(options: &Options) -> Outcome {
     assert!(options.nodes > 0 && options.nanos >= NANOS_MIN);
     catch_panics();
     RUNNING.with(|running| *running.borrow_mut() = true);
+    notice::overheard();
+    plant(options.planted);
     let mut world = World::new(options);
     let caught = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    plant(None);
+    notice::printed_again();
     RUNNING.with(|running| *running.borrow_mut() = false);
     if caught.is_err() {
         let message = PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();

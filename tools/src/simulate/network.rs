@@ -4,6 +4,7 @@
 //!   dial ─► (cut? tried again, then ETIMEDOUT; nobody listens? ECONNREFUSED) ─► opened at both ends
 //!   send ─► pipe: pieces, each with the time of its arrival ─► deliver, in order
 //!                    │ cut: they stay, and come when the cut ends
+//!                    │ garbled: they come with a wrong bit
 //!                    └ reset: they are gone, and both ends are told
 //! ```
 //!
@@ -148,6 +149,10 @@ pub(super) struct Network {
     cuts: Vec<Vec<u32>>,
     /// Added to each delivery.
     slow: Vec<Vec<u64>>,
+    /// One delivery in so many breaks its connection; 0: none does.
+    flaky: Vec<Vec<usize>>,
+    /// One bit of the next delivery is wrong.
+    garbled: Vec<Vec<bool>>,
     spare: Vec<SendBuf>,
     delivered_bytes: u64,
 }
@@ -161,6 +166,8 @@ impl Network {
             random: SimRandom::new(seed),
             cuts: vec![vec![0; places]; places],
             slow: vec![vec![0; places]; places],
+            flaky: vec![vec![0; places]; places],
+            garbled: vec![vec![false; places]; places],
             spare: Vec::new(),
             delivered_bytes: 0,
         }
@@ -205,6 +212,29 @@ impl Network {
     /// Deliveries in this direction take so much longer.
     pub(super) fn set_slow(&mut self, from: Place, to: Place, nanos: u64) {
         self.slow[from][to] = nanos;
+    }
+
+    /// Whether a client is at one of its ends.
+    pub(super) fn is_clients(&self, wire: WireId) -> bool {
+        let clients = |owner: &Owner| matches!(owner, Owner::Client { .. });
+        self.get(wire).is_some_and(|found| found.owners.iter().any(clients))
+    }
+
+    /// One delivery in so many between these two breaks its connection.
+    pub(super) fn set_flaky(&mut self, a: Place, b: Place, one_in: usize) {
+        (self.flaky[a][b], self.flaky[b][a]) = (one_in, one_in);
+    }
+
+    /// The next bytes to arrive in this direction have a wrong bit.
+    pub(super) fn garble(&mut self, from: Place, to: Place) {
+        self.garbled[from][to] = true;
+    }
+
+    /// Whether the connection breaks before its next delivery to this end.
+    pub(super) fn breaks(&mut self, wire: WireId, side: usize) -> bool {
+        let Some(found) = self.get(wire) else { return false };
+        let one_in = self.flaky[found.places[1 - side]][found.places[side]];
+        one_in > 0 && self.random.chance(1, one_in)
     }
 
     fn latency(&mut self, from: Place, to: Place) -> u64 {
@@ -433,10 +463,16 @@ impl Network {
             }
             return None;
         }
-        let (_, item) = pipe.items.pop_front().expect("just seen");
-        if let Item::Bytes(bytes) = &item {
+        let (_, mut item) = pipe.items.pop_front().expect("just seen");
+        if let Item::Bytes(bytes) = &mut item {
             pipe.bytes -= bytes.len();
             self.delivered_bytes += bytes.len() as u64;
+            let places = self.wires[wire.index].places;
+            let garbled = &mut self.garbled[places[1 - side]][places[side]];
+            if std::mem::take(garbled) {
+                let bit = self.random.below(8 * bytes.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
         }
         Some(item)
     }

@@ -18,6 +18,7 @@ use forebay_net::shard::{
 };
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf};
 use forebay_storage::log::LogConfig;
+use forebay_storage::sim_disk::SimRandom;
 use forebay_storage::store::{self, OpenError, Opened, StoreConfig};
 
 use super::clock::Clock;
@@ -31,11 +32,28 @@ pub(super) const CHECKPOINT_NANOS: u64 = 10 * Nanos::PER_SECOND;
 /// Two superblocks, as in a new data directory.
 const PAGES_BYTES: u64 = 64 * BLOCK_BYTES as u64;
 
-/// The sizes of a simulated store: small enough to be opened many times. A small log fills up within
-/// seconds, a large one holds a run.
-fn store_config(node: usize, small: bool) -> StoreConfig {
+/// How the stores of a run differ from those of others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Variant {
+    /// A small log fills up within seconds and lets go of entries, a large one holds most of a run.
+    pub(super) small_log: bool,
+    /// See [`StoreConfig::marker_nanos`]: nearly every write's batch gets a marker, or few do.
+    pub(super) marker_nanos: u64,
+}
+
+impl Variant {
+    /// Draws one.
+    pub(super) fn draw(random: &mut SimRandom) -> Variant {
+        let small_log = random.chance(1, 4);
+        let marker_nanos = if random.chance(1, 2) { 5 * MILLI } else { 40 * MILLI };
+        Variant { small_log, marker_nanos }
+    }
+}
+
+/// The sizes of a simulated store: small enough to be opened many times.
+fn store_config(node: usize, variant: Variant) -> StoreConfig {
     let log = LogConfig {
-        segment_bytes: if small { 1 << 20 } else { 8 << 20 },
+        segment_bytes: if variant.small_log { 1 << 20 } else { 3 << 20 },
         segments: 8,
         record_bytes_max: 24 << 10,
         reserve_bytes: 1 << 20,
@@ -52,7 +70,7 @@ fn store_config(node: usize, small: bool) -> StoreConfig {
         log_fill_percent: 50,
         checkpoints_off: false,
         merge_slice_micros: 200,
-        marker_nanos: 5 * MILLI,
+        marker_nanos: variant.marker_nanos,
     }
 }
 
@@ -170,12 +188,14 @@ pub(super) struct Node {
     pub(super) pending: Vec<Pending>,
     pub(super) fx: Effects,
     pub(super) metrics: Arc<ShardMetrics>,
-    /// The process is stopped for so long in the middle of its next turn.
+    /// The process is stopped for so long in the middle of its next turn that serves clients.
     pub(super) stop_inside: u64,
+    /// Clients' bytes have arrived since the last turn.
+    pub(super) is_asked: bool,
     /// What the shard reads in the middle of a turn.
     glance: Arc<AtomicU64>,
     topology: Option<Arc<Topology>>,
-    small_log: bool,
+    variant: Variant,
     seed: u64,
     /// Checkpoints of earlier starts.
     checkpoints: u64,
@@ -187,10 +207,10 @@ impl Node {
         seed: u64,
         clock: Clock,
         topology: Option<Arc<Topology>>,
-        small: bool,
+        variant: Variant,
         lies: bool,
     ) -> Node {
-        let config = store_config(number, small);
+        let config = store_config(number, variant);
         Node {
             number,
             shard: None,
@@ -205,9 +225,10 @@ impl Node {
             fx: Effects::default(),
             metrics: Arc::new(ShardMetrics::new(ShardId(0), METRIC_NAMES)),
             stop_inside: 0,
+            is_asked: false,
             glance: Arc::default(),
             topology,
-            small_log: small,
+            variant,
             seed,
             checkpoints: 0,
         }
@@ -215,7 +236,7 @@ impl Node {
 
     /// Starts the process: recovery, then service.
     pub(super) fn start(&mut self, now: u64) -> Result<Option<String>, OpenError> {
-        let config = store_config(self.number, self.small_log);
+        let config = store_config(self.number, self.variant);
         let local = self.clock.local(now);
         let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
         let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks)).collect();
@@ -231,6 +252,7 @@ impl Node {
             cluster: self.topology.as_ref().map(|_| self.cluster_context()),
         };
         let mut shard = Shard::new(context, store, local);
+        shard.watch_chosen();
         if let Some(topology) = &self.topology {
             let topology = Arc::clone(topology);
             shard.mail(ShardMail::Topology { topology, bootstrap: self.incarnation == 0 }, local);
@@ -249,7 +271,8 @@ impl Node {
 
     /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.
     pub(super) fn begin_turn(&mut self, now: u64) -> u64 {
-        let end = now + std::mem::take(&mut self.stop_inside);
+        let stops = std::mem::take(&mut self.is_asked);
+        let end = now + if stops { std::mem::take(&mut self.stop_inside) } else { 0 };
         self.glance.store(self.clock.local(end).0, Ordering::Relaxed);
         end
     }

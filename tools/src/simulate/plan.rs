@@ -12,7 +12,39 @@
 //! must succeed.
 //!
 //! What damages a disk's contents for good is drawn for one node of a run at most, and only where
-//! other nodes hold the same data.
+//! other nodes hold the same data ([`super::Options::damage`]).
+//!
+//! How often each fault is drawn ([`DRAWN`]), in a hundred, and its longest time:
+//!
+//! | fault | drawn | lasts | what the world does |
+//! |---|---|---|---|
+//! | power cut | 13 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
+//! | blackout | 4 | 8 s | the same, of all nodes at once; half the time after their disks stood still for up to 200 ms |
+//! | kill | 9 | 8 s | writes in flight happened or not |
+//! | pause | 11 | 4 s | nothing is handled; half of them stop between a client's read and its reply, often for about a lease |
+//! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
+//! | one-way cut | 9 | 8 s | nothing passes in one direction |
+//! | cut | 7 | 8 s | nor in the other: a partial partition |
+//! | isolation | 7 | 8 s | nothing passes to or from a node |
+//! | severing | 7 | 8 s | nor between it and other nodes, though its clients reach it |
+//! | slow link | 7 | 8 s | up to 300 ms more in one direction |
+//! | reset | 4 | | every connection between two breaks: what is under way is lost |
+//! | flaky link | 4 | 8 s | connections between two break again and again, and messages with them |
+//! | garbled bytes | 2 | | one bit of what arrives next is wrong |
+//! | clock drift | 4 | 8 s | a clock's rate is wrong by up to 0.45 % |
+//! | slow disk | 2 | 8 s | 5, 50 or 300 times as slow |
+//! | stuck disk | 2 | 4 s | no operation ends |
+//! | full disk | 2 | 8 s | the pages file cannot grow |
+//! | failed flush | 2 | | `EIO`, and what it should have covered is doomed |
+//! | failed write | 2 | | `EIO`, and any part of it may be there |
+//! | bad sectors | 2 | 8 s | up to 40 blocks of the pages cannot be read until written again |
+//!
+//! Messages are duplicated and reordered by what links do about lost ones: they travel in streams,
+//! and a stream only ends. With damage, one fault in six of a third of the runs is instead a flipped
+//! bit (half), a write that is lost (a quarter) or lands elsewhere (a quarter) on the frail disk.
+//!
+//! A plan of gray failures ([`super::Options::gray`]) breaks one link at a time, in one direction or
+//! both, slowly or again and again, and nothing else: no leader may change because of it.
 
 use forebay_storage::block::ShardFile;
 use forebay_storage::sim_disk::SimRandom;
@@ -42,6 +74,11 @@ pub enum Fault {
         /// Whose.
         node: usize,
     },
+    /// The same of all nodes at once, after their disks have stood still for so long.
+    Blackout {
+        /// Nanoseconds from the beginning to the loss of power.
+        stuck: u64,
+    },
     /// The process is killed and started again at the end.
     Kill {
         /// Whose.
@@ -53,6 +90,8 @@ pub enum Fault {
         node: usize,
         /// It is stopped in the middle of a turn, between a read and its reply.
         inside: bool,
+        /// Drawn to last beyond leases and deadlines.
+        long: bool,
     },
     /// Nothing passes in this direction.
     Cut {
@@ -70,6 +109,27 @@ pub enum Fault {
     },
     /// Nothing passes to or from this node.
     Isolate {
+        /// Which.
+        node: usize,
+    },
+    /// Connections between these two break again and again.
+    Flaky {
+        /// One place.
+        a: usize,
+        /// The other.
+        b: usize,
+        /// One delivery in so many.
+        one_in: usize,
+    },
+    /// One bit of what arrives next in this direction is wrong.
+    Garble {
+        /// Place of the sender.
+        from: usize,
+        /// The receiver, a node.
+        to: usize,
+    },
+    /// Nothing passes between this node and the other ones; clients reach it.
+    Sever {
         /// Which.
         node: usize,
     },
@@ -147,6 +207,13 @@ pub enum Fault {
         /// Which bit of the byte.
         bit: u8,
     },
+    /// Damage: the next write to the pages reports success and lands elsewhere.
+    MisdirectWrite {
+        /// Whose.
+        node: usize,
+        /// Where it lands, in millionths of the file.
+        at: u64,
+    },
     /// Damage: the next write to the pages reports success and lands nowhere.
     LoseWrite {
         /// Whose.
@@ -155,27 +222,81 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A short name, for figures.
+    /// What it does, in words; a cluster of so many nodes.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Fault::PowerCut { .. } => "power cut",
-            Fault::Kill { .. } => "kill",
-            Fault::Pause { .. } => "pause",
-            Fault::Cut { .. } => "one-way cut",
-            Fault::CutBothWays { .. } => "cut",
-            Fault::Isolate { .. } => "isolation",
-            Fault::SlowLink { .. } => "slow link",
-            Fault::Reset { .. } => "reset",
-            Fault::Drift { .. } => "clock drift",
-            Fault::SlowDisk { .. } => "slow disk",
-            Fault::StuckDisk { .. } => "stuck disk",
-            Fault::FullDisk { .. } => "full disk",
-            Fault::FailFlush { .. } => "failed flush",
-            Fault::FailWrite { .. } => "failed write",
-            Fault::BadSectors { .. } => "bad sectors",
-            Fault::FlipBit { .. } => "bit flip",
-            Fault::LoseWrite { .. } => "lost write",
+    pub fn describe(&self, nodes: usize) -> String {
+        let place = |place: Place| match place {
+            place if place == nodes => "the clients".to_owned(),
+            node => format!("node {node}"),
+        };
+        let of = |file: ShardFile| match file {
+            ShardFile::Log => "log",
+            ShardFile::Pages => "pages",
+        };
+        match *self {
+            Fault::PowerCut { node } => format!("node {node} loses power"),
+            Fault::Blackout { stuck } => format!(
+                "all disks stand still, and {:.1} ms later all nodes lose power",
+                stuck as f64 / 1e6
+            ),
+            Fault::Sever { node } => format!("nothing passes between node {node} and other nodes"),
+            Fault::Kill { node } => format!("node {node}'s process is killed"),
+            Fault::Pause { node, inside: false, .. } => format!("node {node} is stopped (SIGSTOP)"),
+            Fault::Pause { node, inside: true, .. } => {
+                format!("node {node} is stopped in the middle of its next turn (SIGSTOP)")
+            }
+            Fault::Cut { from, to } => {
+                format!("nothing passes from {} to {}", place(from), place(to))
+            }
+            Fault::CutBothWays { a, b } => {
+                format!("nothing passes between {} and {}", place(a), place(b))
+            }
+            Fault::Isolate { node } => format!("nothing passes to or from node {node}"),
+            Fault::Flaky { a, b, one_in } => format!(
+                "one delivery in {one_in} between {} and {} breaks its connection",
+                place(a),
+                place(b)
+            ),
+            Fault::Garble { from, to } => format!(
+                "the next bytes from {} to {} arrive with a wrong bit",
+                place(from),
+                place(to)
+            ),
+            Fault::SlowLink { from, to, nanos } => format!(
+                "everything from {} to {} takes {:.1} ms longer",
+                place(from),
+                place(to),
+                nanos as f64 / 1e6
+            ),
+            Fault::Reset { a, b } => {
+                format!("every connection between {} and {} breaks", place(a), place(b))
+            }
+            Fault::Drift { node, ppm } => {
+                format!("node {node}'s clock gains {ppm} microseconds a second")
+            }
+            Fault::SlowDisk { node, times } => {
+                format!("node {node}'s disk is {times} times slower")
+            }
+            Fault::StuckDisk { node } => format!("no operation ends on node {node}'s disk"),
+            Fault::FullDisk { node } => format!("node {node}'s pages file cannot grow"),
+            Fault::FailFlush { node } => {
+                format!("the next flush of node {node}'s pages fails with EIO")
+            }
+            Fault::FailWrite { node, file } => {
+                format!("the next write to node {node}'s {} fails with EIO", of(file))
+            }
+            Fault::BadSectors { node, file, blocks, .. } => {
+                format!("{blocks} blocks of node {node}'s {} cannot be read", of(file))
+            }
+            Fault::FlipBit { node, file, bit, .. } => {
+                format!("bit {bit} of a byte of node {node}'s {} changes at rest", of(file))
+            }
+            Fault::MisdirectWrite { node, .. } => {
+                format!("the next write to node {node}'s pages lands elsewhere, and says nothing")
+            }
+            Fault::LoseWrite { node } => {
+                format!("the next write to node {node}'s pages is lost, and says nothing")
+            }
         }
     }
 }
@@ -214,20 +335,59 @@ impl Plan {
             .map(|_| {
                 let at = between(&mut random, FIRST_FAULT_NANOS, end - SECOND / 2);
                 let fault = draw(&mut random, nodes, damage.then_some(frail));
-                let longest = match fault {
-                    // The longest that a stopped machine's peers must live with.
-                    Fault::Pause { .. } | Fault::StuckDisk { .. } => 4 * SECOND,
-                    _ => 8 * SECOND,
+                let (least, longest) = match fault {
+                    Fault::Pause { long: true, .. } => (4 * SECOND, 12 * SECOND),
+                    Fault::Pause { .. } | Fault::StuckDisk { .. } => (MILLI, 4 * SECOND),
+                    Fault::Blackout { .. } => (300 * MILLI, 8 * SECOND),
+                    _ => (MILLI, 8 * SECOND),
                 };
                 let longest = longest.min(end - at);
                 // Short ones as often as long ones: what matters here has lengths from 1 ms on.
                 let scale = *pick(&mut random, &[20 * MILLI, 500 * MILLI, longest]);
-                let nanos = between(&mut random, MILLI, scale.min(longest).max(2 * MILLI));
+                // A stop in the middle of a turn matters if it outlasts a lease, but no client.
+                if matches!(fault, Fault::Pause { inside: true, long: false, .. })
+                    && random.chance(1, 2)
+                {
+                    let nanos = between(&mut random, 600 * MILLI, 1_400 * MILLI);
+                    return Planned { at, nanos: nanos.min(longest), fault };
+                }
+                let most = scale.min(longest).max(least.min(longest)).max(2 * MILLI);
+                let nanos = between(&mut random, least.min(most), most);
                 Planned { at, nanos, fault }
             })
             .collect();
         faults.sort_by_key(|planned| planned.at);
         Plan { faults }
+    }
+
+    /// One broken link at a time, and time to recover from it.
+    #[must_use]
+    pub fn draw_gray(seed: u64, nodes: usize, nanos: u64) -> Plan {
+        assert!(nodes >= 3 && nanos >= NANOS_MIN);
+        let mut random = SimRandom::new(seed ^ 0x67_7261_7973);
+        let (mut at, end) = (FIRST_FAULT_NANOS, nanos - HEALED_BEFORE_END_NANOS);
+        let mut faults = Vec::new();
+        loop {
+            at += between(&mut random, SECOND, 3 * SECOND);
+            let nanos = between(&mut random, 5 * MILLI, 5 * SECOND);
+            if at + nanos >= end {
+                return Plan { faults };
+            }
+            let (a, b) = two(&mut random, nodes - 1);
+            let fault = match random.below(8) {
+                0..3 => Fault::Cut { from: a, to: b },
+                3..5 => Fault::CutBothWays { a, b },
+                5 => Fault::SlowLink {
+                    from: a,
+                    to: b,
+                    nanos: between(&mut random, MILLI, 2 * SECOND),
+                },
+                6 => Fault::Flaky { a, b, one_in: 1 + random.below(20) },
+                _ => Fault::Reset { a, b },
+            };
+            faults.push(Planned { at, nanos, fault });
+            at += nanos;
+        }
     }
 
     /// When the last fault has ended.
@@ -241,11 +401,71 @@ fn pick<'a, T>(random: &mut SimRandom, from: &'a [T]) -> &'a T {
     &from[random.below(from.len())]
 }
 
-/// Two different places.
-fn two(random: &mut SimRandom, nodes: usize) -> (Place, Place) {
-    let a = random.below(nodes + 1);
-    let b = random.below(nodes);
+/// Two different places: numbers up to `last`.
+fn two(random: &mut SimRandom, last: Place) -> (Place, Place) {
+    let a = random.below(last + 1);
+    let b = random.below(last);
     (a, if b >= a { b + 1 } else { b })
+}
+
+/// Kinds of faults, and how often each is drawn.
+const DRAWN: [(u32, Kind); 20] = [
+    (6, Kind::PowerCut),
+    (2, Kind::Blackout),
+    (4, Kind::Kill),
+    (5, Kind::Pause),
+    (1, Kind::LongPause),
+    (4, Kind::Cut),
+    (3, Kind::CutBothWays),
+    (3, Kind::Isolate),
+    (3, Kind::Sever),
+    (3, Kind::SlowLink),
+    (2, Kind::Reset),
+    (2, Kind::Flaky),
+    (1, Kind::Garble),
+    (2, Kind::Drift),
+    (1, Kind::SlowDisk),
+    (1, Kind::StuckDisk),
+    (1, Kind::FullDisk),
+    (1, Kind::FailFlush),
+    (1, Kind::FailWrite),
+    (1, Kind::BadSectors),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    PowerCut,
+    Blackout,
+    Kill,
+    Pause,
+    LongPause,
+    Cut,
+    CutBothWays,
+    Isolate,
+    Sever,
+    SlowLink,
+    Reset,
+    Flaky,
+    Garble,
+    Drift,
+    SlowDisk,
+    StuckDisk,
+    FullDisk,
+    FailFlush,
+    FailWrite,
+    BadSectors,
+}
+
+fn draw_kind(random: &mut SimRandom) -> Kind {
+    let all: u32 = DRAWN.iter().map(|(times, _)| times).sum();
+    let mut left = random.below(all as usize) as u32;
+    for (times, kind) in DRAWN {
+        match left.checked_sub(times) {
+            Some(rest) => left = rest,
+            None => return kind,
+        }
+    }
+    unreachable!("less than all")
 }
 
 fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
@@ -256,26 +476,43 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
     if let Some(node) = frail.filter(|_| random.chance(1, 6)) {
         return match random.below(4) {
             0 => Fault::LoseWrite { node },
+            1 => Fault::MisdirectWrite { node, at },
             _ => Fault::FlipBit { node, file, at, bit: random.below(8) as u8 },
         };
     }
-    match random.below(26) {
-        0..4 => Fault::PowerCut { node },
-        4..7 => Fault::Kill { node },
-        7..10 => Fault::Pause { node, inside: random.chance(1, 2) },
-        10..12 => Fault::Cut { from: a, to: b },
-        12 => Fault::CutBothWays { a, b },
-        13..15 => Fault::Isolate { node },
-        15..17 => Fault::SlowLink { from: a, to: b, nanos: between(random, MILLI, 300 * MILLI) },
-        17..19 => Fault::Reset { a, b },
+    let inside = random.chance(1, 2);
+    match draw_kind(random) {
+        Kind::PowerCut => Fault::PowerCut { node },
+        Kind::Blackout => {
+            Fault::Blackout { stuck: between(random, 0, 1) * between(random, 0, 200 * MILLI) }
+        }
+        Kind::Sever => Fault::Sever { node },
+        Kind::Kill => Fault::Kill { node },
+        Kind::Pause => Fault::Pause { node, inside, long: false },
+        Kind::LongPause => Fault::Pause { node, inside, long: true },
+        Kind::Cut => Fault::Cut { from: a, to: b },
+        Kind::CutBothWays => Fault::CutBothWays { a, b },
+        Kind::Isolate => Fault::Isolate { node },
+        Kind::SlowLink => {
+            Fault::SlowLink { from: a, to: b, nanos: between(random, MILLI, 300 * MILLI) }
+        }
+        Kind::Reset => Fault::Reset { a, b },
+        Kind::Flaky => Fault::Flaky { a, b, one_in: 1 + random.below(200) },
+        Kind::Garble if nodes > 1 => {
+            let (from, to) = two(random, nodes - 1);
+            Fault::Garble { from, to }
+        }
+        Kind::Garble => Fault::Reset { a, b },
         // Against a peer at the other end of the range, still less than the bound of leases.
-        19 => Fault::Drift { node, ppm: between(random, 0, 9_000) as i64 - 4_500 },
-        20 => Fault::SlowDisk { node, times: *pick(random, &[5, 50, 300]) },
-        21 => Fault::StuckDisk { node },
-        22 => Fault::FullDisk { node },
-        23 => Fault::FailFlush { node },
-        24 => Fault::FailWrite { node, file },
-        _ => Fault::BadSectors { node, file: ShardFile::Pages, at, blocks: between(random, 1, 40) },
+        Kind::Drift => Fault::Drift { node, ppm: between(random, 0, 9_000) as i64 - 4_500 },
+        Kind::SlowDisk => Fault::SlowDisk { node, times: *pick(random, &[5, 50, 300]) },
+        Kind::StuckDisk => Fault::StuckDisk { node },
+        Kind::FullDisk => Fault::FullDisk { node },
+        Kind::FailFlush => Fault::FailFlush { node },
+        Kind::FailWrite => Fault::FailWrite { node, file },
+        Kind::BadSectors => {
+            Fault::BadSectors { node, file: ShardFile::Pages, at, blocks: between(random, 1, 40) }
+        }
     }
 }
 

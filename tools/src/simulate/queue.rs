@@ -14,8 +14,6 @@ use super::network::WireId;
 /// What an event is about. Whoever it is for may be gone by then: names carry generations.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum What {
-    /// A node's loop comes round.
-    Turn { node: usize, incarnation: u32 },
     /// A disk operation ends.
     Disk { node: usize, incarnation: u32, op: OpId },
     /// A client has something to do.
@@ -28,6 +26,8 @@ pub(super) enum What {
     Dial { dial: usize },
     /// The plan's next step.
     Fault,
+    /// All nodes lose power.
+    PowerGoes,
     /// A process is started again.
     Restart { node: usize, incarnation: u32 },
     /// Invariants of the nodes are looked at.
@@ -81,6 +81,11 @@ impl Queue {
     pub(super) fn put_off(&mut self, event: Event, at: u64) {
         debug_assert!(at > event.at);
         self.heap.push(Reverse(Event { at, ..event }));
+    }
+
+    /// When the next event is due.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse(event)| event.at)
     }
 
     pub(super) fn pop(&mut self) -> Option<Event> {

@@ -3,22 +3,26 @@
 //! ```text
 //!            ┌──────────────────────────── Queue, by time ───────────────────────────┐
 //!            ▼                 ▼                    ▼                 ▼               │
-//!     Turn, Disk ─► Node   Deliver ─► Node,    Client ─► Client   Fault ─► faults     │
-//!                    │     Opened     Client       │                 │                │
+//!           Disk ─► Node   Deliver ─► Node,    Client ─► Client   Fault ─► faults     │
+//!           Turn ─►  │     Opened     Client       │                 │                │
 //!                    └─ effects ─► disk, network ◄─┴─ frames         └────────────────┘
 //! ```
 //!
 //! Time passes only between events. A process that is paused finds its events later, in their order.
+//! Turns are no events of the queue: a node has one ahead at most, after what else happens at its
+//! moment.
 
 use forebay_net::machine::{CloseReason, Machine};
+use forebay_storage::notice;
 use forebay_storage::sim_disk::SimRandom;
 
 use super::agreement::Agreement;
 use super::client::Client;
 use super::clock::Clock;
+use super::leases::{self, Leases};
 use super::linearizability::{self, Verdict};
-use super::network::{Dialed, Dialer, Item, Listening, Network, Owner, WireId};
-use super::node::{Conn, Down, Node, Pending};
+use super::network::{Dialer, Network};
+use super::node::{Conn, Down, Node, Pending, Variant};
 use super::plan::{Plan, Planned, Schedule};
 use super::queue::{Event, Queue, What};
 use super::trace::Trace;
@@ -31,12 +35,12 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Clients of a run: a hundred operations a second and some more.
 const CLIENTS: usize = 9;
-/// From an event to the turn that looks at it.
-const TURN_NANOS: u64 = 3 * MICRO;
+/// From an event to the turn that looks at it: what else arrives until then is seen with it.
+const TURN_NANOS: (u64, u64) = (2 * MICRO, 60 * MICRO);
 /// Between two turns of a node that has more to do.
 const AGAIN_NANOS: u64 = 25 * MICRO;
 /// From a send to the news that it has gone, if nothing else happens.
-const SENT_NANOS: u64 = 60 * MICRO;
+const SENT_NANOS: (u64, u64) = (20 * MICRO, 500 * MICRO);
 /// How often the nodes are looked at.
 const INSPECT_NANOS: u64 = 200 * MILLI;
 /// How often a trace says how they stand.
@@ -64,11 +68,14 @@ pub(super) struct World {
     pub(super) queue: Queue,
     pub(super) random: SimRandom,
     pub(super) nodes: Vec<Node>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     pub(super) network: Network,
-    work: Workload,
+    pub(super) work: Workload,
     pub(super) schedule: Schedule,
     pub(super) agreement: Agreement,
+    leases: Leases,
+    /// Members that had begun to lead when everything was made, in a run of gray failures.
+    elections_before: Option<u64>,
     pub(super) trace: Trace,
     pub(super) stats: Stats,
     pub(super) failure: Option<Failure>,
@@ -82,12 +89,12 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(options: &Options) -> World {
         let seed = options.seed;
-        let plan = Plan::draw(seed, options.nodes, options.nanos, options.damage);
+        let plan = options.plan();
         let keeps = |index: usize| options.keep.as_ref().is_none_or(|keep| keep.contains(&index));
         let schedule = Schedule::new(&plan, keeps);
         let mut random = SimRandom::new(mixed(seed, 1));
         let lies = options.planted == Some(Planted::LyingDisk);
-        let small = random.chance(1, 2);
+        let variant = Variant::draw(&mut random);
         let topology = super::node::topology(options.nodes);
         let nodes = (0..options.nodes)
             .map(|number| {
@@ -95,7 +102,7 @@ impl World {
                 let local = SECOND + between(&mut random, 0, 1_000 * SECOND);
                 let clock = Clock::new(0, local, ppm);
                 let topology = topology.clone();
-                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, small, lies)
+                Node::new(number, mixed(seed, 100 + number as u64), clock, topology, variant, lies)
             })
             .collect();
         let client = |number| {
@@ -112,6 +119,8 @@ impl World {
             work: Workload::new(),
             schedule,
             agreement: Agreement::default(),
+            leases: Leases::default(),
+            elections_before: None,
             trace: Trace::new(options.trace),
             stats: Stats::default(),
             failure: None,
@@ -187,11 +196,21 @@ impl World {
         self.queue.push(self.healed_at + LIVENESS_NANOS, What::Stage);
         self.queue.push(self.options.nanos, What::Stage);
         while self.failure.is_none() && self.work.stage != Stage::Over {
-            let event = self.queue.pop().expect("a node always has something ahead");
-            debug_assert!(event.at >= self.now);
-            self.now = event.at;
             self.stats.events += 1;
-            self.handle(event);
+            let due = self.queue.next_at().unwrap_or(u64::MAX);
+            match self.next_turn().filter(|(at, _)| *at < due) {
+                Some((at, node)) => {
+                    debug_assert!(at >= self.now);
+                    self.now = at;
+                    self.turn_is_due(node);
+                }
+                None => {
+                    let event = self.queue.pop().expect("a stage is always ahead");
+                    debug_assert!(event.at >= self.now);
+                    self.now = event.at;
+                    self.handle(event);
+                }
+            }
             if let Some(message) = self.work.violation.take() {
                 self.fail(FailureKind::Answer, message);
             }
@@ -202,6 +221,8 @@ impl World {
         self.stats.acknowledged_entries = self.work.ledger.acknowledgements();
         self.stats.network_bytes = self.network.delivered_bytes();
         self.stats.digests_compared = self.agreement.compared();
+        self.stats.entries_compared = self.agreement.entries_compared();
+        self.stats.elections = self.leases.elections;
         self.stats.checkpoints = self.nodes.iter().map(Node::checkpoints).sum();
         // Wrong answers count for more than none.
         let liveness = |failure: &Failure| failure.kind == FailureKind::Liveness;
@@ -224,7 +245,7 @@ impl World {
     /// The node that an event waits for, if it is paused.
     fn pauser(&self, what: &What) -> Option<usize> {
         match *what {
-            What::Turn { node, .. } | What::Disk { node, .. } => Some(node),
+            What::Disk { node, .. } => Some(node),
             What::Opened { wire, side } | What::Deliver { wire, side } => {
                 self.network.owner(wire, side)?.node()
             }
@@ -240,22 +261,9 @@ impl World {
             if let What::Deliver { wire, side } = event.what {
                 self.network.put_off(wire, side, event.at, until);
             }
-            if let What::Turn { node, incarnation } = event.what
-                && self.nodes[node].incarnation == incarnation
-                && self.nodes[node].turn_at == Some(event.at)
-            {
-                self.nodes[node].turn_at = Some(until);
-            }
             return self.queue.put_off(event, until);
         }
         match event.what {
-            What::Turn { node, incarnation } => {
-                let found = &mut self.nodes[node];
-                if found.incarnation == incarnation && found.turn_at == Some(event.at) {
-                    found.turn_at = None;
-                    self.turn(node);
-                }
-            }
             What::Disk { node, incarnation, op } => {
                 let found = &mut self.nodes[node];
                 if found.incarnation == incarnation {
@@ -264,7 +272,7 @@ impl World {
                             let local = found.clock.local(self.now);
                             let shard = found.shard.as_mut().expect("it runs");
                             shard.disk_done(done, local);
-                            self.turn_by(node, self.now + TURN_NANOS);
+                            self.turn_soon(node);
                         }
                         Err(Some(at)) => self.queue.put_off(event, at),
                         Err(None) => unreachable!("operations end once"),
@@ -280,7 +288,10 @@ impl World {
             What::Opened { wire, side } => self.opened(wire, side),
             What::Deliver { wire, side } => {
                 if self.network.delivers(wire, side, event.at) {
-                    self.deliver(wire, side);
+                    match self.network.breaks(wire, side) {
+                        true => self.reset(wire),
+                        false => self.deliver(wire, side),
+                    }
                 }
             }
             What::Dial { dial } => self.dial_arrives(dial),
@@ -297,6 +308,7 @@ impl World {
                     self.start(node);
                 }
             }
+            What::PowerGoes => self.power_goes(),
             What::Inspect => self.inspect(),
             What::Stage => self.stage(),
         }
@@ -319,7 +331,7 @@ impl World {
                 if let Some(unreadable) = unreadable {
                     return self.fail(FailureKind::Start, unreadable.to_string());
                 }
-                self.turn_by(number, self.now + TURN_NANOS);
+                self.turn_soon(number);
             }
             // A disk that fails while a node recovers is a fault like any other: once more.
             Err(error) if node.disk.take_erred() => {
@@ -358,8 +370,31 @@ impl World {
         let node = &mut self.nodes[number];
         if node.shard.is_some() && node.turn_at.is_none_or(|due| at < due) {
             node.turn_at = Some(at);
-            let incarnation = node.incarnation;
-            self.queue.push(at, What::Turn { node: number, incarnation });
+        }
+    }
+
+    /// Has it come round for something that has just happened.
+    pub(super) fn turn_soon(&mut self, number: usize) {
+        let latest = self.now + TURN_NANOS.1;
+        if self.nodes[number].turn_at.is_none_or(|due| latest < due) {
+            let at = self.now + between(&mut self.random, TURN_NANOS.0, TURN_NANOS.1);
+            self.turn_by(number, at);
+        }
+    }
+
+    /// The next turn of any node.
+    fn next_turn(&self) -> Option<(u64, usize)> {
+        let turns = self.nodes.iter().filter_map(|node| Some((node.turn_at?, node.number)));
+        turns.min()
+    }
+
+    fn turn_is_due(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        if node.paused_until > self.now {
+            node.turn_at = Some(node.paused_until);
+        } else {
+            node.turn_at = None;
+            self.turn(number);
         }
     }
 
@@ -382,17 +417,50 @@ impl World {
         shard.turn(local, &mut node.fx);
         let mail = shard.take_mail().next().is_some();
         assert!(!mail, "a node of one shard writes to no other");
+        let mut differs = None;
+        for entry in shard.take_watched() {
+            differs = differs.or(self.agreement.applied(number, &entry).err());
+        }
         let failure = shard.store().failure();
         let stop = std::mem::take(&mut node.fx.stop);
         if end > now {
             node.paused_until = node.paused_until.max(end);
         }
         self.carry_out(number, end);
+        if let Some(message) = differs {
+            return self.fail(FailureKind::Agreement, message);
+        }
+        if self.leases.observe(&self.nodes[number]) {
+            self.has_begun_to_lead(number);
+        }
         if let Some(reason) = failure {
+            self.hear();
             self.trace.say(now, || format!("node {number} fails: {reason}"));
             self.restart_soon(number);
         } else if stop {
             self.fail(FailureKind::Start, format!("node {number} stopped by itself"));
+        }
+    }
+
+    /// A member here leads that did not before.
+    fn has_begun_to_lead(&mut self, number: usize) {
+        self.trace.say(self.now, || format!("node {number} begins to lead a group"));
+        if let Some(message) = leases::two_leaseholders(&self.nodes, self.now) {
+            return self.fail(FailureKind::Lease, message);
+        }
+        if self.elections_before.is_some_and(|before| self.leases.elections > before) {
+            let message = format!(
+                "node {number} begins to lead a group, although one link was broken at a time and \
+                 everybody heard the leader, or somebody who did"
+            );
+            self.fail(FailureKind::Election, message);
+        }
+    }
+
+    /// What the nodes would tell their operators goes into the trace.
+    fn hear(&mut self) {
+        for line in notice::overheard() {
+            self.trace.say(self.now, || line);
         }
     }
 
@@ -406,14 +474,14 @@ impl World {
 
     /// Does what the turn that ended then asked for.
     fn carry_out(&mut self, number: usize, now: u64) {
-        let mut fx = std::mem::take(&mut self.nodes[number].fx);
-        let node = &mut self.nodes[number];
-        let incarnation = node.incarnation;
+        let World { nodes, network, queue, random, .. } = self;
+        let node = &mut nodes[number];
+        let (incarnation, fx) = (node.incarnation, &mut node.fx);
         for op in fx.disk.drain(..) {
             let (op, at) = node.disk.submit(op, now);
-            self.queue.push(at, What::Disk { node: number, incarnation, op });
+            queue.push(at, What::Disk { node: number, incarnation, op });
         }
-        let mut next = std::mem::take(&mut fx.wake_at).map(|at| node.clock.real(at));
+        let mut next = fx.wake_at.take().map(|at| node.clock.real(at));
         let by = |next: &mut Option<u64>, at: u64| *next = Some(next.map_or(at, |due| due.min(at)));
         if std::mem::take(&mut fx.run_again) {
             by(&mut next, now + AGAIN_NANOS);
@@ -424,28 +492,28 @@ impl World {
                 continue;
             };
             assert!(!conn.closing, "nothing is sent after a close");
-            if self.network.send(conn.wire, conn.side, &buf, now, &mut self.queue) {
+            if network.send(conn.wire, conn.side, &buf, now, queue) {
                 node.pending.push(Pending::Sent(id, buf));
-                by(&mut next, now + SENT_NANOS);
+                by(&mut next, now + between(random, SENT_NANOS.0, SENT_NANOS.1));
             } else {
-                self.network.wait_for_room(conn.wire, conn.side, buf);
+                network.wait_for_room(conn.wire, conn.side, buf);
             }
         }
         for id in fx.close.drain(..) {
             let Some(conn) = node.conns.get(id) else { continue };
             conn.closing = true;
             let Conn { wire, side, .. } = *conn;
-            if !self.network.close_after_waiting(wire, side) {
+            if !network.close_after_waiting(wire, side) {
                 node.conns.remove(id);
                 node.pending.push(Pending::Closed(id, CloseReason::Asked));
-                self.network.close(wire, side, CloseReason::Peer, false, now, &mut self.queue);
-                by(&mut next, now + TURN_NANOS);
+                network.close(wire, side, CloseReason::Peer, false, now, queue);
+                by(&mut next, now + TURN_NANOS.0);
             }
         }
         for (ids, paused) in [(&mut fx.pause_receive, true), (&mut fx.resume_receive, false)] {
             for id in ids.drain(..) {
                 if let Some(Conn { wire, side, .. }) = node.conns.get(id).copied() {
-                    self.network.set_paused(wire, side, paused, now, &mut self.queue);
+                    network.set_paused(wire, side, paused, now, queue);
                 }
             }
         }
@@ -453,175 +521,11 @@ impl World {
             let dialer = Dialer::Node { node: number, incarnation, token };
             let (to, listener) = super::node::listener_of(address);
             let dial = Network::dial_of(number, to, listener, dialer);
-            self.network.dial(dial, now, &mut self.queue);
+            network.dial(dial, now, queue);
         }
-        self.nodes[number].fx = fx;
         if let Some(at) = next {
-            self.turn_by(number, at.max(now + TURN_NANOS));
+            self.turn_by(number, at.max(now + TURN_NANOS.0));
         }
-    }
-
-    // Connections.
-
-    fn dial_arrives(&mut self, index: usize) {
-        let dial = self.network.dialing(index);
-        if let Dialer::Node { node, incarnation, .. } = dial.dialer
-            && self.nodes[node].incarnation != incarnation
-        {
-            return self.network.forget_dial(index);
-        }
-        let listening = match self.nodes[dial.to].down {
-            None => Listening::Yes,
-            Some(Down::Process) => Listening::Refused,
-            Some(Down::Power) => Listening::Silent,
-        };
-        match self.network.dial_arrives(index, listening, self.now, &mut self.queue) {
-            Dialed::Later | Dialed::Opened(_) => {}
-            Dialed::Failed(errno) => match dial.dialer {
-                Dialer::Node { node, token, .. } => {
-                    let local = self.nodes[node].clock.local(self.now);
-                    let shard = self.nodes[node].shard.as_mut().expect("of this incarnation");
-                    shard.connect_failed(token, errno, local);
-                    self.turn_by(node, self.now + TURN_NANOS);
-                }
-                Dialer::Client(client) => {
-                    self.clients[client].pause(dial.to, self.now);
-                    self.wake_client(client);
-                }
-            },
-        }
-    }
-
-    fn opened(&mut self, wire: WireId, side: usize) {
-        match self.network.owner(wire, side) {
-            Some(Owner::Opening { node: number, listener, token }) => {
-                let node = &mut self.nodes[number];
-                let id = node.conns.insert(Conn { wire, side, closing: false });
-                self.network.set_owner(wire, side, Owner::Node { node: number, conn: id });
-                let local = node.clock.local(self.now);
-                let shard = node.shard.as_mut().expect("its connections end with it");
-                shard.connected(id, listener, token, local);
-                self.turn_by(number, self.now + TURN_NANOS);
-            }
-            Some(Owner::Client { client, node }) => {
-                self.clients[client].opened(node, wire);
-                self.act(client);
-            }
-            Some(Owner::Node { .. } | Owner::Nobody) | None => {}
-        }
-    }
-
-    fn deliver(&mut self, wire: WireId, side: usize) {
-        while let Some(item) = self.network.take(wire, side, self.now, &mut self.queue) {
-            match (self.network.owner(wire, side), item) {
-                (Some(Owner::Node { node, conn }), Item::Bytes(bytes)) => {
-                    let found = &mut self.nodes[node];
-                    let open = found.conns.get(conn).is_some_and(|conn| !conn.closing);
-                    if open {
-                        let local = found.clock.local(self.now);
-                        let shard = found.shard.as_mut().expect("its connections end with it");
-                        shard.received(conn, &bytes, local, &mut found.fx);
-                        self.turn_by(node, self.now + TURN_NANOS);
-                    }
-                    self.network.recycle(bytes);
-                }
-                (Some(Owner::Client { client, node }), Item::Bytes(bytes)) => {
-                    let found = &mut self.clients[client];
-                    if found.uses(node, wire) {
-                        found.received(node, &bytes, self.now, &mut self.work);
-                        self.act(client);
-                    }
-                    self.network.recycle(bytes);
-                }
-                (_, Item::End(reason)) => return self.ended(wire, side, reason),
-                (_, Item::Bytes(bytes)) => self.network.recycle(bytes),
-            }
-            self.give_back(wire, side);
-        }
-    }
-
-    /// The sender's buffer, if it waited for the room that there is now.
-    fn give_back(&mut self, wire: WireId, side: usize) {
-        let Some((owner, buf, closes)) = self.network.room(wire, side) else { return };
-        let Owner::Node { node: number, conn } = owner else { return };
-        let node = &mut self.nodes[number];
-        node.pending.push(Pending::Sent(conn, buf));
-        if closes {
-            node.conns.remove(conn);
-            node.pending.push(Pending::Closed(conn, CloseReason::Asked));
-            let far = 1 - side;
-            self.network.close(wire, far, CloseReason::Peer, false, self.now, &mut self.queue);
-        }
-        self.turn_by(number, self.now + TURN_NANOS);
-    }
-
-    /// An end learns that the connection is over.
-    fn ended(&mut self, wire: WireId, side: usize, reason: CloseReason) {
-        let owner = self.network.owner(wire, side);
-        let waited = self.network.close(wire, side, reason, true, self.now, &mut self.queue);
-        match owner {
-            Some(Owner::Node { node: number, conn }) => {
-                let node = &mut self.nodes[number];
-                if let Some(buf) = waited {
-                    node.pending.push(Pending::Sent(conn, buf));
-                }
-                if node.conns.remove(conn).is_some() {
-                    node.pending.push(Pending::Closed(conn, reason));
-                }
-                self.turn_by(number, self.now + TURN_NANOS);
-            }
-            Some(Owner::Client { client, node }) => {
-                if self.clients[client].uses(node, wire) {
-                    self.clients[client].lost(node, self.now, &mut self.work);
-                    self.wake_client(client);
-                }
-            }
-            Some(Owner::Opening { .. } | Owner::Nobody) | None => {}
-        }
-    }
-
-    /// A connection breaks in the middle.
-    pub(super) fn reset(&mut self, wire: WireId) {
-        for side in 0..2 {
-            if self.network.owner(wire, side).is_some_and(|owner| owner != Owner::Nobody) {
-                self.ended(wire, side, CloseReason::Error(libc::ECONNRESET));
-            }
-        }
-    }
-
-    // Clients.
-
-    fn wake_client(&mut self, number: usize) {
-        let client = &mut self.clients[number];
-        let Some(at) = client.due_at(self.work.stage) else { return };
-        let at = at.max(self.now);
-        if client.due.is_none_or(|due| at < due) {
-            client.due = Some(at);
-            self.queue.push(at, What::Client { client: number });
-        }
-    }
-
-    /// A client acts, and what it wants is done.
-    fn act(&mut self, number: usize) {
-        let places = self.nodes.len();
-        let client = &mut self.clients[number];
-        client.act(self.now, &mut self.work);
-        for wire in client.closes.drain(..) {
-            let reason = CloseReason::Peer;
-            self.network.close(wire, 0, reason, false, self.now, &mut self.queue);
-        }
-        for link in &mut client.links {
-            if !link.out.is_empty() {
-                let wire = link.wire().expect("only an open connection is written to");
-                self.network.send(wire, 0, &link.out, self.now, &mut self.queue);
-                link.out.clear();
-            }
-        }
-        for node in client.dials.drain(..) {
-            let dial = Network::dial_of(places, node, 0, Dialer::Client(number));
-            self.network.dial(dial, self.now, &mut self.queue);
-        }
-        self.wake_client(number);
     }
 
     // Checks.
@@ -642,6 +546,10 @@ impl World {
         if let Some(message) = differs {
             return self.fail(FailureKind::Agreement, message);
         }
+        if let Some(message) = leases::two_leaseholders(&self.nodes, self.now) {
+            return self.fail(FailureKind::Lease, message);
+        }
+        self.hear();
         if self.work.audit_is_over() && self.has_settled() {
             self.work.stage = Stage::Over;
         }
@@ -675,7 +583,9 @@ impl World {
             SETUP_NANOS_MAX if self.work.table.is_none() => {
                 self.fail(FailureKind::Liveness, "no table could be made before the first fault");
             }
-            SETUP_NANOS_MAX => {}
+            SETUP_NANOS_MAX => {
+                self.elections_before = self.options.gray.then_some(self.leases.elections);
+            }
             now if now == self.healed_at + LIVENESS_NANOS => {
                 let Workload { last_write, last_read, .. } = self.work;
                 let healed = self.healed_at;

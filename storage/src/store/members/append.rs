@@ -2,6 +2,7 @@
 
 use forebay_core::ids::{Ballot, Lsn, Slot};
 use forebay_core::paxos::{Configuration, ConfigurationAt, EntryKind, Handle, PersistId};
+use forebay_core::planted::{self, Flaw};
 
 use super::super::{GroupOrdinal, PendingEntry, Store};
 use super::{A_MEMBER, AcceptedEntry, check_base, held};
@@ -32,7 +33,9 @@ impl Store {
         state.changed = true;
         let member = state.member.as_deref_mut().expect(A_MEMBER);
         member.promised = member.promised.max(ballot);
-        self.append_or_queue(group, Append::Promise(ballot));
+        if !planted::has(Flaw::ForgetPromise) {
+            self.append_or_queue(group, Append::Promise(ballot));
+        }
         self.append_or_queue(group, Append::Id(id));
     }
 
@@ -143,6 +146,10 @@ impl Store {
         let header = |kind, slot, ballot| RecordHeader { kind, group: id, slot, ballot };
         let (none, kept) = (Ballot(0), self.config.log.reserve_bytes / 2);
         let appended = match append {
+            Append::Id(persist) if planted::has(Flaw::ReportUndurable) => {
+                self.note_persisted(group, *persist);
+                return true;
+            }
             Append::Id(persist) => {
                 let entry = PendingEntry::Persisted(*persist);
                 self.enqueue(self.appended_lsn, group, Slot(0), entry);

@@ -25,8 +25,11 @@
 //! fill. The last half of the log's reserve is theirs alone: whatever promises and elections used up
 //! before it, copying can go on, and what it copied makes room for them again. That half must hold
 //! what is needed of one run of positions, at most [`READ_BYTES`], for the oldest to be left behind.
-//! (When it was the other way round, promises of repeated elections filled a log for good.) One read of [`READ_BYTES`] is in flight at a time, and the copies of one
-//! batch at a time wait in memory until they are appended, [`TURN_BYTES`] a turn.
+//! (When it was the other way round, promises of repeated elections filled a log for good.) One read
+//! of [`READ_BYTES`] is in flight at a time, and copies of about [`TURN_BYTES`] wait in memory until
+//! they are appended, as many a turn. They are gathered from many batches, because each turn that
+//! appends ends a block: where every write came alone, in a block of its own, copying them one by one
+//! would take as much of the log as it frees.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -40,7 +43,8 @@
 //! **Damage.** A needed record that cannot be read, or whose checksum is wrong, is never copied, and
 //! nothing is dropped because of it: copying stops, [`super::super::StoreStats::log_read_errors`]
 //! counts, and it is tried again after [`RETRY_NANOS`]. A restart makes such entries unknown, and
-//! the other members bring them again ([`super::recovery`]).
+//! the other members bring them again ([`super::recovery`]); so when the log is full behind such a
+//! record, the store fails ([`StoreFailure::Unreadable`]) rather than refuse every write for good.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -48,7 +52,7 @@ use std::ops::Range;
 use forebay_core::ids::Lsn;
 use forebay_core::time::Nanos;
 
-use super::super::{GroupOrdinal, Store, Work, ops};
+use super::super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
 use crate::log::format::{Batch, record_bytes};
 use crate::log::reader::{ChainReader, ChainStep};
@@ -228,8 +232,8 @@ impl Store {
                     return;
                 }
             }
-            if !self.carrier.copies.is_empty() {
-                // They are appended first: memory holds those of one batch.
+            if self.carrier.bytes.len() >= TURN_BYTES {
+                // They are appended first.
                 self.carrier.reading = Some(reading);
                 return;
             }
@@ -239,6 +243,10 @@ impl Store {
     fn cannot_read(&mut self, now: Nanos) {
         self.carrier.errors += 1;
         self.carrier.retry_at = now + RETRY_NANOS;
+        let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
+        if matches!(room, Err(AppendError::Full { .. })) {
+            self.fail(StoreFailure::Unreadable { lsn: self.carrier.oldest });
+        }
     }
 
     fn read_on(&mut self, reading: &mut Reading) {

@@ -44,6 +44,7 @@ mod read_back;
 mod recovery;
 mod staged;
 mod state;
+mod watch;
 
 use forebay_core::ids::{Ballot, GroupId, Slot};
 use forebay_core::paxos::{
@@ -65,6 +66,7 @@ pub(super) use read_back::ReadBack;
 pub use read_back::{PastEntries, PastEntry};
 pub(super) use staged::StagedEntries;
 pub(super) use state::MemberState;
+pub use watch::ChosenEntry;
 
 use staged::StagedEntry;
 use state::Accepted;
@@ -245,7 +247,14 @@ impl Store {
         let state = self.groups.get_mut(group);
         let member = state.member.as_deref_mut().expect(A_MEMBER);
         let (before, applied_before) = (member.released(), member.applied());
+        let id = state.progress.id();
         while let Some((slot, accepted, follows)) = member.pop_chosen() {
+            if let Some(watched) = &mut self.watched {
+                let staged = self.staged.find(accepted.handle).map(|entry| entry.staged);
+                let bytes = staged.map(|staged| self.overlay.staged(staged));
+                let bytes = bytes.map(|entry| EntryBytes { key: entry.key, item: entry.item });
+                watched.push(ChosenEntry::of(id, slot, accepted.kind, bytes));
+            }
             if accepted.handle == Handle::NONE {
                 continue;
             }
