@@ -1,4 +1,5 @@
-//! Every request and reply. Input: the kind's place in `Kind::ALL` (1 byte), then the payload.
+//! Every request and reply, in every version. Input: the kind's place in `Kind::ALL` (1 byte, plus 128
+//! for the version of reads that need not be strong), then the payload.
 
 use forebay_core::expression::{
     ArchivedCondition, ArchivedProjection, ArchivedSortKeyCondition, ArchivedUpdate, Comparison,
@@ -15,17 +16,37 @@ use forebay_net::machine::SendBuf;
 use super::item::every_type;
 use super::{item, key};
 
+/// In an input's first byte: the message is wrapped in [`Eventual`] or [`Lagging`].
+const EVENTUAL: u8 = 0x80;
+
+/// The request or reply of a frame, wrapped or not; ends the function if its bytes are no such message.
+macro_rules! message {
+    ($frame:ident, $plain:ident, $outer:ident of $inner:ident, $field:ident) => {
+        match $frame.message_version {
+            EVENTUAL_VERSION => match $frame.message::<$outer<$inner<'_>>>() {
+                Some(wrapped) => &wrapped.$field,
+                None => return,
+            },
+            _ => match $frame.message::<$plain<'_>>() {
+                Some(plain) => plain,
+                None => return,
+            },
+        }
+    };
+}
+
 /// A message that validates can be used in place: its expressions are checked, then evaluated on
 /// items, and whatever an update or projection makes is a valid item.
 pub fn run(data: &[u8]) {
-    let Some((kind, payload)) = data.split_first() else { return };
-    let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
+    let Some((place, payload)) = data.split_first() else { return };
+    let kind = Kind::ALL[usize::from(place & !EVENTUAL) % Kind::ALL.len()];
+    let wrapped = place & EVENTUAL != 0 && newest_version_of(kind) == EVENTUAL_VERSION;
     assert_eq!(Kind::from_wire(kind as u16), Some(kind));
     let mut aligned = SendBuf::new();
     aligned.extend_from_slice(payload);
     let frame = Frame {
         kind: kind as u16,
-        message_version: version_of(kind),
+        message_version: if wrapped { EVENTUAL_VERSION } else { version_of(kind) },
         correlation: 1,
         payload: &aligned,
         frame_bytes: 0,
@@ -41,7 +62,7 @@ fn request(kind: Kind, frame: &Frame<'_>) {
             put.condition.iter().for_each(|condition| check_condition(condition, &put.item));
         }
         Kind::Get => {
-            let Some(get) = frame.message::<ArchivedGetRequest<'_>>() else { return };
+            let get = message!(frame, ArchivedGetRequest, ArchivedEventual of GetRequest, read);
             item::run(&get.key);
             get.projection.iter().for_each(check_projection);
         }
@@ -55,20 +76,22 @@ fn request(kind: Kind, frame: &Frame<'_>) {
             update.condition.iter().for_each(|condition| check_condition(condition, &update.key));
         }
         Kind::Query => {
-            let Some(query) = frame.message::<ArchivedQueryRequest<'_>>() else { return };
+            let query =
+                message!(frame, ArchivedQueryRequest, ArchivedEventual of QueryRequest, read);
             query.sort_key.iter().for_each(|condition| check_sort_key(condition, frame.payload));
             query.filter.iter().for_each(|filter| check_condition(filter, &[]));
             query.projection.iter().for_each(check_projection);
             query.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::Scan => {
-            let Some(scan) = frame.message::<ArchivedScanRequest<'_>>() else { return };
+            let scan = message!(frame, ArchivedScanRequest, ArchivedEventual of ScanRequest, read);
             scan.filter.iter().for_each(|filter| check_condition(filter, &[]));
             scan.projection.iter().for_each(check_projection);
             scan.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::BatchGet => {
-            let Some(batch) = frame.message::<ArchivedBatchGetRequest<'_>>() else { return };
+            let batch =
+                message!(frame, ArchivedBatchGetRequest, ArchivedEventual of BatchGetRequest, read);
             batch.keys.iter().for_each(|key| item::run(key));
             batch.projection.iter().for_each(check_projection);
         }
@@ -113,16 +136,17 @@ fn reply(kind: Kind, frame: &Frame<'_>) {
             reply.attributes.iter().for_each(|bytes| item::run(bytes));
         }
         Kind::GetReply => {
-            let Some(reply) = frame.message::<ArchivedGetReply<'_>>() else { return };
+            let reply = message!(frame, ArchivedGetReply, ArchivedLagging of GetReply, reply);
             reply.item.iter().for_each(|bytes| item::run(bytes));
         }
         Kind::PageReply => {
-            let Some(reply) = frame.message::<ArchivedPageReply<'_>>() else { return };
+            let reply = message!(frame, ArchivedPageReply, ArchivedLagging of PageReply, reply);
             assert!(reply.items.len() <= max);
             reply.resume.iter().for_each(|resume| key::run(resume));
         }
         Kind::BatchGetReply => {
-            let Some(reply) = frame.message::<ArchivedBatchGetReply<'_>>() else { return };
+            let reply =
+                message!(frame, ArchivedBatchGetReply, ArchivedLagging of BatchGetReply, reply);
             assert!(reply.items.len() <= max);
         }
         Kind::BatchWriteReply => {
@@ -298,6 +322,10 @@ pub(super) fn projection() -> Projection {
     Projection::new(paths.chain(nested)).expect("a good projection")
 }
 
+fn eventual<R>(read: R) -> Eventual<R> {
+    Eventual { read, staleness_max_millis: 250 }
+}
+
 /// Requests to `table`, all good, as frames: for this target and for the shard's.
 pub(super) fn requests(table: u64, key: &[u8], item: &[u8], encoded_key: &[u8]) -> Vec<SendBuf> {
     let mut frames = Vec::new();
@@ -378,6 +406,25 @@ pub(super) fn requests(table: u64, key: &[u8], item: &[u8], encoded_key: &[u8]) 
             resume: Some(encoded_key),
         },
         BatchGetRequest { table, epoch, keys: vec![key, key], projection: None },
+        eventual(GetRequest {
+            table,
+            epoch,
+            key,
+            projection: Some(projection()),
+            consistent: false
+        }),
+        eventual(query(Some(SortKeyCondition::Less(vec![0xc1, 9])), false, Some(encoded_key))),
+        eventual(ScanRequest {
+            table,
+            epoch,
+            hash_first: 0,
+            hash_last: u64::MAX,
+            limit: 1,
+            filter: None,
+            projection: None,
+            resume: Some(encoded_key),
+        }),
+        eventual(BatchGetRequest { table, epoch, keys: vec![key], projection: None }),
         BatchWriteRequest {
             table,
             epoch,
@@ -413,6 +460,7 @@ fn replies() -> Vec<SendBuf> {
     let item = current_item();
     let listed = [&(item.len() as u32).to_le_bytes(), &item[..]].concat();
     let table = super::table::description(2, true).to_item().to_bytes().expect("a valid item");
+    let lag = Lag { behind_slots: 3, age_millis: Lag::UNKNOWN_AGE };
     let mut frames = Vec::new();
     macro_rules! add {
         ($($message:expr),* $(,)?) => {$({
@@ -433,6 +481,18 @@ fn replies() -> Vec<SendBuf> {
             next_hash: Some(77),
         },
         BatchGetReply { items: &listed },
+        Lagging { reply: GetReply { item: Some(&item) }, lag },
+        Lagging { reply: BatchGetReply { items: &listed }, lag: Lag::NONE },
+        Lagging {
+            reply: PageReply {
+                items: &listed,
+                count: 1,
+                scanned_count: 1,
+                resume: None,
+                next_hash: None,
+            },
+            lag,
+        },
         BatchWriteReply { outcomes: vec![0, 50] },
         TableReply { description: &table },
         ListTablesReply { names: vec!["orders".into(), "users".into()], more: true },
@@ -448,7 +508,7 @@ fn replies() -> Vec<SendBuf> {
     frames
 }
 
-/// One message of each kind, some more of the rich ones.
+/// One message of each kind and version, some more of the rich ones.
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = requests(99, &key_item(), &current_item(), &key::seeds()[0]);
     requests
@@ -458,7 +518,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
             let frame = frame::split(bytes).ok().flatten().expect("a good frame");
             let place = Kind::ALL.iter().position(|kind| *kind as u16 == frame.kind);
             let place = place.expect("a known kind") as u8;
-            [&[place], frame.payload].concat()
+            let wrapped = frame.message_version == EVENTUAL_VERSION;
+            [&[place | if wrapped { EVENTUAL } else { 0 }], frame.payload].concat()
         })
         .collect()
 }
