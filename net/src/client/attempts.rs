@@ -9,7 +9,7 @@
 //! | "the leader is …" | sent to that leader | the same |
 //! | nobody is known to lead, or the node stops | after a pause, to another node | the same |
 //! | its state is too old for the read | | to the leader, if it is known, or another node |
-//! | the node does not know the partition | to the next node; if none does, the description is old | the same |
+//! | the node does not know the partition | to the next node; if none does, or none that does can be asked for a second, the description is old | the same |
 //! | the node is busy | sent again after its pause, `retries_max` times | the same |
 //! | the shard failed, or lost its leadership, with it begun | **`Unknown`** | to another node |
 //! | refused otherwise | the named error | the same |
@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_core::message::ErrorCode;
+use tokio::time::Instant;
 
 use super::cluster::{Choice, Cluster, Place, can_be_asked};
 use super::config::ClientConfig;
@@ -50,6 +51,10 @@ const ELECTION_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// So many answers "the leader is …" are followed at once, one after the other; members that send a
 /// request in a circle are asked again after a pause.
 const FOLLOWED_AT_ONCE: u32 = 3;
+
+/// Longer than nobody leads after a death: members that can be asked say so within that time, if there
+/// are any.
+const STRANGE_MAX: Duration = Duration::from_secs(1);
 
 /// One operation on its way; see the module's docs.
 pub(super) struct Attempts<'a> {
@@ -70,8 +75,9 @@ pub(super) struct Attempts<'a> {
     redirects: u32,
     waits: u32,
     followed: u32,
-    /// Nodes that do not know the partition.
-    strangers: usize,
+    /// Nodes that do not know the partition, since one last did.
+    strangers: Vec<Arc<Endpoint>>,
+    strange_since: Option<Instant>,
 }
 
 /// How the operation goes on after an attempt.
@@ -103,7 +109,8 @@ impl<'a> Attempts<'a> {
             redirects: 0,
             waits: 0,
             followed: 0,
-            strangers: 0,
+            strangers: Vec::new(),
+            strange_since: None,
         }
     }
 
@@ -211,15 +218,7 @@ impl<'a> Attempts<'a> {
             // Another replica may be fresher, and the leader is.
             ErrorCode::TooStale => self.elsewhere(endpoint, refusal).await,
             ErrorCode::UnknownTable | ErrorCode::WrongPartition if self.place != Place::SYSTEM => {
-                // This node has no member of the group, or the description is old. If no node knows
-                // the partition, it is the description.
-                self.strangers += 1;
-                if self.strangers >= self.cluster.node_count() {
-                    self.cluster.forget(self.place.group, endpoint);
-                    return self.over(refusal);
-                }
-                self.go_on(endpoint);
-                Next::Again
+                self.estranged(endpoint, refusal).await
             }
             code => {
                 let pause = match refusal.retry_after {
@@ -253,8 +252,32 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The node has no member of the group, or the description is old. If no node knows the partition,
+    /// it is the description; but those that do may be dead, and their successors on their way.
+    async fn estranged(&mut self, endpoint: &Arc<Endpoint>, refusal: Refusal) -> Next {
+        self.go_on(endpoint);
+        let again = self.strangers.iter().any(|known| Arc::ptr_eq(known, endpoint));
+        if !again {
+            self.strangers.push(endpoint.clone());
+        }
+        let since = *self.strange_since.get_or_insert_with(Instant::now);
+        if self.strangers.len() >= self.cluster.node_count() || since.elapsed() >= STRANGE_MAX {
+            return self.over(refusal);
+        }
+        if !again {
+            return Next::Again;
+        }
+        self.waits += 1;
+        match self.deadline.pause(back_off(self.waits).min(ELECTION_PAUSE_MAX)).await {
+            true => Next::Again,
+            false => self.over(refusal),
+        }
+    }
+
     /// Another one leads, perhaps a named one.
     async fn redirected(&mut self, endpoint: &Arc<Endpoint>, refusal: Refusal) -> Next {
+        self.strangers.clear();
+        self.strange_since = None;
         self.go_on(endpoint);
         self.redirects += 1;
         if self.redirects > self.config.redirects_max {
