@@ -11,13 +11,13 @@
 //! # For whoever changes memberships
 //! A log replica becomes a storage replica in three steps, of which this module does the second:
 //!
-//! 1. [`Replication::begin_promotion`] at the group's leader: it offers the log replica a snapshot,
+//! 1. `Replication::begin_promotion` at the group's leader: it offers the log replica a snapshot,
 //!    again and again while it leads and until the member has begun to keep state. Calling it twice is
 //!    calling it once; a new leader must be told again.
 //! 2. The log replica asks for a snapshot (the leader, or another storage replica), installs it,
 //!    applies what its own log has after it, and goes on applying what is chosen.
-//!    [`Replication::promotion`] says how far that is: [`Promotion::Waiting`], `CatchingUp`, `Ready`.
-//! 3. At `Ready`, `Change::Promote` will be accepted. [`Replication::end_promotion`] forgets it.
+//!    `Replication::promotion` says how far that is: [`Promotion::Waiting`], `CatchingUp`, `Ready`.
+//! 3. At `Ready`, `Change::Promote` will be accepted. `Replication::end_promotion` forgets it.
 //!
 //! Nothing is lost if a node or the leader fails in between: begun again, a member that keeps state
 //! already is `CatchingUp` or `Ready` at once.
@@ -26,7 +26,7 @@
 //! The receiver asks for one part at a time, and for the next when the store has room for it and its
 //! rate ([`SnapshotSettings::bytes_per_second`]) allows; the source keeps to the same rate over all
 //! that it serves. Silence for [`SnapshotSettings::silent_nanos`] is answered by asking again; after
-//! [`SILENT_MAX`] times, or at a refusal that time does not mend, the next storage replica is asked, by
+//! `SILENT_MAX` times, or at a refusal that time does not mend, the next storage replica is asked, by
 //! a new transfer from the beginning.
 //!
 //! # Limits
