@@ -296,8 +296,9 @@ impl<'a> Attempts<'a> {
         }
         self.followed = 0;
         self.waits += 1;
+        // Soon at first, because a hand-over takes milliseconds; then as often as the member wishes.
         let pause = back_off(self.waits).min(ELECTION_PAUSE_MAX);
-        let pause = refusal.retry_after.map_or(pause, |wish| wish.min(ELECTION_PAUSE_MAX));
+        let pause = refusal.retry_after.map_or(pause, |wish| wish.min(pause));
         match self.deadline.pause(pause).await {
             true => Next::Again,
             false => self.over(refusal),
