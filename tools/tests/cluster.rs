@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,7 +15,9 @@ use forebay_core::item::{Item, Value};
 use forebay_core::message::ErrorCode;
 use forebay_core::table::{KeySchema, KeyType};
 use forebay_net::client::{Client, ClientConfig, ClientError, Table};
-use support::process::{Node, code, command, forebay, piped, refused, stderr, stdout};
+use support::process::{
+    Node, code, command, forebay, free_addresses, piped, refused, stderr, stdout,
+};
 use support::{scratch, text};
 
 /// What nothing in these tests may take longer than, on a machine however busy.
@@ -26,13 +28,6 @@ struct Three {
     dir: PathBuf,
     natives: Vec<SocketAddr>,
     nodes: Vec<Option<Node>>,
-}
-
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    // All are held until all are known, so that they differ.
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
 }
 
 fn config_file(dir: &Path, place: usize) -> PathBuf {

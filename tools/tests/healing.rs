@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use forebay_core::item::{Item, Value};
 use forebay_core::table::{KeySchema, KeyType};
 use forebay_net::client::{Client, ClientConfig, ClientError, Table};
 use forebay_net::replication::DEAD_AFTER_NANOS;
-use support::process::{Node, code, forebay, refused, stderr, stdout};
+use support::process::{Node, code, forebay, free_addresses, refused, stderr, stdout};
 use support::scratch;
 
 /// What nothing in these tests may take longer than, on a machine however busy.
@@ -45,13 +45,7 @@ type Members = BTreeMap<u64, Vec<(usize, serde_json::Value)>>;
 impl Nodes {
     /// Running, and in no cluster yet.
     fn start(dir: &Path, count: usize) -> Nodes {
-        // All ports are held until all are known, so that they differ.
-        let listeners: Vec<_> = (0..2 * count)
-            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
-            .collect();
-        let addresses: Vec<SocketAddr> =
-            listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect();
-        drop(listeners);
+        let addresses = free_addresses(2 * count);
         let (natives, peers) = addresses.split_at(count);
         for place in 0..count {
             let config = format!(

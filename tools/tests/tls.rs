@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use forebay_core::item::Item;
 use forebay_core::table::{KeySchema, KeyType};
 use forebay_net::client::{Client, ClientConfig, ClientError, Table};
 use forebay_net::tls::ClientTls;
-use support::process::{Node, code, command, forebay, piped, refused, stderr, stdout};
+use support::process::{
+    Node, code, command, forebay, free_addresses, piped, refused, stderr, stdout,
+};
 use support::{scratch, text};
 
 /// What nothing in these tests may take longer than, on a machine however busy.
@@ -26,12 +28,6 @@ struct Three {
     natives: Vec<SocketAddr>,
     peers: Vec<SocketAddr>,
     nodes: Vec<Option<Node>>,
-}
-
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
 }
 
 fn make_certificates(directory: &Path, names: &[&str]) {

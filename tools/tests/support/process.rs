@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::JoinHandle;
@@ -12,6 +12,14 @@ use super::http;
 
 /// How long a node may take to end after a signal.
 const END: Duration = Duration::from_secs(30);
+
+/// Addresses that nobody uses, for nodes that must know each other's before they start. All are held
+/// until all are known, so that they differ.
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
+}
 
 /// The command to be tested.
 pub fn command() -> Command {

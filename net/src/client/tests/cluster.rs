@@ -49,6 +49,15 @@ fn answer(asked: &Asked) -> Act {
     }
 }
 
+/// Waits until so many nodes have answered; all but the first do in the background.
+async fn know_all(client: &Client, count: usize) {
+    let cluster = &client.inner.cluster;
+    while cluster.node_count() < count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        cluster.given().iter().for_each(|at| drop(cluster.hear(at)));
+    }
+}
+
 impl Nodes {
     async fn start(count: usize, shards: u16) -> Nodes {
         let leaders = Leaders(Arc::new(Mutex::new(vec![Some(0); usize::from(shards)])));
@@ -81,11 +90,7 @@ impl Nodes {
     async fn table(&self, config: ClientConfig) -> Table {
         let client = Client::connect(self.addrs(), config).await.unwrap();
         let table = client.table("tab").await.unwrap();
-        // The others answer in the background.
-        while client.inner.cluster.node_count() < self.nodes.len() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            client.inner.cluster.given().iter().for_each(|at| drop(client.inner.cluster.hear(at)));
-        }
+        know_all(&client, self.nodes.len()).await;
         table
     }
 
@@ -231,10 +236,7 @@ async fn nodes_without_a_member_are_not_believed_while_one_with_a_member_waits_f
     let addrs: Vec<SocketAddr> = nodes.iter().map(FakeNode::addr).collect();
     let client = Client::connect(addrs, ClientConfig::default()).await.unwrap();
     let table = client.table("tab").await.unwrap();
-    while client.inner.cluster.node_count() < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        client.inner.cluster.given().iter().for_each(|at| drop(client.inner.cluster.hear(at)));
-    }
+    know_all(&client, nodes.len()).await;
     nodes[2].kill().await;
     let election = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(400)).await;
