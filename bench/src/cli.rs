@@ -13,6 +13,7 @@ use crate::figures::{FiguresArgs, PageArgs};
 use crate::find_rate::FindRateArgs;
 use crate::floor::FloorArgs;
 use crate::generator::Arrivals;
+use crate::heal::HealArgs;
 use crate::idle::IdleArgs;
 use crate::selftest::SelfTestArgs;
 use crate::target::TargetUrl;
@@ -66,7 +67,20 @@ for hand-over.
 
 Examples:
   forebay-bench failover                                        50 trials of each kind, some 15 minutes
-  forebay-bench failover --trials 5 --how kill,stop --report reports/failover";
+  forebay-bench failover --trials 5 --how kill,stop --report reports/failover
+  forebay-bench failover --tls                                  links and clients with certificates
+  forebay-bench failover --how gray                             broken links: no gap, and no election";
+
+const HEAL_EXAMPLES: &str = "\
+Starts four `forebay node` processes, loads one group, reads and writes at fixed times, and kills one
+node for good. The aims: a log replica on the fourth node less than 2 s after detection (a node counts as
+dead after 5 s of silence), no operation fails, and p99.9 until the group is whole again is at most twice
+what it was before.
+
+Examples:
+  forebay-bench heal                                            2 GB, some six minutes
+  forebay-bench heal --gigabytes 0.1 --before 10 --after 10     one minute
+  forebay-bench heal --victim leader --report reports/heal";
 
 const ENGINES_EXAMPLES: &str = "\
 Examples:
@@ -113,6 +127,10 @@ pub(crate) enum Command {
     /// Kill, stop or move the leader of a cluster under load; exit code 1 if an acknowledged write is lost
     #[command(after_help = FAILOVER_EXAMPLES)]
     Failover(FailoverArgs),
+    /// Kill a node for good under load, and measure how its members are replaced; exit code 1 if an
+    /// acknowledged write is lost
+    #[command(after_help = HEAL_EXAMPLES)]
+    Heal(HealArgs),
     /// Count what a cluster's idle groups send each other
     Idle(IdleArgs),
     /// Measure storage engines in-process, on the workload of redb's published table
@@ -274,6 +292,11 @@ pub(crate) struct RunArgs {
     /// Note acknowledged puts in FILE (with --workload ledger)
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
+    /// Read back everything that the ledger notes when the run is over, and say in the report what of it
+    /// is missing. Connections that are lost meanwhile are opened again: kill a node of a cluster, and
+    /// see the gap, and that nothing acknowledged is lost
+    #[arg(long, requires = "ledger")]
+    pub(crate) verify: bool,
     /// Start this store here first, in a fresh directory, load it, find its peak, and report at half
     /// of that (or at --rate)
     #[arg(long, conflicts_with_all = ["target", "ledger", "realtime"])]
@@ -350,6 +373,7 @@ mod tests {
             "compare --spawn redis,etcd3,memcached --targets forebay://h:1 --workload a",
             "engines --items 2000 --engines forebay,redb,lmdb,fjall,rocksdb --only singles,size --cache 64 \
              --rounds 2 --seed 3 --data-dir d --report r --time-limit 25 --rocksdb-ldb /usr/bin/ldb",
+            "heal --gigabytes 0.1 --rate 100 --puts 10 --distribution uniform --before 1 --after 1 --report d",
             "figures --only puts,gets,open-loop,control-flood,memory,scale,syscalls,log,generator",
         ] {
             let words = std::iter::once("forebay-bench").chain(line.split_whitespace());

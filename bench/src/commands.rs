@@ -197,9 +197,24 @@ pub(crate) fn run_once(args: &RunArgs) -> Result<(), BenchError> {
         let (seconds, planned) = (report.duration_s, report.planned_duration_s);
         return Err(BenchError::Interrupted { seconds, planned });
     }
-    match &args.ledger {
-        Some(_) => Ok(()),
-        None => something_succeeded(&report),
+    match (&report.ledger, &args.ledger) {
+        (Some(verdict), _) => {
+            nothing_lost(verdict)?;
+            something_succeeded(&report)
+        }
+        (None, Some(_)) => Ok(()),
+        (None, None) => something_succeeded(&report),
+    }
+}
+
+/// Names every loss.
+fn nothing_lost(verdict: &Verdict) -> Result<(), BenchError> {
+    for example in &verdict.examples {
+        println!("VIOLATION: {example}");
+    }
+    match verdict.violations() {
+        0 => Ok(()),
+        violations => Err(BenchError::LedgerViolated { violations, keys: verdict.keys }),
     }
 }
 
@@ -348,7 +363,8 @@ fn run_on<T: Target>(
         let header = ledger_header(&args.traffic.data);
         let (writer, first_seq) = LedgerWriter::open(path, &header)?;
         plan.ledger = Some(writer);
-        plan.reconnect = false;
+        // Without its only store there is nothing to wait for; a cluster's other nodes go on.
+        plan.reconnect = args.verify;
         plan.phases.retain(|phase| phase.is_measured);
         // Threads count from the same number: each has its own keys.
         let source = |_, lanes: generator::LaneRange| {
@@ -372,6 +388,13 @@ fn run_on<T: Target>(
 
     let mut report = build::report(args, scenario, target.facts(), &plan, &outcome, before);
     report.remarks = remarks(args, scenario);
+    if let Some(path) = args.ledger.as_ref().filter(|_| args.verify) {
+        let (header, puts) = ledger::read(path)?;
+        let timeout = Duration::from_millis(plan.timeout_millis);
+        // What was measured is worth keeping whatever comes of this.
+        save(args, &report, None, &outcome.collected.total)?;
+        report.ledger = Some(ledger::verify(target.as_ref(), &header, &puts, timeout)?);
+    }
     let saved = save(args, &report, watch.raw.take(), &outcome.collected.total);
     let ledger_written = outcome.threads.iter().map(|thread| thread.ledger_written).sum();
     Ok(Measured { report, saved, ledger_written })
@@ -403,18 +426,8 @@ pub(crate) fn verify_ledger(args: &VerifyArgs) -> Result<(), BenchError> {
         &puts,
         timeout
     ))?;
-    for example in &verdict.examples {
-        println!("VIOLATION: {example}");
-    }
-    let Verdict { keys, newer, missing, stale, damaged, refused, .. } = verdict;
-    println!(
-        "verified {keys} acknowledged keys: {newer} hold a later put, {missing} missing, {stale} \
-         stale, {damaged} damaged, {refused} not served"
-    );
-    match verdict.violations() {
-        0 => Ok(()),
-        violations => Err(BenchError::LedgerViolated { violations, keys }),
-    }
+    println!("verified {}", verdict.words());
+    nothing_lost(&verdict)
 }
 
 /// What a reader must know of the load beyond the report's own fields.

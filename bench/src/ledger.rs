@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::BenchError;
 use crate::target::session::Session;
 use crate::target::{Outcome, Request, Target, follow};
@@ -158,7 +160,7 @@ fn parse_header(line: &str) -> Option<LedgerHeader> {
 }
 
 /// What became of acknowledged puts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     /// Keys read back.
     pub(crate) keys: u64,
@@ -187,6 +189,15 @@ impl Verdict {
     /// Acknowledged puts that are not there as acknowledged.
     pub(crate) fn violations(&self) -> u64 {
         self.missing + self.stale + self.damaged + self.refused
+    }
+
+    /// In one line.
+    pub(crate) fn words(&self) -> String {
+        let Verdict { keys, newer, missing, stale, damaged, refused, .. } = self;
+        format!(
+            "{keys} acknowledged keys: {newer} hold a later put, {missing} missing, {stale} stale, \
+             {damaged} damaged, {refused} not served"
+        )
     }
 
     fn judge(&mut self, record: u64, acknowledged: u64, outcome: Outcome<'_>) {

@@ -6,6 +6,7 @@
 //!                          └─► report: rows, phases, totals ─► text, page, json, .hlog
 //!   compare, figures ─► fleet (starts stores, ends them) ─► the same runs, in turn ─► ratios
 //!   failover ─► three node processes, their leader lost again and again ─► gaps, losses
+//!   heal ─► four node processes, one lost for good ─► who takes its place, and what that costs
 //!   idle ─► three node processes with many groups ─► messages that nobody asked for
 //!   engines ─► storage engines in this process, one after the other ─► table
 //!   spawn ─► fleet (one store) ─► load, peak, report      diff ─► two reports ─► ratios
@@ -33,6 +34,7 @@ mod find_rate;
 mod fleet;
 mod floor;
 mod generator;
+mod heal;
 mod idle;
 mod interrupt;
 mod ledger;
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Figures(args) => figures::figures(&args),
         Command::Engines(args) => engines::engines(&args),
         Command::Failover(args) => failover::failover(&args),
+        Command::Heal(args) => heal::heal(&args),
         Command::Idle(args) => idle::idle(&args),
         Command::Diff(args) => diff::diff(&args),
         Command::SelfTest(args) => selftest::self_test(&args),

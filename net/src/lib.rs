@@ -12,6 +12,8 @@ pub mod link;
 pub mod machine;
 pub mod metrics;
 pub mod node;
+pub mod refusals;
+pub mod relay;
 pub mod replication;
 pub mod ring;
 pub mod shard;

@@ -12,6 +12,12 @@
 //! out all effects with one system call, and sleeps in the kernel until the next event or
 //! `wake_at`. A machine therefore batches by itself: what it gathers during the events of a turn
 //! leaves together at the end of it.
+//!
+//! **What is delivered with `now` happened before `now`.** The ring reads the clock after it has entered the
+//! kernel, and completions are posted only while it is there (DEFER_TASKRUN), so what a turn takes from memory
+//! was there when the clock was read; the simulator delivers each event at its own time. Whoever hears of
+//! something may therefore count from `now` what must not begin earlier. What a machine fetches itself in
+//! [`Machine::turn`], from another lane's queue, may be newer.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -21,10 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use forebay_core::ids::ShardId;
+use forebay_core::message::peer::HelloRefusal;
 pub use histogram::LatencyHistogram;
 
 use crate::control::status::PartitionStatus;
-use crate::link::link_refusal_names;
+use crate::link::greet::REFUSED_BY_PEER;
+use crate::link::{hello_refusal_names, link_refusal_names};
+use crate::refusals::Words;
 
 /// A number that only grows. One writer.
 #[derive(Debug, Default)]
@@ -162,6 +165,10 @@ macro_rules! shard_metrics {
             /// What peers and strangers sent and was refused, by the index of
             /// [`link_refusal_names`](crate::link::link_refusal_names).
             pub link_refusals: Box<[Counter]>,
+            /// Greetings of this shard that peers refused, by the index of
+            /// [`hello_refusal_names`](crate::link::hello_refusal_names).
+            pub refused_by_peers: Box<[Counter]>,
+            refusal_words: Mutex<Words>,
             partitions: Mutex<Vec<PartitionStatus>>,
             $( #[doc = $help] pub $field: $kind, )*
         }
@@ -179,6 +186,8 @@ macro_rules! shard_metrics {
                     refusals: names.refusals.iter().map(|_| Counter::default()).collect(),
                     latency: names.requests.iter().map(|_| LatencyHistogram::new()).collect(),
                     link_refusals: link_refusal_names().map(|_| Counter::default()).collect(),
+                    refused_by_peers: hello_refusal_names().map(|_| Counter::default()).collect(),
+                    refusal_words: Mutex::default(),
                     partitions: Mutex::new(Vec::new()),
                     $( $field: $kind::default(), )*
                 }
@@ -237,6 +246,10 @@ shard_metrics! {
     Counter leads_lost;
     /// Messages for groups or members that are not here, or not from where they say.
     Counter messages_misdirected;
+    /// Messages of ballots below the one promised here.
+    Counter messages_stale_ballot;
+    /// Messages of liveness of an earlier start or of lapsed support.
+    Counter messages_stale_epoch;
     /// Messages that no correct member sends.
     Counter protocol_errors;
     /// Records that were still needed and copied to the log's head.
@@ -249,8 +262,18 @@ shard_metrics! {
     Counter links_established;
     /// Of those, all but the first with each peer.
     Counter link_reconnects;
+    /// Links that gave way to a newer one of the same peer.
+    Counter links_replaced;
+    /// Dials begun.
+    Counter link_dials;
     /// Dials that did not open a connection.
     Counter link_dials_failed;
+    /// Connections that did not finish the greeting in time.
+    Counter link_greetings_timed_out;
+    /// Strangers' connections that gave way to newer ones.
+    Counter link_strangers_evicted;
+    /// Ranges of entries cut short because the queue to a peer was full.
+    Counter link_ranges_cut;
     /// Links on which nothing was heard for too long.
     Counter links_silent;
     /// Messages of liveness and of groups handed over for sending to peers.
@@ -337,6 +360,24 @@ shard_metrics! {
     Gauge recovery_duration_microseconds;
     /// Checksum or binding mismatches found in the log or in pages.
     Counter damage_found;
+    /// Damaged pages of members' states, each found twice.
+    Counter damage_pages_found;
+    /// Of those, pages of states that were replaced by another member's.
+    Counter damage_pages_repaired;
+    /// Members whose state is damaged and not yet replaced.
+    Gauge damage_members;
+    /// Damaged ranges of the log that were still needed, since the start.
+    Counter damage_log_ranges;
+    /// Members that were lost with a damaged log, and are not yet replaced.
+    Gauge damage_members_lost;
+    /// Pages that the scrub has read from the disk and found whole.
+    Counter scrub_pages;
+    /// Pages that the scrub found damaged on the disk, each read twice.
+    Counter scrub_damaged_pages;
+    /// Times that the scrub has read all pages of all trees.
+    Counter scrub_passes;
+    /// When it last had, on CLOCK_BOOTTIME; 0 before.
+    Gauge scrub_passed_boottime_nanoseconds;
     /// Snapshots that became the state of a member here.
     Counter snapshots_installed;
     /// Snapshots that were begun here and given up.
@@ -411,6 +452,36 @@ impl ShardMetrics {
             }
             Err(TryLockError::WouldBlock) => Err(partitions),
         }
+    }
+
+    /// Everything that this shard refuses of peers, by name, and how often; and what they refuse of it,
+    /// but for what is ordinary.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let links = link_refusal_names().zip(self.link_refusals.iter().map(Counter::get));
+        let by_peers = HelloRefusal::ALL.iter().zip(&self.refused_by_peers);
+        let by_peers = by_peers.filter(|(reason, _)| !reason.is_ordinary());
+        let by_peers = by_peers.map(|(_, counter)| counter.get()).sum();
+        links.chain([
+            ("misdirected", self.messages_misdirected.get()),
+            ("stale_ballot", self.messages_stale_ballot.get()),
+            ("stale_epoch", self.messages_stale_epoch.get()),
+            ("protocol_error", self.protocol_errors.get()),
+            (REFUSED_BY_PEER, by_peers),
+        ])
+    }
+
+    /// Leaves the newest words about what was refused. Never blocks: while a reader holds them, they
+    /// stay where they are.
+    pub(crate) fn publish_refusals(&self, words: &mut Words) {
+        if !words.is_empty()
+            && let Ok(mut held) = self.refusal_words.try_lock()
+        {
+            held.append(words);
+        }
+    }
+
+    pub(crate) fn take_refusal_words(&self, name: &str) -> Option<String> {
+        self.refusal_words.lock().unwrap_or_else(PoisonError::into_inner).take(name)
     }
 
     /// The partitions as last published.

@@ -1,49 +1,17 @@
 //! A warm ring allocates nothing: a counting allocator watches the ring's thread.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc;
 
+use counting::{allocations, watched};
 use forebay_core::time::Nanos;
 use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use forebay_net::ring::testing::{require_direct, require_io_uring};
 use forebay_net::ring::{Ring, RingConfig, open_direct};
 use forebay_storage::block::{BlockBuf, DiskDone, DiskOp, Durability, OpId, ShardFile};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    // A thread that is ending has no counter any more.
-    let _ = ALLOCATIONS.try_with(|counter| counter.set(counter.get() + 1));
-}
-
-// SAFETY: everything is System's; counting touches no memory of the allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Writes a block durably for each message on its one connection, then echoes the message.
 struct Logged {
@@ -77,9 +45,9 @@ impl Machine for Logged {
         self.send = Some(buf);
         self.echoes += 1;
         if self.echoes == WARM_AFTER {
-            self.at_warm = ALLOCATIONS.get();
+            self.at_warm = allocations();
         }
-        self.at_end = ALLOCATIONS.get();
+        self.at_end = allocations();
     }
     fn closed(&mut self, _: ConnId, _: CloseReason, _: Nanos) {
         self.conn = None;
@@ -130,7 +98,7 @@ fn a_warm_ring_serves_and_logs_without_allocating() {
             at_warm: 0,
             at_end: 0,
         };
-        ring.run(&mut machine).expect("runs");
+        watched(|| ring.run(&mut machine)).expect("runs");
         machine
     });
     let mut stream = TcpStream::connect(started.recv().expect("starts")).expect("connects");

@@ -2,12 +2,12 @@
 //!
 //! The disk is one that forgets: every write succeeds at once, and nothing is ever read, because
 //! the cache holds all pages.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 
+use counting::{allocations, watched};
 use forebay_core::ids::ShardId;
 use forebay_core::item::{Item, ItemRef};
 use forebay_core::message::{
@@ -22,43 +22,6 @@ use forebay_net::shard::{METRIC_NAMES, Shard, ShardContext};
 use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp};
 use forebay_storage::log::LogConfig;
 use forebay_storage::store::{self, BlockingDisk, StoreConfig};
-
-thread_local! {
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    // A thread that is ending has no counter any more.
-    let _ = WATCHED.try_with(|watched| {
-        if watched.get() {
-            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        }
-    });
-}
-
-// SAFETY: everything is System's; counting touches no memory of the allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 struct Forgetful;
 
@@ -132,9 +95,7 @@ impl Bench {
     }
 
     fn receive(&mut self, slot: u32, frame: &[u8]) {
-        WATCHED.set(true);
-        self.shard.received(conn(slot), frame, self.now, &mut self.fx);
-        WATCHED.set(false);
+        watched(|| self.shard.received(conn(slot), frame, self.now, &mut self.fx));
     }
 
     /// Ends the disk operations of the turn before, then runs one.
@@ -143,19 +104,13 @@ impl Bench {
         self.now = self.now + 100;
         for op in self.ops.drain(..) {
             let done = Forgetful.carry_out(op);
-            WATCHED.set(true);
-            self.shard.disk_done(done, self.now);
-            WATCHED.set(false);
+            watched(|| self.shard.disk_done(done, self.now));
         }
-        WATCHED.set(true);
-        self.shard.turn(self.now, &mut self.fx);
-        WATCHED.set(false);
+        watched(|| self.shard.turn(self.now, &mut self.fx));
         self.ops.append(&mut self.fx.disk);
         for (to, buf) in self.fx.send.drain(..) {
             self.replies.extend_from_slice(&buf);
-            WATCHED.set(true);
-            self.shard.sent(to, buf, self.now);
-            WATCHED.set(false);
+            watched(|| self.shard.sent(to, buf, self.now));
         }
         self.fx.run_again = false;
     }
@@ -232,7 +187,7 @@ fn frames(table: u64, gets: bool) -> Vec<SendBuf> {
 
 /// Sends every frame once, over all connections; the allocations that it took.
 fn run(bench: &mut Bench, frames: &[SendBuf], kind: Kind) -> u64 {
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     for round in frames.chunks(CONNECTIONS as usize) {
         for (slot, frame) in round.iter().enumerate() {
             bench.receive(slot as u32, frame);
@@ -243,14 +198,14 @@ fn run(bench: &mut Bench, frames: &[SendBuf], kind: Kind) -> u64 {
             count += bench.take_replies(kind);
         }
     }
-    ALLOCATIONS.get() - before
+    allocations() - before
 }
 
 #[test]
 fn a_warm_shard_puts_and_gets_without_allocating() {
     let mut bench = Bench::new();
     let table = bench.create_table();
-    assert!(ALLOCATIONS.get() > 0, "the allocator counts");
+    assert!(allocations() > 0, "the allocator counts");
     let (puts, gets) = (frames(table, false), frames(table, true));
     let mut rounds = Vec::new();
     for _ in 0..12 {

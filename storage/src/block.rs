@@ -10,7 +10,7 @@
 //! ```
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -93,6 +93,19 @@ pub enum DiskOp {
     },
 }
 
+impl DiskOp {
+    /// Which file it is about.
+    #[must_use]
+    pub const fn file(&self) -> ShardFile {
+        match self {
+            DiskOp::Read { file, .. }
+            | DiskOp::Write { file, .. }
+            | DiskOp::Flush { file, .. }
+            | DiskOp::Grow { file, .. } => *file,
+        }
+    }
+}
+
 /// The end of an operation. A short transfer is an error here: the shell finishes partial
 /// transfers itself or fails them.
 #[derive(Debug)]
@@ -116,8 +129,8 @@ pub struct DiskError {
 /// A buffer aligned to [`BLOCK_BYTES`] whose length is a multiple of it.
 ///
 /// Invariants: `ptr` is valid for `len` bytes, aligned, and owned by this value alone. With a
-/// `home`, the bytes are one block of that arena, handed out once; otherwise they are the
-/// allocator's.
+/// `home`, the bytes are one block of that arena, handed out once; otherwise they are a mapping of
+/// `map_huge` where `len` is a multiple of huge pages, and the allocator's where it is not.
 pub struct BlockBuf {
     ptr: NonNull<u8>,
     len: usize,
@@ -136,20 +149,14 @@ impl BlockBuf {
     pub fn zeroed(blocks: usize) -> BlockBuf {
         assert!(blocks > 0);
         let len = blocks * BLOCK_BYTES;
-        let layout = Self::layout(len);
-        if !len.is_multiple_of(HUGE_PAGE_BYTES) {
+        let ptr = if len.is_multiple_of(HUGE_PAGE_BYTES) {
+            map_huge(len)
+        } else {
+            let layout = Self::layout(len);
             // SAFETY: the layout's size is not zero, as asserted.
             let raw = unsafe { alloc_zeroed(layout) };
-            let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
-            return BlockBuf { ptr, len, home: None, registered: None };
-        }
-        // SAFETY: as above.
-        let raw = unsafe { alloc(layout) };
-        let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        // Before the first touch, which decides the size of the pages.
-        advise(ptr, len, libc::MADV_HUGEPAGE);
-        // SAFETY: the allocator gave these bytes to this buffer alone.
-        unsafe { ptr.write_bytes(0, len) };
+            NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout))
+        };
         BlockBuf { ptr, len, home: None, registered: None }
     }
 
@@ -187,9 +194,7 @@ impl BlockBuf {
     }
 
     fn layout(len: usize) -> Layout {
-        let whole = len.is_multiple_of(HUGE_PAGE_BYTES);
-        let align = if whole { HUGE_PAGE_BYTES } else { BLOCK_BYTES };
-        Layout::from_size_align(len, align).expect("a block buffer's size fits a layout")
+        Layout::from_size_align(len, BLOCK_BYTES).expect("a block buffer's size fits a layout")
     }
 }
 
@@ -215,6 +220,11 @@ impl Drop for BlockBuf {
         if self.home.is_some() {
             return; // The arena goes when its last block does.
         }
+        if self.len.is_multiple_of(HUGE_PAGE_BYTES) {
+            // SAFETY: ptr and len are a mapping of `map_huge`, which is this value's alone.
+            unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+            return;
+        }
         // SAFETY: ptr came from alloc_zeroed with this layout.
         unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
     }
@@ -236,6 +246,39 @@ fn advise(ptr: NonNull<u8>, len: usize, advice: libc::c_int) {
     // SAFETY: whole pages of the caller's own, and neither huge-page advice nor a touch of all the
     // pages changes contents.
     unsafe { libc::madvise(ptr.as_ptr().cast(), len, advice) };
+}
+
+/// A mapping of its own for whole huge pages, zeros. An allocator's would be cleared twice, by the
+/// kernel at the first touch and then again, and leave a gap as long as a huge page before the next one.
+fn map_huge(len: usize) -> NonNull<u8> {
+    let padded = len + HUGE_PAGE_BYTES - BLOCK_BYTES;
+    let Ok(begin) = map(padded, 0) else {
+        handle_alloc_error(Layout::from_size_align(len, HUGE_PAGE_BYTES).expect("a buffer's size"))
+    };
+    let before = begin.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    // SAFETY: within the mapping, which is long enough for the buffer wherever it began.
+    let (ptr, end) = unsafe { (begin.add(before), begin.add(before + len)) };
+    for (gap, bytes) in [(begin, before), (end, padded - before - len)] {
+        if bytes > 0 {
+            // SAFETY: whole pages of the mapping made above, beside those that are used.
+            unsafe { libc::munmap(gap.as_ptr().cast(), bytes) };
+        }
+    }
+    // Before the first touch, which decides the size of the pages.
+    advise(ptr, len, libc::MADV_HUGEPAGE);
+    ptr
+}
+
+/// A new private mapping, zeros.
+fn map(len: usize, flags: libc::c_int) -> std::io::Result<NonNull<u8>> {
+    let (access, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags);
+    // SAFETY: a new anonymous mapping, aliasing nothing.
+    let raw = unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, -1, 0) };
+    if raw == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(NonNull::new(raw.cast()).expect("the system maps nothing at address zero"))
 }
 
 /// One mapping cut into single blocks. Aligned 4 KiB allocations cost the ordinary allocator a
@@ -263,21 +306,7 @@ impl BlockArena {
     /// The system's own, when it refuses the mapping: ask for less memory.
     pub fn reserve(blocks: usize) -> std::io::Result<Arc<BlockArena>> {
         assert!(blocks > 0);
-        // SAFETY: a new anonymous mapping, aliasing nothing.
-        let raw = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                blocks * BLOCK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if raw == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        let ptr = NonNull::new(raw.cast()).expect("the system maps nothing at address zero");
+        let ptr = map(blocks * BLOCK_BYTES, libc::MAP_NORESERVE)?;
         let (next, huge) = (AtomicUsize::new(0), AtomicBool::new(true));
         let arena = BlockArena { ptr, blocks, next, huge };
         arena.advise(libc::MADV_HUGEPAGE);
@@ -337,5 +366,19 @@ mod tests {
         assert!(blocks[1].discard());
         assert!(blocks[1].iter().all(|&b| b == 0));
         assert!(!BlockBuf::zeroed(1).discard());
+    }
+
+    #[test]
+    fn buffers_of_huge_pages_are_aligned_zeroed_and_apart() {
+        let blocks = HUGE_PAGE_BYTES / BLOCK_BYTES;
+        let mut bufs: Vec<BlockBuf> =
+            (1..8).map(|n| BlockBuf::zeroed(n % 3 * blocks + blocks)).collect();
+        for (n, buf) in bufs.iter_mut().enumerate() {
+            assert_eq!(buf.as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+            assert!(buf.iter().all(|&b| b == 0));
+            buf.fill(n as u8 + 1);
+        }
+        bufs.remove(2);
+        assert!(bufs[1..].iter().all(|buf| buf.iter().all(|&b| b == buf[0] && b != 0)));
     }
 }

@@ -31,11 +31,10 @@
 //! Source: Corbató, "A Paging Experiment with the Multics System" (1968), for CLOCK.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use forebay_core::ids::ShardId;
+use forebay_core::ids::{IdMap, ShardId};
 
 use crate::block::{
     BLOCK_BYTES, BlockArena, BlockBuf, DiskDone, DiskError, DiskOp, Durability, OpId, ShardFile,
@@ -72,26 +71,6 @@ const LEAF_CHANCES: u8 = 1;
 const INTERIOR_CHANCES: u8 = 4;
 /// Nobody has used the page since it entered.
 const UNUSED: u8 = u8::MAX;
-
-/// For operation ids, which this program chooses: nobody can aim.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only 64-bit ids are hashed");
-    }
-    fn write_u64(&mut self, id: u64) {
-        // Fibonacci hashing; the map takes its tag from the top bits and its place from the low ones.
-        let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
 /// A frame by its index; valid while the frame is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,13 +161,13 @@ pub struct PageCache {
     /// Single blocks whose memory was given back.
     cold: Vec<BlockBuf>,
     map: PageTable,
-    reads: IdMap<u32>,
+    reads: IdMap<u64, u32>,
     hand: usize,
     write_queue: VecDeque<u32>,
     write_bufs: Vec<BlockBuf>,
     write_bufs_made: usize,
     large_write: bool,
-    writes: IdMap<Vec<u32>>,
+    writes: IdMap<u64, Vec<u32>>,
     spare_lists: Vec<Vec<u32>>,
     dirty_frames: u64,
     /// Of frames that cannot be evicted until an operation ends.
@@ -554,6 +533,22 @@ impl PageCache {
             bytes,
             durability: Durability::Volatile,
         })
+    }
+
+    /// Whether the next write would not become longer by waiting for more pages: it is as long as a
+    /// write gets, or what follows lies elsewhere.
+    #[must_use]
+    pub fn has_whole_write(&self) -> bool {
+        let mut frames = self.write_queue.iter().map(|&index| &self.frames[index as usize]);
+        let Some(first) = frames.next() else { return false };
+        let mut blocks = usize::from(first.page.blocks);
+        for frame in frames {
+            if blocks >= WRITE_BLOCKS || frame.page.id != first.page.id + blocks as u64 {
+                return true;
+            }
+            blocks += usize::from(frame.page.blocks);
+        }
+        blocks >= WRITE_BLOCKS
     }
 
     fn wants_write(&self, index: u32) -> bool {

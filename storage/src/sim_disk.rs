@@ -219,6 +219,12 @@ impl SimFile {
     /// A finished durable write: its blocks are on the medium and replace what was pending there.
     fn settle(&mut self, write: u64) {
         let SimFile { medium, unflushed, .. } = self;
+        if unflushed.iter().all(|u| u.write == write) {
+            for landed in unflushed.drain(..) {
+                medium.set(landed.block, landed.data);
+            }
+            return;
+        }
         for landed in unflushed.iter().filter(|u| u.write == write) {
             medium.set(landed.block, landed.data.clone());
         }
@@ -328,6 +334,12 @@ impl SimDisk {
     /// Operations in flight, oldest first.
     pub fn in_flight(&self) -> impl ExactSizeIterator<Item = OpId> + '_ {
         self.in_flight.iter().map(|work| work.op)
+    }
+
+    /// The file that an operation in flight is about.
+    #[must_use]
+    pub fn file_of(&self, op: OpId) -> Option<ShardFile> {
+        self.in_flight.iter().find(|work| work.op == op).map(|work| work.file)
     }
 
     /// Limits how far the file may grow: the file system is full.

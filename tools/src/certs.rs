@@ -1,8 +1,9 @@
-//! `certs`: an authority for one cluster, and the certificates of its nodes and clients.
+//! `certs`: an authority for one cluster, and the certificates of its nodes, clients and operators.
 //!
 //! ```text
 //!   DIR/authority.pem   everybody gets it        DIR/authority.key   nobody does; it makes further ones
 //!   DIR/NAME.pem .key   node.NAME                DIR/client.pem .key client.client
+//!                                                DIR/operator.pem .key operator.operator
 //! ```
 //!
 //! Keys are ECDSA on P-256, readable by their owner only. What is there stays: run it again with more
@@ -28,7 +29,8 @@ const EXAMPLES: &str = "Examples:
   forebay certs certificates a --renew      before it expires; then kill -HUP the node
 
 Give each node authority.pem and its own two files, and name them in [tls] of its configuration.
-Give clients authority.pem, client.pem and client.key. Keep authority.key where nobody serves.";
+Give clients authority.pem, client.pem and client.key, and operators operator.pem and operator.key
+beside them: commands to nodes want those. Keep authority.key where nobody serves.";
 
 /// Subject of the authority's certificate. Its own certificates are told by their signatures.
 const AUTHORITY: &str = "forebay authority";
@@ -61,7 +63,7 @@ fn node_name(text: &str) -> Result<String, String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if matches!(text, "authority" | "client") {
+    if matches!(text, "authority" | "client" | "operator") {
         return Err("that is another file's name here".to_owned());
     }
     match text.len() <= 128 && text.split('.').all(label) {
@@ -79,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes what is missing for these nodes and for clients; says which certificates it made.
+/// Makes what is missing for these nodes, for clients and for operators; says which certificates it made.
 pub(crate) fn make(
     directory: &Path,
     nodes: &[String],
@@ -90,9 +92,9 @@ pub(crate) fn make(
     let mut made = Vec::new();
     let issuer = authority(directory, &mut made)?;
     let names = nodes.iter().map(|name| (Role::Node, name.as_str()));
-    for (role, name) in names.chain([(Role::Client, "client")]) {
+    for (role, name) in names.chain([(Role::Client, "client"), (Role::Operator, "operator")]) {
         let path = directory.join(format!("{name}.pem"));
-        if path.exists() && (!renew || role == Role::Client && !nodes.is_empty()) {
+        if path.exists() && (!renew || role != Role::Node && !nodes.is_empty()) {
             continue;
         }
         let full = format!("{}{name}", role.prefix());
@@ -103,7 +105,7 @@ pub(crate) fn make(
             Role::Node => {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
             }
-            Role::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Role::Client | Role::Operator => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         valid_for(&mut params, days);
         let key = generate(&path)?;
@@ -188,14 +190,15 @@ mod tests {
     fn what_is_made_is_what_nodes_and_clients_believe() {
         let dir = tempfile::tempdir().unwrap();
         let made = make(dir.path(), &names(&["a", "east.rack-1"]), 30, false).unwrap();
-        assert_eq!(made.len(), 4);
+        assert_eq!(made.len(), 5);
         for name in ["a", "east.rack-1"] {
             let node = NodeTls::read(&TlsFiles::in_directory(dir.path(), name)).unwrap();
             assert_eq!(node.name(), name);
         }
         assert_eq!(ClientTls::in_directory(dir.path()).unwrap().name(), "client");
+        assert_eq!(ClientTls::operator_in_directory(dir.path()).unwrap().name(), "operator");
         use std::os::unix::fs::PermissionsExt as _;
-        for key in ["authority.key", "a.key", "client.key"] {
+        for key in ["authority.key", "a.key", "client.key", "operator.key"] {
             let mode = std::fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
@@ -206,10 +209,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
         make(dir.path(), &names(&["a"]), 30, false).unwrap();
-        let before = ["authority.pem", "a.pem", "client.pem"].map(read);
+        let before = ["authority.pem", "a.pem", "client.pem", "operator.pem"].map(read);
         let made = make(dir.path(), &names(&["a", "d"]), 30, false).unwrap();
         assert_eq!(made, [dir.path().join("d.pem")]);
-        assert_eq!(["authority.pem", "a.pem", "client.pem"].map(read), before);
+        assert_eq!(["authority.pem", "a.pem", "client.pem", "operator.pem"].map(read), before);
         NodeTls::read(&TlsFiles::in_directory(dir.path(), "d")).unwrap();
         let made = make(dir.path(), &names(&["a"]), 30, true).unwrap();
         assert_eq!(made, [dir.path().join("a.pem")]);
@@ -222,7 +225,18 @@ mod tests {
 
     #[test]
     fn names_that_no_certificate_could_bear_are_refused() {
-        for bad in ["", "A", "a_b", "-a", "a..b", "client", "authority", "a/b", &"x".repeat(40)] {
+        for bad in [
+            "",
+            "A",
+            "a_b",
+            "-a",
+            "a..b",
+            "client",
+            "operator",
+            "authority",
+            "a/b",
+            &"x".repeat(40),
+        ] {
             assert!(node_name(bad).is_err(), "{bad}");
         }
     }

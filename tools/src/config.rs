@@ -71,6 +71,10 @@ data = "/var/lib/forebay"
 # bytes a second. Slower leaves more to requests; too slow, and the logs have gone on meanwhile.
 # snapshot_bytes_per_second = "64MiB"
 
+# Every page of every tree is read from the disk and checked once in this time, in the background, so that
+# what a disk forgets is found while others have it; 0: only pages that are asked for. Two weeks.
+# scrub_seconds = 1209600
+
 # Go without certificates although others could connect: clients and peers speak plain text, and nobody
 # shows who he is. For measurements, on a machine or network of one's own.
 # insecure = false
@@ -87,8 +91,15 @@ data = "/var/lib/forebay"
 # [cluster]
 # Where shard 0 listens for the other nodes; shard n takes this port plus n.
 # peer = "0.0.0.0:4800"
+# Where the other nodes reach that, if it is elsewhere for them (a translated address, a container's
+# port). Default: peer, at the address that the operator's command named for 0.0.0.0.
+# advertise = "192.0.2.1:4800"
 # Availability zone; members of a group stand in different ones where there are enough.
 # az = 0
+# A node that was not heard for so long is taken for lost: its members are replaced on other nodes, by
+# full copies in the end. Longer leaves time for maintenance, and leaves groups with two of three members
+# meanwhile. The same for all nodes: whichever leads the system group decides.
+# replace_after_seconds = 5
 "#;
 
 #[derive(Debug, Deserialize)]
@@ -113,6 +124,7 @@ struct FileConfig {
     checkpoint_overlay_fill_percent: Option<u8>,
     checkpoint_slice_microseconds: Option<u32>,
     snapshot_bytes_per_second: Option<ByteSize>,
+    scrub_seconds: Option<u32>,
     #[serde(default)]
     insecure: bool,
     tls: Option<FileTls>,
@@ -133,8 +145,10 @@ struct FileTls {
 #[serde(deny_unknown_fields)]
 struct FileCluster {
     peer: SocketAddr,
+    advertise: Option<SocketAddr>,
     #[serde(default)]
     az: u16,
+    replace_after_seconds: Option<u32>,
 }
 
 /// An address, or `off`.
@@ -248,9 +262,12 @@ impl FileConfig {
         set(&mut config.busy_poll_microseconds, self.busy_poll_microseconds);
         set(&mut config.connections_max, self.connections_max);
         set(&mut config.registered_bytes, bytes(self.registered_bytes));
-        let place = |FileCluster { peer, az }| ClusterPlace { az, peer };
-        config.cluster = self.cluster.map(place);
+        if let Some(FileCluster { peer, advertise, az, replace_after_seconds }) = self.cluster {
+            config.cluster = Some(ClusterPlace { az, peer, advertise });
+            set(&mut config.replace_after_seconds, replace_after_seconds);
+        }
         set(&mut config.snapshot_bytes_per_second, bytes(self.snapshot_bytes_per_second));
+        set(&mut config.scrub_seconds, self.scrub_seconds);
         let files =
             |FileTls { certificate, key, authority }| TlsFiles { certificate, key, authority };
         config.tls = self.tls.map(files);
@@ -320,7 +337,11 @@ mod tests {
             overlay_bytes: Some(expected.memory_bytes / 4),
             log_segment_bytes: Some(NodeConfig::NEW_DIRECTORY.log_segment_bytes),
             log_segments: Some(NodeConfig::NEW_DIRECTORY.log_segments),
-            cluster: Some(ClusterPlace { az: 0, peer: "0.0.0.0:4800".parse().unwrap() }),
+            cluster: Some(ClusterPlace {
+                az: 0,
+                peer: "0.0.0.0:4800".parse().unwrap(),
+                advertise: Some("192.0.2.1:4800".parse().unwrap()),
+            }),
             tls: Some(TlsFiles {
                 certificate: "/etc/forebay/a.pem".into(),
                 key: "/etc/forebay/a.key".into(),

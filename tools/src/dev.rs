@@ -22,10 +22,15 @@ serves, with a
 comma between the addresses of several nodes, as clients take them. SIGINT (Ctrl-C)
 or SIGTERM stops it; the data stays and is there again the next time.
 
+With several nodes, SIGUSR1 stops the third one (then the second), for good as far as the others know, and
+SIGUSR2 starts it again. `forebay admin groups 127.0.0.1:4700` shows where members go meanwhile: after five
+seconds log replicas take the lost ones' places, then they get full copies.
+
 Examples:
   forebay dev                                        three nodes, ports 4700 to 4702, three copies
   forebay dev --data /mnt/nvme/fb --memory 4GiB      a real disk, more memory
   forebay dev --nodes 1 --data ./one                 one node, one copy
+  forebay dev --nodes 4 --data ./four                four nodes: lost members are replaced on the fourth
   forebay dev --native 127.0.0.1:0 --http off        any free port, no operator HTTP";
 
 /// Of those that `--tls` makes.

@@ -7,14 +7,18 @@
 //!
 //! The nodes find each other through this process: the ports on which they listen for peers are any
 //! free ones of the loopback interface, told to all at every start.
+//!
+//! So that a loss can be watched, SIGUSR1 stops a node, and SIGUSR2 starts it again: the third, then the
+//! second, because the first three hold whatever was made first.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use forebay_net::metrics::{ShardMetrics, ShardPhase};
-use forebay_net::node::Node;
 use forebay_net::node::config::{ClusterPlace, NodeConfig};
+use forebay_net::node::{Node, NodeError};
 use forebay_net::replication::{Topology, TopologyNode};
 use forebay_net::tls::TlsFiles;
 use forebay_storage::directory::{DataDirectory, replace_file};
@@ -29,6 +33,9 @@ const FILE_NEW: &str = "cluster.toml.new";
 
 /// Nodes of one process, at most: more help nobody on one machine.
 pub(crate) const NODES_MAX: u32 = 16;
+
+/// Nodes that hold the system group, and a table's first partition, when they are made.
+const FOUNDERS: usize = 3;
 
 /// What DATA/cluster.toml says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,6 +161,7 @@ pub(crate) fn configs(config: &NodeConfig, nodes: u32) -> Vec<NodeConfig> {
         // The nodes share the cores.
         pin_cores: false,
         cluster: Some(ClusterPlace {
+            advertise: None,
             az: place as u16,
             peer: SocketAddr::from(([127, 0, 0, 1], 0)),
         }),
@@ -162,11 +170,113 @@ pub(crate) fn configs(config: &NodeConfig, nodes: u32) -> Vec<NodeConfig> {
     (0..nodes).map(of).collect()
 }
 
+/// Whether a node runs.
+enum State {
+    Running(Box<Node>),
+    /// It was told to stop.
+    Ending(JoinHandle<Result<(), NodeError>>),
+    Away,
+}
+
+/// A node, and what it takes to start it again.
+struct Seat {
+    config: NodeConfig,
+    described: TopologyNode,
+    state: State,
+}
+
+impl Seat {
+    fn node(&self) -> Option<&Node> {
+        match &self.state {
+            State::Running(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    fn node_mut(&mut self) -> Option<&mut Node> {
+        match &mut self.state {
+            State::Running(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Starts the node in its directory, where it listened before.
+    fn start(&mut self) -> Result<(), Failure> {
+        let mut config = self.config.clone();
+        if let ([native], [peer]) = (&self.described.native[..], &self.described.peer[..]) {
+            config.native = *native;
+            config.cluster = config.cluster.map(|place| ClusterPlace { peer: *peer, ..place });
+        }
+        let request = config.directory_request();
+        let directory = DataDirectory::open_or_create(&config.data_dir, &request, &mut |_| {})?;
+        let node = Node::start(&config, directory)?;
+        self.described = node.topology_node().expect("it is one of a cluster");
+        self.state = State::Running(Box::new(node));
+        Ok(())
+    }
+}
+
 /// The nodes of a cluster in this process.
 struct Cluster {
-    nodes: Vec<Node>,
+    seats: Vec<Seat>,
     data: PathBuf,
     file: ClusterFile,
+    cluster_id: [u8; 16],
+}
+
+impl Cluster {
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.seats.iter().filter_map(Seat::node)
+    }
+
+    /// Tells all nodes of each other.
+    fn introduce(&mut self, bootstrap: bool) -> Result<(), Failure> {
+        let places = self.file.places.clone();
+        let described = self.seats.iter().map(|seat| seat.described.clone()).collect();
+        let nodes = self.file.place(described);
+        if self.file.places != places {
+            write(&self.data, &self.file)?;
+        }
+        let topology = Arc::new(Topology { cluster_id: self.cluster_id, nodes });
+        for node in self.seats.iter_mut().filter_map(Seat::node_mut) {
+            node.set_topology(&topology, bootstrap);
+        }
+        Ok(())
+    }
+
+    /// Stops the last of the first three nodes that run, or of all.
+    fn lose(&mut self) -> String {
+        let last = |seats: &[Seat]| seats.iter().rposition(|seat| seat.node().is_some());
+        let first = &self.seats[..self.seats.len().min(FOUNDERS)];
+        let Some(place) = last(first).or_else(|| last(&self.seats)) else {
+            return "no node runs".to_owned();
+        };
+        let seat = &mut self.seats[place];
+        let State::Running(node) = std::mem::replace(&mut seat.state, State::Away) else {
+            unreachable!("just looked")
+        };
+        seat.state = State::Ending(std::thread::spawn(move || Node::stop(*node)));
+        let name = place + 1;
+        format!(
+            "node {name} stops, and SIGUSR2 starts it again; see `forebay admin groups` meanwhile"
+        )
+    }
+
+    /// Starts the first node that was lost.
+    fn bring_back(&mut self) -> String {
+        let Some(place) = self.seats.iter().position(|seat| seat.node().is_none()) else {
+            return "all nodes run".to_owned();
+        };
+        let name = place + 1;
+        if matches!(self.seats[place].state, State::Ending(_)) {
+            return format!("node {name} has not ended yet; once more in a moment");
+        }
+        let started = self.seats[place].start().and_then(|()| self.introduce(false));
+        match started {
+            Ok(()) => format!("node {name} starts again"),
+            Err(failure) => format!("node {name} does not start: {}", failure.message),
+        }
+    }
 }
 
 /// Starts the nodes and tells them of each other.
@@ -175,27 +285,22 @@ pub(crate) fn start(
     opened: Vec<(NodeConfig, DataDirectory)>,
 ) -> Result<Box<dyn Running>, Failure> {
     let shards = opened.first().map_or(1, |(_, directory)| directory.geometry().shards);
-    let mut file = read_or_draw(data, opened.len() as u32, shards)?;
+    let file = read_or_draw(data, opened.len() as u32, shards)?;
     if opened.iter().any(|(config, _)| config.tls.is_some()) {
         crate::dev::make_certificates(data, opened.len() as u32)?;
     }
     let digits = u128::from_str_radix(&file.cluster_id, 16);
     let cluster_id = digits.map_err(|error| bad_file(data, &error.to_string()))?.to_be_bytes();
-    let mut nodes = Vec::with_capacity(opened.len());
+    let mut seats = Vec::with_capacity(opened.len());
     for (config, directory) in opened {
-        nodes.push(Node::start(&config, directory)?);
+        let node = Node::start(&config, directory)?;
+        let described = node.topology_node().expect("it is one of a cluster");
+        seats.push(Seat { config, described, state: State::Running(Box::new(node)) });
     }
-    let described = nodes.iter().map(|node| node.topology_node().expect("it is one of a cluster"));
-    let places = file.places.clone();
-    let nodes_in_places = file.place(described.collect());
-    if file.places != places {
-        write(data, &file)?;
-    }
-    let topology = Arc::new(Topology { cluster_id, nodes: nodes_in_places });
-    for node in &mut nodes {
-        node.set_topology(&topology, !file.bootstrapped);
-    }
-    Ok(Box::new(Cluster { nodes, data: data.to_owned(), file }))
+    let bootstrap = !file.bootstrapped;
+    let mut cluster = Cluster { seats, data: data.to_owned(), file, cluster_id };
+    cluster.introduce(bootstrap)?;
+    Ok(Box::new(cluster))
 }
 
 /// A fresh cluster's id.
@@ -240,15 +345,15 @@ fn write(data: &Path, file: &ClusterFile) -> Result<(), Failure> {
 
 impl Running for Cluster {
     fn native_addrs(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().filter_map(|node| node.native_addrs().first().copied()).collect()
+        self.nodes().filter_map(|node| node.native_addrs().first().copied()).collect()
     }
 
     fn http_addrs(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().filter_map(Node::http_addr).collect()
+        self.nodes().filter_map(Node::http_addr).collect()
     }
 
     fn metrics(&self) -> Vec<Arc<ShardMetrics>> {
-        self.nodes.iter().flat_map(Node::metrics).collect()
+        self.nodes().flat_map(Node::metrics).collect()
     }
 
     fn is_ready(&mut self) -> bool {
@@ -265,14 +370,34 @@ impl Running for Cluster {
         serving && led
     }
 
+    fn step(&mut self) -> Result<(), Failure> {
+        for seat in &mut self.seats {
+            if matches!(&seat.state, State::Ending(thread) if thread.is_finished())
+                && let State::Ending(thread) = std::mem::replace(&mut seat.state, State::Away)
+            {
+                thread.join().expect("stopping a node does not panic")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn user_signal(&mut self, first: bool) -> Option<String> {
+        Some(if first { self.lose() } else { self.bring_back() })
+    }
+
     fn failure(&mut self) -> Option<Failure> {
-        self.nodes.iter_mut().find_map(Node::failure).map(Failure::from)
+        let mut nodes = self.seats.iter_mut().filter_map(Seat::node_mut);
+        nodes.find_map(Node::failure).map(Failure::from)
     }
 
     fn stop(self: Box<Self>) -> Result<(), Failure> {
         // All at once: each hands over what it leads while somebody is there to take it.
-        let stopping: Vec<_> =
-            self.nodes.into_iter().map(|node| std::thread::spawn(move || node.stop())).collect();
+        let stop = |seat: Seat| match seat.state {
+            State::Running(node) => Some(std::thread::spawn(move || Node::stop(*node))),
+            State::Ending(thread) => Some(thread),
+            State::Away => None,
+        };
+        let stopping: Vec<_> = self.seats.into_iter().filter_map(stop).collect();
         let mut first = Ok(());
         for thread in stopping {
             let ended = thread.join().expect("stopping a node does not panic");

@@ -19,7 +19,7 @@ use forebay_net::replication::{Joined, Topology};
 use forebay_storage::directory::{DataDirectory, replace_file};
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{Rejoin, show_certificates};
+use crate::admin::{Rejoin, show_as_node};
 use crate::exit::{Exit, Failure};
 use crate::run::Running;
 
@@ -40,8 +40,6 @@ struct MemberNode {
     known: Option<Known>,
     /// Looks for nodes that lost their data.
     rejoin: Option<Rejoin>,
-    /// Whether it may: with TLS, it asks them as a client.
-    asks: bool,
 }
 
 /// Starts the node, and tells it of the cluster that it is in, if it is in one.
@@ -51,19 +49,10 @@ pub(crate) fn start(
 ) -> Result<Box<dyn Running>, Failure> {
     let known = read(&config.data_dir)?;
     let node = Node::start(&config, directory)?;
-    let asks = config.tls.as_ref().is_none_or(|files| {
-        let directory = files.certificate.parent().unwrap_or(Path::new("."));
-        let shown = show_certificates(directory);
-        if let Err(failure) = &shown {
-            eprintln!(
-                "forebay: no client's certificate beside this node's ({}): a node that lost its data \
-                 will not be taken in by itself; use `forebay admin join`",
-                failure.message
-            );
-        }
-        shown.is_ok()
-    });
-    let mut member = MemberNode { node, data: config.data_dir, known, rejoin: None, asks };
+    if let Some(files) = &config.tls {
+        show_as_node(files)?;
+    }
+    let mut member = MemberNode { node, data: config.data_dir, known, rejoin: None };
     member.tell();
     if member.known.is_none() {
         eprintln!(
@@ -130,7 +119,7 @@ impl Running for MemberNode {
             self.write()?;
             self.tell();
         }
-        if self.asks && self.known.is_some() && self.rejoin.is_none() {
+        if self.known.is_some() && self.rejoin.is_none() {
             let own = self.node.native_addrs().first().copied();
             self.rejoin = own.map(Rejoin::start).transpose().map_err(|error| {
                 Failure::new(Exit::Other, format!("starting a thread: {error}"))

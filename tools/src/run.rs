@@ -12,15 +12,19 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_net::metrics::{ShardMetrics, ShardPhase};
 use forebay_net::node::config::NodeConfig;
+use forebay_net::refusals::ShardsLog;
 use forebay_storage::directory::DataDirectory;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::exit::{Exit, Failure};
 use crate::preflight;
+
+/// How often it is looked whether there is something to say about what was refused of peers.
+const REFUSED_LOOK: Duration = Duration::from_secs(1);
 
 /// What `run_node` needs of a started node.
 pub(crate) trait Running {
@@ -40,6 +44,10 @@ pub(crate) trait Running {
     }
     /// Reads its certificates again; None if it has none.
     fn reload(&mut self) -> Option<Result<(), Failure>> {
+        None
+    }
+    /// What was done at SIGUSR1 (`first`) or SIGUSR2, in words; None if they mean nothing here.
+    fn user_signal(&mut self, _first: bool) -> Option<String> {
         None
     }
     /// The reason, once a shard has ended by itself.
@@ -112,7 +120,15 @@ fn serve(
 ) -> Result<(), Failure> {
     let bar = bytes_bar("recovering");
     let mut is_ready = false;
+    let mut refused = ShardsLog::default();
+    let mut look_at = Instant::now();
     loop {
+        if look_at.elapsed() >= REFUSED_LOOK {
+            look_at = Instant::now();
+            for line in refused.due(&running.metrics(), look_at) {
+                eprintln!("forebay: {line}");
+            }
+        }
         let stepped = running.step().err();
         if let Some(failure) = running.failure().or(stepped) {
             bar.finish_and_clear();
@@ -144,6 +160,11 @@ fn serve(
                     );
                 }
             },
+            Ok(signal @ (USER_1 | USER_2))
+                if let Some(words) = running.user_signal(signal == USER_1) =>
+            {
+                eprintln!("forebay: {signal}, {words}");
+            }
             Ok(signal) => {
                 bar.finish_and_clear();
                 eprintln!("forebay: {signal}, stopping; once more to stop at once");
@@ -205,20 +226,25 @@ pub(crate) fn bytes_bar(what: &'static str) -> ProgressBar {
 
 /// What a SIGHUP is called. It ends a node that has no certificates to read again, as any process.
 const HANGUP: &str = "SIGHUP";
+/// For `dev`; they end any other node, as any process.
+const USER_1: &str = "SIGUSR1";
+const USER_2: &str = "SIGUSR2";
 
-/// A thread that sends each SIGHUP and the first SIGINT or SIGTERM, and ends the process at the second.
+/// A thread that sends each SIGHUP, SIGUSR1 and SIGUSR2, and the first SIGINT or SIGTERM, and ends the process at the second.
 pub(crate) fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot =
         |error: std::io::Error| Failure::new(Exit::Other, format!("cannot watch signals: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let (mut interrupt, mut terminate, mut hangup) = {
+    let (mut interrupt, mut terminate, mut hangup, mut user_1, mut user_2) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt()).map_err(cannot)?,
             signal(SignalKind::terminate()).map_err(cannot)?,
             signal(SignalKind::hangup()).map_err(cannot)?,
+            signal(SignalKind::user_defined1()).map_err(cannot)?,
+            signal(SignalKind::user_defined2()).map_err(cannot)?,
         )
     };
     let (sender, receiver) = channel();
@@ -229,6 +255,14 @@ pub(crate) fn listen_for_signals() -> Result<Receiver<&'static str>, Failure> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = hangup.recv() => {
                     let _ = sender.send(HANGUP);
+                    continue;
+                }
+                _ = user_1.recv() => {
+                    let _ = sender.send(USER_1);
+                    continue;
+                }
+                _ = user_2.recv() => {
+                    let _ = sender.send(USER_2);
                     continue;
                 }
             };

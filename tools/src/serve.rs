@@ -87,7 +87,8 @@ fn exit_of_open(error: &OpenError) -> Exit {
             _ => Exit::Damage,
         },
         OpenError::Geometry { .. } | OpenError::Memory { .. } => Exit::Usage,
-        OpenError::Disk(DiskError { errno: libc::ENOSPC | libc::EDQUOT }) => Exit::DiskFull,
+        OpenError::Disk(DiskError { errno: libc::ENOSPC | libc::EDQUOT })
+        | OpenError::NoRoomForLoss => Exit::DiskFull,
         OpenError::Disk(_)
         | OpenError::Cache(_)
         | OpenError::Log(ScanError::Read { .. } | ScanError::Flush { .. })

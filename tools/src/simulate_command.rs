@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   forebay simulate --seed 5042 --trace      one seed, and what happened
   forebay simulate --seed 5042 --keep 3,7   with two of its faults only
   forebay simulate --nodes 1 --seeds 1000   a single node
+  forebay simulate --nodes 4 --seeds 100    of four: dead members are replaced on the fourth
   forebay simulate --gray --seeds 100       one broken link at a time: no leader may change
   forebay simulate --seeds 10000 --jobs 2   on two threads, a seed each
 
@@ -82,7 +83,8 @@ fn parse_nodes(text: &str) -> Result<usize, String> {
     match text {
         "1" => Ok(1),
         "3" => Ok(3),
-        _ => Err("a simulated cluster has 1 node or 3".into()),
+        "4" => Ok(4),
+        _ => Err("a simulated cluster has 1, 3 or 4 nodes".into()),
     }
 }
 
@@ -114,6 +116,16 @@ impl Totals {
         sum.digests_compared += stats.digests_compared;
         sum.entries_compared += stats.entries_compared;
         sum.elections += stats.elections;
+        sum.ages_checked += stats.ages_checked;
+        sum.changes += stats.changes;
+        sum.hand_overs += stats.hand_overs;
+        sum.snapshots += stats.snapshots;
+        sum.deletions += stats.deletions;
+        sum.given_up += stats.given_up;
+        sum.taken_in += stats.taken_in;
+        sum.damages += stats.damages;
+        sum.pages_damaged += stats.pages_damaged;
+        sum.logs_lost += stats.logs_lost;
         sum.acknowledged_entries += stats.acknowledged_entries;
         sum.network_bytes += stats.network_bytes;
         sum.undecided_keys += stats.undecided_keys;
@@ -123,6 +135,8 @@ impl Totals {
         all.answered += one.answered;
         all.refused += one.refused;
         all.unknown += one.unknown;
+        all.eventual += one.eventual;
+        all.too_stale += one.too_stale;
     }
 
     fn speed(&self, real_seconds: f64) -> String {
@@ -276,8 +290,11 @@ fn summarize(totals: &Totals, failed: usize, real_seconds: f64) {
     say(&format!(
         "{} of {} seed(s) clean: {}\n\
          faults {}, crashes {}, elections {}, checkpoints {}; compared {} digests, {} log entries\n\
+         members changed {} times; {} hand-overs, {} snapshots, {} data deleted, {} nodes taken in\n\
+         damage {} times: {} pages found and replaced, {} logs lost, {} nodes given up\n\
          operations {} ({:.0} a simulated second): {} keys answered, {} refused, {} unknown, {} not \
          sent\n\
+         {} eventual reads checked, {} refused as too old\n\
          ledger entries acknowledged {}; histories too wide to check {}\n",
         totals.seeds - failed as u64,
         totals.seeds,
@@ -288,12 +305,23 @@ fn summarize(totals: &Totals, failed: usize, real_seconds: f64) {
         stats.checkpoints,
         stats.digests_compared,
         stats.entries_compared,
+        stats.changes,
+        stats.hand_overs,
+        stats.snapshots,
+        stats.deletions,
+        stats.taken_in,
+        stats.damages,
+        stats.pages_damaged,
+        stats.logs_lost,
+        stats.given_up,
         operations.wanted,
         operations.wanted as f64 / simulated,
         operations.answered,
         operations.refused,
         operations.unknown,
         operations.not_sent,
+        stats.ages_checked,
+        operations.too_stale,
         stats.acknowledged_entries,
         stats.undecided_keys,
     ));

@@ -55,6 +55,7 @@ fn superblock(checkpoint: u64) -> Superblock {
         catalog: TreeRef::EMPTY,
         file_blocks: 256,
         space_digest: 0,
+        logs_lost: 0,
     }
 }
 

@@ -5,129 +5,21 @@ mod support;
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forebay_core::item::Item;
-use forebay_core::table::{KeySchema, KeyType};
-use forebay_net::client::{Client, ClientConfig, ClientError, Table};
+use forebay_net::client::{Client, ClientConfig, ClientError};
 use forebay_net::tls::ClientTls;
+use support::nodes::{Layout, PATIENCE, certificate_name, client_secured, make_certificates};
 use support::process::{
     Node, code, command, forebay, free_addresses, piped, refused, stderr, stdout,
 };
+use support::writers::create;
 use support::{scratch, text};
-
-/// What nothing in these tests may take longer than, on a machine however busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// Three nodes, each in a process of its own and with a certificate of its own.
-struct Three {
-    dir: PathBuf,
-    natives: Vec<SocketAddr>,
-    peers: Vec<SocketAddr>,
-    nodes: Vec<Option<Node>>,
-}
-
-fn make_certificates(directory: &Path, names: &[&str]) {
-    let mut args = vec!["certs", text(directory)];
-    args.extend(names);
-    let output = forebay(&args);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-}
-
-impl Three {
-    fn start(dir: &Path) -> Three {
-        make_certificates(&dir.join("certificates"), &NAMES);
-        let addresses = free_addresses(6);
-        let (natives, peers) = (addresses[..3].to_vec(), addresses[3..].to_vec());
-        let mut three = Three { dir: dir.to_owned(), natives, peers, nodes: Vec::new() };
-        for (place, name) in NAMES.into_iter().enumerate() {
-            three.nodes.push(Some(three.node(place, name)));
-        }
-        three
-    }
-
-    fn certificates(&self) -> PathBuf {
-        self.dir.join("certificates")
-    }
-
-    /// Starts a node with this certificate.
-    fn node(&self, place: usize, name: &str) -> Node {
-        let certificates = self.certificates();
-        let config = format!(
-            "data = {:?}\nnative = \"{}\"\nhttp = \"127.0.0.1:0\"\nmemory = \"64MiB\"\n\
-             pin_cores = false\n[cluster]\npeer = \"{}\"\naz = {place}\n[tls]\n\
-             certificate = {:?}\nkey = {:?}\nauthority = {:?}\n",
-            self.dir.join(format!("data-{place}")),
-            self.natives[place],
-            self.peers[place],
-            certificates.join(format!("{name}.pem")),
-            certificates.join(format!("{name}.key")),
-            certificates.join("authority.pem"),
-        );
-        let file = self.dir.join(format!("node-{place}.toml"));
-        std::fs::write(&file, config).unwrap();
-        Node::configured(&file)
-    }
-
-    fn init(&self) {
-        let names: Vec<String> = self.natives.iter().map(SocketAddr::to_string).collect();
-        let certificates = self.certificates();
-        let mut args = vec!["admin", "init", "--certificates", text(&certificates)];
-        args.extend(names.iter().map(String::as_str));
-        let output = forebay(&args);
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-        assert!(stdout(&output).contains("of 3 nodes"), "{}", stdout(&output));
-    }
-
-    /// The node that leads some group of `table`.
-    fn leader(&self, table: &str) -> usize {
-        let certificates = self.certificates();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let up = (0..3).find(|place| self.nodes[*place].is_some()).expect("one runs");
-            let at = self.natives[up].to_string();
-            let args = ["admin", "groups", &at, "--json", "--certificates", text(&certificates)];
-            let output = forebay(&args);
-            assert_eq!(code(&output), 0, "{}", stderr(&output));
-            let found: Vec<(SocketAddr, serde_json::Value)> =
-                serde_json::from_str(&stdout(&output)).unwrap();
-            let leads = found.iter().find(|(_, member)| {
-                member["table"] == table && member["role"] == "leading" && member["lease"] == true
-            });
-            if let Some((at, _)) = leads {
-                return self.natives.iter().position(|native| native == at).unwrap();
-            }
-            assert!(Instant::now() < deadline, "nobody leads: {found:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn refusals(&self, place: usize, reason: &str) -> u64 {
-        refusals(self.nodes[place].as_ref().expect("it runs"), reason)
-    }
-
-    fn kill(&mut self, place: usize) {
-        let mut node = self.nodes[place].take().expect("it runs");
-        node.kill();
-        drop(node.end());
-    }
-}
 
 fn refusals(node: &Node, reason: &str) -> u64 {
     node.metric(&format!("forebay_tls_refusals_total{{reason=\"{reason}\"}}"))
-}
-
-fn secured(certificates: &Path) -> ClientConfig {
-    let tls = ClientTls::in_directory(certificates).expect("`forebay certs` made them");
-    ClientConfig { tls: Some(tls), ..ClientConfig::default() }
-}
-
-async fn create(client: &Client, name: &str, partitions: u32) -> Table {
-    let schema = KeySchema::partition_only("id", KeyType::S);
-    client.create_table(name, schema).partitions(partitions).send().await.expect("it is created")
 }
 
 fn item(number: u64) -> Item {
@@ -145,9 +37,9 @@ async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_with_certificates_outlives_its_leader_and_loses_nothing() {
     let Some(dir) = scratch() else { return };
-    let mut three = Three::start(dir.path());
-    three.init();
-    let client = Client::connect(&three.natives[..], secured(&three.certificates())).await.unwrap();
+    let mut three = Layout::of(3).secured().start(dir.path());
+    three.init(3);
+    let client = three.connect().await;
     let table = create(&client, "kept", 3).await;
     for number in 0..200 {
         table.put(&item(number)).send().await.expect("it is written");
@@ -165,7 +57,7 @@ async fn a_cluster_with_certificates_outlives_its_leader_and_loses_nothing() {
             Err(error) => assert!(Instant::now() < deadline, "nobody takes over: {error}"),
         }
     }
-    three.nodes[victim] = Some(three.node(victim, NAMES[victim]));
+    three.restart(victim);
     for number in 0..400 {
         let key = Item::new().with("id", format!("k{number}"));
         let found = table.get(&key).consistent(true).send().await.expect("it is read");
@@ -173,30 +65,28 @@ async fn a_cluster_with_certificates_outlives_its_leader_and_loses_nothing() {
     }
     let key = Item::new().with("id", "large");
     assert_eq!(table.get(&key).send().await.expect("it is read"), Some(large));
-    for (place, name) in NAMES.into_iter().enumerate() {
+    for place in 0..3 {
         for reason in ["not_tls", "unknown_authority", "wrong_role", "wrong_node", "bad_record"] {
-            assert_eq!(three.refusals(place, reason), 0, "{reason} at {name}");
+            assert_eq!(refusals(three.node(place), reason), 0, "{reason} at {place}");
         }
     }
-    for node in three.nodes.into_iter().flatten() {
-        node.stop();
-    }
+    three.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_anothers_certificate_is_refused_by_name_and_disturbs_nobody() {
     let Some(dir) = scratch() else { return };
-    let mut three = Three::start(dir.path());
-    three.init();
-    let client = Client::connect(&three.natives[..], secured(&three.certificates())).await.unwrap();
+    let mut three = Layout::of(3).secured().start(dir.path());
+    three.init(3);
+    let client = three.connect().await;
     let table = create(&client, "kept", 1).await;
     let wrong = (three.leader("kept") + 1) % 3;
     three.kill(wrong);
     // It has the cluster's data and topology, and a certificate for a node that nobody knows.
     make_certificates(&three.certificates(), &["d"]);
-    three.nodes[wrong] = Some(three.node(wrong, "d"));
+    three.start_as(wrong, "d");
     let right = (wrong + 1) % 3;
-    wait_for("it is refused and counted", || three.refusals(right, "wrong_node") > 0).await;
+    wait_for("it is refused and counted", || refusals(three.node(right), "wrong_node") > 0).await;
     for number in 0..100 {
         table.put(&item(number)).send().await.expect("two of three suffice");
     }
@@ -210,16 +100,16 @@ async fn a_node_with_anothers_certificate_is_refused_by_name_and_disturbs_nobody
     let authority = three.certificates().join("authority.pem");
     let ours = std::fs::read(&authority).unwrap();
     std::fs::copy(foreign.join("authority.pem"), &authority).unwrap();
-    three.nodes[wrong] = Some(three.node(wrong, "d"));
+    three.start_as(wrong, "d");
     std::fs::write(&authority, ours).unwrap();
-    wait_for("it is refused and counted", || three.refusals(right, "unknown_authority") > 0).await;
+    wait_for("it is refused and counted", || refusals(three.node(right), "unknown_authority") > 0)
+        .await;
     for number in 0..100 {
         table.put(&item(number)).send().await.expect("two of three suffice");
     }
     // The log is looked after once a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    for (place, node) in three.nodes.into_iter().enumerate() {
-        let said = node.expect("it runs").stop();
+    for (place, said) in three.stop() {
         if place == right {
             assert!(said.contains("TLS: wrong_node"), "{said}");
             let lines = said.lines().filter(|line| line.contains("TLS: unknown_authority"));
@@ -235,7 +125,7 @@ async fn a_node_for_development_makes_its_own_certificates_and_keeps_them() {
     let data = dir.path().join("data");
     let certificates = data.join("certificates");
     let node = Node::dev(&data, &["--tls", "--http", "127.0.0.1:0"]);
-    let client = Client::connect(node.native(), secured(&certificates)).await.unwrap();
+    let client = Client::connect(node.native(), client_secured(&certificates)).await.unwrap();
     let table = create(&client, "kept", 1).await;
     table.put(&item(1)).send().await.unwrap();
 
@@ -261,7 +151,7 @@ async fn a_node_for_development_makes_its_own_certificates_and_keeps_them() {
     assert_ne!(std::fs::read(certificates.join("node-1.pem")).unwrap(), before);
     node.signal("HUP");
     table.put(&item(2)).send().await.unwrap();
-    let again = Client::connect(node.native(), secured(&certificates)).await.unwrap();
+    let again = Client::connect(node.native(), client_secured(&certificates)).await.unwrap();
     assert!(again.table("kept").await.is_ok());
     silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     assert_eq!(silent.read(&mut [0; 10]).unwrap(), 0, "it is given up");
@@ -274,7 +164,7 @@ async fn a_node_for_development_makes_its_own_certificates_and_keeps_them() {
     // The same certificates the next time, for one that speaks TLS.
     let kept = std::fs::read(certificates.join("node-1.pem")).unwrap();
     let node = Node::dev(&data, &["--tls", "--http", "off"]);
-    let client = Client::connect(node.native(), secured(&certificates)).await.unwrap();
+    let client = Client::connect(node.native(), client_secured(&certificates)).await.unwrap();
     let table = client.table("kept").await.unwrap();
     let key = Item::new().with("id", "k2");
     assert_eq!(table.get(&key).send().await.unwrap(), Some(item(2)));
@@ -283,7 +173,7 @@ async fn a_node_for_development_makes_its_own_certificates_and_keeps_them() {
     node.stop();
     // And one that does not says so to those who do.
     let node = Node::dev(&data, &["--http", "off"]);
-    let error = Client::connect(node.native(), secured(&certificates)).await.unwrap_err();
+    let error = Client::connect(node.native(), client_secured(&certificates)).await.unwrap_err();
     let ClientError::Connect { source, .. } = &error else { panic!("{error}") };
     assert!(source.to_string().contains("plain text where TLS is spoken"), "{source}");
     node.stop();
@@ -301,7 +191,7 @@ async fn three_nodes_in_one_process_speak_tls_with_each_other_and_with_clients()
     let node = Node::spawn(command);
     let addresses: Vec<SocketAddr> =
         node.value("native").split(',').map(|at| at.parse().unwrap()).collect();
-    let config = secured(&data.join("certificates"));
+    let config = client_secured(&data.join("certificates"));
     let client = Client::connect(&addresses[..], config).await.unwrap();
     let table = create(&client, "kept", 2).await;
     for number in 0..50 {
@@ -377,16 +267,53 @@ fn the_readmes_way_to_a_cluster_with_certificates_works() {
         std::fs::write(&file, config).unwrap();
         Node::configured(&file)
     };
-    let mut nodes: Vec<Node> =
-        NAMES.into_iter().enumerate().map(|(place, name)| start(place, name)).collect();
+    let mut nodes: Vec<Node> = (0..3).map(|at| start(at, &certificate_name(at))).collect();
     assert!(run(line("admin --certificates certificates init")).contains("of 3 nodes"));
     assert!(run(line("groups")).contains("(system)"));
     let commands = readme_block("sh", "certificates join");
     let lines: Vec<&str> = commands.lines().collect();
     run(lines[0]);
-    nodes.push(start(NAMES.len(), "d"));
+    nodes.push(start(3, "d"));
     assert!(run(lines[1]).contains("in place 3"));
     for node in nodes {
         node.stop();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_certificate_gives_no_commands_and_makes_no_peer() {
+    let Some(dir) = scratch() else { return };
+    let nodes = Layout::of(3).secured().start(dir.path());
+    nodes.init(3);
+    let client = nodes.connect().await;
+    let table = create(&client, "kept", 1).await;
+    table.put(&item(1)).send().await.expect("clients write");
+    // What a client has, and no more.
+    let (all, own) = (nodes.certificates(), dir.path().join("own"));
+    std::fs::create_dir(&own).unwrap();
+    for file in ["authority.pem", "client.pem", "client.key"] {
+        std::fs::copy(all.join(file), own.join(file)).unwrap();
+    }
+    let at = nodes.natives[0].to_string();
+    let groups = ["admin", "--certificates", text(&own), "groups", &at];
+    refused(&groups, 2, &["operator.pem"]);
+    for file in ["pem", "key"] {
+        std::fs::copy(own.join(format!("client.{file}")), own.join(format!("operator.{file}")))
+            .unwrap();
+    }
+    refused(&groups, 1, &["operator's certificate", "forebay certs"]);
+    let denied = "forebay_shard_replies_total{shard=\"0\",code=\"AccessDenied\"}";
+    assert_eq!(nodes.node(0).metric(denied), 1);
+    assert_eq!(nodes.admin(&["groups", &at]).status.code(), Some(0));
+    // At the peers' port it is refused before it has said anything.
+    let tls = ClientTls::in_directory(&own).unwrap();
+    let stream = TcpStream::connect(nodes.peer(0)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    if let Ok(mut stream) = tls.wrap(stream) {
+        assert!(!matches!(stream.read(&mut [0; 10]), Ok(1..)));
+    }
+    wait_for("it is refused and counted", || refusals(nodes.node(0), "wrong_role") == 1).await;
+    table.put(&item(2)).send().await.expect("clients write");
+    let said = nodes.stop().swap_remove(0).1;
+    assert!(!said.contains("panic"), "{said}");
 }

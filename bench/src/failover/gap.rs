@@ -15,6 +15,11 @@ impl Gaps {
         Gaps { sorted }
     }
 
+    /// The last success up to `at`; 0 if there is none.
+    pub(super) fn last_before(&self, at: u64) -> u64 {
+        self.sorted.iter().copied().take_while(|success| *success <= at).last().unwrap_or(0)
+    }
+
     /// Between `from` and `to`, both of which count as ends: time before the first success and after
     /// the last one is time without one.
     pub(super) fn longest(&self, from: u64, to: u64) -> u64 {

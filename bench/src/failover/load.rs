@@ -19,8 +19,6 @@ use forebay_net::client::{ClientError, Table};
 use serde::Serialize;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::FailoverArgs;
-
 /// Reads of a verification under way at a time.
 const READS_AT_ONCE: usize = 64;
 /// How long a verification waits for an answer.
@@ -130,13 +128,13 @@ fn fresh(number: u64) -> Key {
 
 /// See the module's docs.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     shared: Arc<Shared>,
 }
 
 /// A load under way.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     schedule: JoinHandle<JoinSet<()>>,
@@ -144,27 +142,28 @@ pub(super) struct Running {
 
 /// A load that has ended: nothing of it is under way.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     began: Instant,
-    pub(super) ended_at: Instant,
-    pub(super) successes: Vec<u64>,
-    pub(super) asked: u64,
-    pub(super) unknown: u64,
-    pub(super) refused: u64,
-    pub(super) not_asked: u64,
-    pub(super) first_refusal: Option<String>,
+    pub(crate) ended_at: Instant,
+    pub(crate) successes: Vec<u64>,
+    pub(crate) asked: u64,
+    pub(crate) unknown: u64,
+    pub(crate) refused: u64,
+    pub(crate) not_asked: u64,
+    pub(crate) first_refusal: Option<String>,
 }
 
 impl Log {
     /// In the unit of the successes.
-    pub(super) fn nanos_at(&self, at: Instant) -> u64 {
+    pub(crate) fn nanos_at(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_nanos() as u64
     }
 }
 
 impl Load {
-    pub(super) fn new(args: &FailoverArgs) -> Load {
-        let count = args.keys as usize;
+    /// On so many keys, with values of so many bytes.
+    pub(crate) fn new(keys: u32, value_bytes: u32) -> Load {
+        let count = keys as usize;
         let state = State {
             keys: (1..=count as u64).map(fresh).collect(),
             free: (0..count).collect(),
@@ -174,7 +173,7 @@ impl Load {
         };
         let shared = Shared {
             began: Instant::now(),
-            value: "v".repeat(args.value_bytes as usize),
+            value: "v".repeat(value_bytes as usize),
             state: Mutex::new(state),
             last_success: AtomicU64::new(0),
         };
@@ -182,7 +181,7 @@ impl Load {
     }
 
     /// Begins to write, `rate` times a second.
-    pub(super) fn begin(&self, table: &Table, rate: u64) -> Running {
+    pub(crate) fn begin(&self, table: &Table, rate: u64) -> Running {
         let (shared, table) = (self.shared.clone(), table.clone());
         let stop = Arc::new(AtomicBool::new(false));
         shared.state().counts = Counts::default();
@@ -217,7 +216,7 @@ impl Load {
     }
 
     /// Reads every key, and says what is not as it must be. Nothing may be under way.
-    pub(super) async fn verify(&self, table: &Table) -> Verdict {
+    pub(crate) async fn verify(&self, table: &Table) -> Verdict {
         let (keys, written): (Vec<Key>, Vec<Key>) = {
             let state = self.shared.state();
             (state.keys.clone(), state.retired.clone())
@@ -244,7 +243,7 @@ impl Load {
 
 impl Running {
     /// Waits for a success later than `at`; whether there was one in time.
-    pub(super) async fn until_success_after(&self, at: Instant, patience: Duration) -> bool {
+    pub(crate) async fn until_success_after(&self, at: Instant, patience: Duration) -> bool {
         let (from, deadline) = (self.shared.nanos_at(at), Instant::now() + patience);
         while self.shared.last_success.load(Relaxed) <= from {
             if Instant::now() > deadline {
@@ -256,7 +255,7 @@ impl Running {
     }
 
     /// Begins no more writes, and waits for those under way.
-    pub(super) async fn end(self) -> Log {
+    pub(crate) async fn end(self) -> Log {
         self.stop.store(true, Relaxed);
         let ended_at = Instant::now();
         let under_way = self.schedule.await.expect("the schedule does not panic");
@@ -270,18 +269,18 @@ impl Running {
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Keys with an acknowledged write that were read.
-    pub(super) keys: u64,
+    pub(crate) keys: u64,
     /// Keys whose open write has taken effect.
-    pub(super) open_done: u64,
+    pub(crate) open_done: u64,
     /// An acknowledged write is gone.
-    pub(super) lost: u64,
+    pub(crate) lost: u64,
     /// Something is there that was never written so.
-    pub(super) wrong: u64,
+    pub(crate) wrong: u64,
     /// Not readable.
-    pub(super) not_served: u64,
-    pub(super) examples: Vec<String>,
+    pub(crate) not_served: u64,
+    pub(crate) examples: Vec<String>,
 }
 
 type Read = (Key, Result<Option<Item>, ClientError>);
@@ -331,7 +330,7 @@ impl Verdict {
     }
 
     /// Adds what another one found; counts of keys are of the last.
-    pub(super) fn take(&mut self, other: &Verdict) {
+    pub(crate) fn take(&mut self, other: &Verdict) {
         (self.keys, self.open_done) = (other.keys, other.open_done);
         self.lost += other.lost;
         self.wrong += other.wrong;
@@ -340,12 +339,12 @@ impl Verdict {
     }
 
     /// Keys that do not hold what they must.
-    pub(super) fn violations(&self) -> u64 {
+    pub(crate) fn violations(&self) -> u64 {
         self.lost + self.wrong + self.not_served
     }
 
     /// In one line.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!("{} keys verified, {} lost", self.keys, self.violations())
     }
 }

@@ -13,23 +13,42 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Shards of a node that have numbers in the cluster.
 const SHARDS_PER_NODE: usize = 256;
 
+/// Members of a whole group.
+const MEMBERS: usize = 3;
+
 /// What is looked at of a member, in `forebay admin groups --json`.
 #[derive(Clone, Debug, Deserialize)]
-struct Seen {
+pub(crate) struct Seen {
     group: u64,
-    role: String,
-    lease: bool,
-    chosen_slot: u64,
+    pub(crate) role: String,
+    pub(crate) lease: bool,
+    pub(crate) chosen_slot: u64,
     applied_slot: u64,
+    /// The last slot that it holds.
+    #[serde(default)]
+    pub(crate) last_slot: u64,
+    /// Of the configuration that it knows: shard, zone, and what the member keeps.
+    #[serde(default)]
+    pub(crate) members: Vec<(usize, u16, String)>,
+    /// Which shard is to get a member, if that is known here.
+    #[serde(default)]
+    pub(crate) spare: Option<usize>,
+    /// Of a snapshot that arrives: bytes, and of how many.
+    #[serde(default)]
+    pub(crate) snapshot_bytes: Option<(u64, u64)>,
+}
+
+/// The node of a shard, by its number in the cluster.
+pub(crate) fn node_of(shard: usize) -> usize {
+    shard / SHARDS_PER_NODE
 }
 
 /// The members of `group` that answer, by their nodes.
-fn members(cluster: &Cluster, group: u64) -> Result<Vec<(usize, Seen)>, BenchError> {
+pub(crate) fn members(cluster: &Cluster, group: u64) -> Result<Vec<(usize, Seen)>, BenchError> {
     let natives = cluster.natives();
     let mut failed = None;
     for native in &natives {
-        let words = ["admin", "groups", &native.to_string(), "--json"].map(str::to_owned);
-        match cluster.forebay(&words) {
+        match cluster.admin(["groups", &native.to_string(), "--json"]) {
             Ok(text) => return Ok(parse(&text, &natives, group)),
             // It may be the one that is away.
             Err(error) => failed = Some(error),
@@ -70,7 +89,7 @@ async fn until<T>(
 }
 
 /// The node whose member leads and serves.
-pub(super) async fn leader(
+pub(crate) async fn leader(
     cluster: &Cluster,
     group: u64,
     patience: Duration,
@@ -83,7 +102,7 @@ pub(super) async fn leader(
 }
 
 /// Waits until all three members have applied the same slot.
-pub(super) async fn until_equal(
+pub(crate) async fn until_equal(
     cluster: &Cluster,
     group: u64,
     patience: Duration,
@@ -91,14 +110,14 @@ pub(super) async fn until_equal(
     until(cluster, group, patience, "waiting for equal members", |seen| {
         let slot = seen.first()?.1.applied_slot;
         let all = seen.iter().all(|(_, seen)| seen.applied_slot == slot);
-        (seen.len() == cluster.natives().len() && all).then_some(())
+        (seen.len() == MEMBERS && all).then_some(())
     })
     .await
 }
 
 /// Waits until the member on `node` has applied everything that was chosen when this began; how long
 /// that took.
-pub(super) async fn until_caught_up(
+pub(crate) async fn until_caught_up(
     cluster: &Cluster,
     group: u64,
     node: usize,
@@ -115,7 +134,7 @@ pub(super) async fn until_caught_up(
 }
 
 /// Has the lead moved to the member on `node`.
-pub(super) async fn hand_over(
+pub(crate) async fn hand_over(
     cluster: &Cluster,
     group: u64,
     node: usize,
@@ -123,8 +142,7 @@ pub(super) async fn hand_over(
     let asked = cluster.natives()[0].to_string();
     let to = (node * SHARDS_PER_NODE).to_string();
     let group = group.to_string();
-    let words = ["admin", "move-leader", &asked, "--group", &group, "--to", &to].map(str::to_owned);
-    cluster.forebay(&words).map(drop)
+    cluster.admin(["move-leader", &asked, "--group", &group, "--to", &to]).map(drop)
 }
 
 #[cfg(test)]

@@ -15,6 +15,10 @@ pub(super) struct Trial {
     pub(super) how: How,
     /// Whose process, from 1.
     pub(super) node: usize,
+    /// Which links were broken.
+    pub(super) broken: Option<&'static str>,
+    /// Leaders elected from before the links broke until they had been whole for a second.
+    pub(super) elections: Option<u64>,
     /// Writes succeeded again within the time that was waited for them.
     pub(super) recovered: bool,
     /// The longest time without a success in the second before the fault.
@@ -36,7 +40,8 @@ pub(super) struct Trial {
 
 impl Trial {
     fn in_time(&self) -> bool {
-        self.recovered && self.gap_ms < self.how.aim().as_secs_f64() * 1e3
+        let gap_max_ms = self.how.aim().as_secs_f64() * 1e3;
+        self.recovered && self.gap_ms < gap_max_ms && self.elections.unwrap_or(0) == 0
     }
 
     /// In one line.
@@ -46,9 +51,12 @@ impl Trial {
             Some(gap) => format!(", {gap:.0} ms at its return"),
             None => String::new(),
         };
+        let gray = self.broken.map_or_else(String::new, |broken| {
+            format!(", {broken}, {} elections", self.elections.unwrap_or(0))
+        });
         let late = if self.in_time() { "" } else { " (over the aim)" };
         format!(
-            "{} of node {node}: gap {gap_ms:.1} ms{late}{back}, {calm_ms:.1} ms before; \
+            "{} of node {node}{gray}: gap {gap_ms:.1} ms{late}{back}, {calm_ms:.1} ms before; \
              {acknowledged} acknowledged, {unknown} unknown",
             how.name()
         )
@@ -91,8 +99,9 @@ impl Results {
             "max at return, ms",
             "acknowledged",
             "unknown",
+            "elections",
         ]);
-        for how in [How::Kill, How::Stop, How::HandOver] {
+        for how in [How::Kill, How::Stop, How::HandOver, How::Gray] {
             let own: Vec<&Trial> = self.trials.iter().filter(|trial| trial.how == how).collect();
             if own.is_empty() {
                 continue;
@@ -114,6 +123,10 @@ impl Results {
                 if how == How::HandOver { "-".to_owned() } else { format!("{:.1}", back.max) },
                 whole(sum(|trial| trial.acknowledged) as f64),
                 whole(sum(|trial| trial.unknown) as f64),
+                match how {
+                    How::Gray => sum(|trial| trial.elections.unwrap_or(0)).to_string(),
+                    _ => "-".to_owned(),
+                },
             ]);
         }
         page.push_str(&table.render());

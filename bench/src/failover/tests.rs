@@ -15,6 +15,7 @@ fn a_gap_is_the_longest_time_between_neighbours_the_ends_included() {
     assert_eq!(gaps.longest(31, 90), 59, "no success at all");
     assert_eq!(gaps.longest(95, 300), 205, "no success until the end");
     assert_eq!(Gaps::of(&[]).longest(5, 5), 0);
+    assert_eq!([9, 10, 94, 99].map(|at| gaps.last_before(at)), [0, 10, 30, 95]);
 }
 
 fn holding(number: u64) -> Result<Option<Item>, String> {
@@ -45,6 +46,8 @@ fn the_page_shows_every_kind_with_its_aim_and_what_missed_it() {
     let trial = |how, gap_ms| Trial {
         how,
         node: 1,
+        broken: (how == How::Gray).then_some("leader to follower"),
+        elections: (how == How::Gray).then_some(if gap_ms > 100.0 { 1 } else { 0 }),
         recovered: true,
         calm_ms: 3.0,
         gap_ms,
@@ -64,7 +67,13 @@ fn the_page_shows_every_kind_with_its_aim_and_what_missed_it() {
         rate: 2000,
         keys: 4,
         value_bytes: 100,
-        trials: vec![trial(How::Kill, 500.0), trial(How::Kill, 900.0), trial(How::HandOver, 4.0)],
+        trials: vec![
+            trial(How::Kill, 500.0),
+            trial(How::Kill, 900.0),
+            trial(How::HandOver, 4.0),
+            trial(How::Gray, 9.0),
+            trial(How::Gray, 400.0),
+        ],
         verdict: Verdict::default(),
     };
     let page = results.markdown();
@@ -74,4 +83,8 @@ fn the_page_shows_every_kind_with_its_aim_and_what_missed_it() {
     }
     assert!(!page.contains("| stop"), "{page}");
     assert!(results.trials[1].line().contains("over the aim"));
+    assert!(results.trials[3].line().contains("leader to follower, 0 elections: gap 9.0 ms,"));
+    assert!(results.trials[4].line().contains("over the aim"), "somebody was elected");
+    let gray = page.lines().find(|line| line.contains("| gray ")).expect("it has a row");
+    assert!(gray.contains("1 of 2") && gray.trim_end().ends_with("1 |"), "{gray}");
 }

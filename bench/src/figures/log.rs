@@ -185,6 +185,7 @@ impl LogMachine {
                 group: GroupId(1),
                 slot: Slot(self.slot),
                 ballot: Ballot(1),
+                origin: Ballot(1),
             };
             match self.log.append(&record, &[&payload]) {
                 Ok(_) => {}

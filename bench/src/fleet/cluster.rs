@@ -1,4 +1,4 @@
-//! Three `forebay node` processes that form one cluster, each with its own directory and zone.
+//! `forebay node` processes that form one cluster, each with its own directory and zone.
 //!
 //! ```text
 //!   DIR/n1/forebay.toml, DIR/n1/data     node 1: process, client's port, operator HTTP
@@ -6,8 +6,10 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use forebay_net::relay::Relay;
 
 use super::own::{announced, certificates_part, forebay};
 use super::ports::{attempts, free_port};
@@ -19,6 +21,33 @@ use crate::error::BenchError;
 const NODES: usize = 3;
 /// For each node, in MiB: what one that stands alone gets is divided.
 const MEMORY_MIB: u64 = 512 / NODES as u64;
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    /// So many nodes.
+    pub(crate) nodes: usize,
+    /// Links and clients speak TLS, with certificates made for the occasion.
+    pub(crate) tls: bool,
+    /// Of each node.
+    pub(crate) memory_mib: u64,
+    /// Further lines of each node's configuration, before its sections.
+    pub(crate) lines: String,
+    /// Links run through a relay that can break them. Not with `tls`.
+    pub(crate) relayed: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape {
+            nodes: NODES,
+            tls: false,
+            memory_mib: MEMORY_MIB,
+            lines: String::new(),
+            relayed: false,
+        }
+    }
+}
 
 /// One of the processes.
 #[derive(Debug)]
@@ -41,16 +70,12 @@ pub(crate) struct Cluster {
     certificates: Option<PathBuf>,
     // In this order: the processes end before their directory goes.
     nodes: Vec<Node>,
+    relay: Option<Relay>,
     dir: OwnedDir,
 }
 
 impl Cluster {
-    /// Starts three nodes and makes a cluster of them; returns when it has a leader.
-    pub(crate) fn start(name: &str, place: &Place) -> Result<Cluster, BenchError> {
-        Cluster::start_with(name, place, false, MEMORY_MIB)
-    }
-
-    /// The same; with `tls`, links and clients speak TLS with certificates made for the occasion; with so
+    /// Starts three nodes and makes a cluster of them; returns when it has a leader. With `tls`, links and clients speak TLS with certificates made for the occasion; with so
     /// much memory for each node.
     pub(crate) fn start_with(
         name: &str,
@@ -58,46 +83,66 @@ impl Cluster {
         tls: bool,
         memory_mib: u64,
     ) -> Result<Cluster, BenchError> {
+        Cluster::start_of(name, place, &Shape { tls, memory_mib, ..Shape::default() })
+    }
+
+    /// The same, of this shape.
+    pub(crate) fn start_of(
+        name: &str,
+        place: &Place,
+        shape: &Shape,
+    ) -> Result<Cluster, BenchError> {
         attempts(|| {
             let program = forebay(name)?;
             let dir = OwnedDir::create(&place.data_dir, name)?;
             let (name, place) = (name.to_owned(), place.clone());
-            let certificates = tls.then(|| dir.path().join("certificates"));
+            let certificates = shape.tls.then(|| dir.path().join("certificates"));
             let (commands, nodes) = (Vec::new(), Vec::new());
-            let mut cluster = Cluster { name, program, place, commands, certificates, nodes, dir };
+            let relay = None;
+            let mut cluster =
+                Cluster { name, program, place, commands, certificates, nodes, relay, dir };
             if let Some(directory) = &cluster.certificates {
-                let names = (1..=NODES).map(|number| format!("n{number}"));
+                let names = (1..=shape.nodes).map(|number| format!("n{number}"));
                 let words = ["certs".to_owned(), directory.display().to_string()];
                 let words: Vec<String> = words.into_iter().chain(names).collect();
                 cluster.forebay(&words)?;
                 cluster.commands.push(format!("forebay {}", words.join(" ")));
             }
-            for number in 1..=NODES {
-                cluster.add(number, memory_mib)?;
+            let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let peers = (0..shape.nodes).map(|_| free_port().map(loopback));
+            let peers = peers.collect::<Result<Vec<_>, _>>()?;
+            if shape.relayed {
+                let relay = Relay::start(&peers);
+                let what = "starting the relay between the nodes";
+                cluster.relay = Some(relay.map_err(|source| BenchError::Io { what, source })?);
+            }
+            for (place, peer) in peers.into_iter().enumerate() {
+                cluster.add(place + 1, peer, shape)?;
             }
             let natives = cluster.natives();
             let natives = natives.iter().map(SocketAddr::to_string);
-            let mut words: Vec<String> = ["admin", "init"].map(str::to_owned).into();
-            if let Some(directory) = &cluster.certificates {
-                words.extend(["--certificates".to_owned(), directory.display().to_string()]);
-            }
-            let words: Vec<String> = words.into_iter().chain(natives).collect();
+            let words = std::iter::once("init".to_owned()).chain(natives);
+            let words = cluster.admin_words(words.collect());
             cluster.forebay(&words)?;
             cluster.commands.push(format!("forebay {}", words.join(" ")));
             Ok(cluster)
         })
     }
 
-    fn add(&mut self, number: usize, memory_mib: u64) -> Result<(), BenchError> {
+    fn add(&mut self, number: usize, peer: SocketAddr, shape: &Shape) -> Result<(), BenchError> {
         let own = self.dir.path().join(format!("n{number}"));
         let config = own.join("forebay.toml");
         let file = |source| BenchError::File { path: config.clone(), source };
         std::fs::create_dir(&own).map_err(file)?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let [native, http, peer] = [free_port()?, free_port()?, free_port()?].map(loopback);
+        let [native, http] = [free_port()?, free_port()?].map(loopback);
+        let advertise = self.relay.as_ref().map_or_else(String::new, |relay| {
+            format!("advertise = \"{}\"\n", relay.addresses()[number - 1])
+        });
+        let Shape { memory_mib, lines, .. } = shape;
         let text = format!(
             "data = {:?}\nnative = \"{native}\"\nhttp = \"{http}\"\nmemory = \"{memory_mib}MiB\"\n\
-             pin_cores = false\n{}[cluster]\npeer = \"{peer}\"\naz = {number}\n",
+             pin_cores = false\n{lines}{}[cluster]\npeer = \"{peer}\"\n{advertise}az = {number}\n",
             own.join("data"),
             security(self.certificates.as_ref(), number)
         );
@@ -150,9 +195,40 @@ impl Cluster {
         processes.filter_map(|process| crate::sys::process_cpu_micros(process.pid())).sum()
     }
 
+    /// The largest memory that its processes ever had in use, together.
+    pub(crate) fn resident_peak_bytes(&self) -> u64 {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        processes.filter_map(|process| crate::sys::resident_peak_bytes(process.pid())).sum()
+    }
+
     /// How it was started, as one would type it.
     pub(crate) fn commands(&self) -> &[String] {
         &self.commands
+    }
+
+    /// What the links run through, if they do.
+    pub(crate) fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    /// Where the certificates are, if nodes and clients speak TLS.
+    pub(crate) fn certificates(&self) -> Option<&Path> {
+        self.certificates.as_deref()
+    }
+
+    fn admin_words(&self, words: Vec<String>) -> Vec<String> {
+        let mut all = vec!["admin".to_owned()];
+        if let Some(directory) = &self.certificates {
+            all.extend(["--certificates".to_owned(), directory.display().to_string()]);
+        }
+        all.extend(words);
+        all
+    }
+
+    /// What `forebay admin` with these words prints, shown certificates where nodes want them; it must
+    /// succeed.
+    pub(crate) fn admin<const N: usize>(&self, words: [&str; N]) -> Result<String, BenchError> {
+        self.forebay(&self.admin_words(words.map(str::to_owned).into()))
     }
 
     /// What `forebay` with these words prints; it must succeed.

@@ -7,7 +7,10 @@
 //! ```
 //!
 //! Leases and heartbeats are per pair of shards, so ten thousand idle groups should send what none do.
-//! The same is measured first with the system group alone, and shown beside.
+//! The same is measured first with the system group alone, and shown beside. With `--kill` and
+//! `--pause`, [`disturb`] sees what it takes until all of them have leaders again.
+
+mod disturb;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,13 +28,23 @@ use crate::fleet::metrics::Metrics;
 use crate::fleet::process::end_all_on_interrupt;
 use crate::report::json::{write_json, write_text};
 use crate::sys::{self, Hardware};
+use disturb::Disturbed;
 
-/// Partitions of one table.
-const PARTITIONS_PER_TABLE: u32 = 500;
+/// Partitions of one table. Each table is made when the groups of those before it have leaders: what is
+/// measured are idle groups, not the making of many.
+const PARTITIONS_PER_TABLE: u32 = 100;
+/// Between two looks at whether they have.
+const LOOK: Duration = Duration::from_millis(100);
+/// Groups between two lines of progress.
+const SAID_EVERY: u32 = 1000;
 /// How long groups may take to be made and to be led.
 const SETTLE_MAX: Duration = Duration::from_secs(600);
 /// After the last group has a leader: what is left of the making ends.
 const CALM: Duration = Duration::from_secs(3);
+/// It takes no longer than this, or belongs to what idle groups cost.
+const CALM_MAX: Duration = Duration::from_secs(60);
+/// Three nodes that say no more than this beside their heartbeats have nothing left to do.
+const CALM_MESSAGES_S: f64 = 300.0;
 /// Counters are published a few times a second.
 const PUBLISHED_AFTER: Duration = Duration::from_millis(600);
 /// How often a table that could not be made at once is tried again.
@@ -51,6 +64,12 @@ pub(crate) struct IdleArgs {
     #[arg(long, value_name = "MIB", default_value_t = 1024,
           value_parser = clap::value_parser!(u64).range(32..=1 << 20))]
     pub(crate) memory_mib: u64,
+    /// Then kill a node with SIGKILL, and start it again when the others lead all groups
+    #[arg(long)]
+    pub(crate) kill: bool,
+    /// Then stop all three nodes with SIGSTOP for two seconds
+    #[arg(long)]
+    pub(crate) pause: bool,
     /// Directory for the nodes' data; what is made there is removed
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) data_dir: PathBuf,
@@ -68,6 +87,8 @@ struct Counted {
     bytes_per_pair_s: f64,
     /// Of a core, each node's.
     cpu_percent: f64,
+    /// The most that each node ever had in use.
+    resident_mib: f64,
     /// Leads won and lost meanwhile: none is to be.
     leads_changed: f64,
 }
@@ -78,14 +99,16 @@ struct Results {
     disk: String,
     commands: Vec<String>,
     seconds: u64,
+    made_in_s: f64,
     counted: Vec<Counted>,
+    disturbed: Vec<Disturbed>,
 }
 
 /// `forebay-bench idle`.
 pub(crate) fn idle(args: &IdleArgs) -> Result<(), BenchError> {
     end_all_on_interrupt()?;
     let place = Place { data_dir: args.data_dir.clone(), core: None, forebay: Vec::new() };
-    let cluster = Cluster::start_with("forebay3", &place, false, args.memory_mib)?;
+    let mut cluster = Cluster::start_with("forebay3", &place, false, args.memory_mib)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -93,15 +116,20 @@ pub(crate) fn idle(args: &IdleArgs) -> Result<(), BenchError> {
         .map_err(|source| BenchError::Io { what: "starting the client's threads", source })?;
     std::thread::sleep(CALM);
     let none = count(&cluster, args.duration)?;
+    let began = Instant::now();
     runtime.block_on(make(&cluster, args.groups))?;
-    std::thread::sleep(CALM);
+    let made_in_s = began.elapsed().as_secs_f64();
+    calm(&cluster)?;
     let many = count(&cluster, args.duration)?;
+    let disturbed = disturb::all(args, &mut cluster)?;
     let results = Results {
         hardware: Hardware::here().line(),
         disk: sys::device_of(&args.data_dir),
         commands: cluster.commands().to_vec(),
         seconds: args.duration,
+        made_in_s,
         counted: vec![none, many],
+        disturbed,
     };
     let page = markdown(&results);
     println!("{page}");
@@ -139,25 +167,59 @@ async fn make(cluster: &Cluster, groups: u32) -> Result<(), BenchError> {
             attempts += 1;
         }
         made += partitions;
-        eprintln!("{made} of {groups} groups made in {:.0} s", began.elapsed().as_secs_f64());
+        if made.is_multiple_of(SAID_EVERY) || made == groups {
+            eprintln!("{made} of {groups} groups made in {:.0} s", began.elapsed().as_secs_f64());
+        }
+        // The system group is one more.
+        until_led(cluster, made + 1, began).await?;
     }
-    // The system group is one more.
-    let wanted = f64::from(groups) + 1.0;
+    Ok(())
+}
+
+/// Waits until so many groups have leaders with leases.
+async fn until_led(cluster: &Cluster, wanted: u32, began: Instant) -> Result<(), BenchError> {
     loop {
-        let led: f64 = read(cluster)?.iter().map(|one| one.shard("groups_leased")).sum();
-        if led >= wanted {
+        let led = leased(&read(cluster)?);
+        if led >= f64::from(wanted) {
             return Ok(());
         }
         if began.elapsed() > SETTLE_MAX {
             let words = format!("{led} of {wanted} groups are led");
             return Err(BenchError::Refused { what: "waiting for leaders", words });
         }
-        tokio::time::sleep(PUBLISHED_AFTER).await;
+        tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits until what is left of the making has ended: reports to the system group's leader, and what
+/// each member tells its leader of its first checkpoint.
+fn calm(cluster: &Cluster) -> Result<(), BenchError> {
+    let began = Instant::now();
+    std::thread::sleep(CALM);
+    let mut before = sent(cluster)?;
+    while began.elapsed() < CALM_MAX {
+        std::thread::sleep(CALM);
+        let after = sent(cluster)?;
+        if after - before <= CALM_MESSAGES_S * CALM.as_secs_f64() {
+            break;
+        }
+        before = after;
+    }
+    Ok(())
+}
+
+/// Messages between nodes so far.
+fn sent(cluster: &Cluster) -> Result<f64, BenchError> {
+    Ok(read(cluster)?.iter().map(|one| one.shard("link_sent_messages_total")).sum())
 }
 
 fn read(cluster: &Cluster) -> Result<Vec<Metrics>, BenchError> {
     cluster.https().into_iter().map(|at: SocketAddr| Metrics::read(at)).collect()
+}
+
+/// Groups whose leader holds its lease.
+fn leased(nodes: &[Metrics]) -> f64 {
+    nodes.iter().map(|one| one.shard("groups_leased")).sum()
 }
 
 fn count(cluster: &Cluster, seconds: u64) -> Result<Counted, BenchError> {
@@ -172,10 +234,11 @@ fn count(cluster: &Cluster, seconds: u64) -> Result<Counted, BenchError> {
     let nodes = after.len() as f64;
     let pairs = nodes * (nodes - 1.0) / 2.0;
     Ok(Counted {
-        groups: after.iter().map(|one| one.shard("groups_leased")).sum::<f64>() as u64,
+        groups: leased(&after) as u64,
         messages_per_pair_s: grown("link_sent_messages_total") / pairs / elapsed,
         bytes_per_pair_s: grown("link_sent_bytes_total") / pairs / elapsed,
         cpu_percent: (cpu_after - cpu_before) as f64 / 1e4 / nodes / elapsed,
+        resident_mib: cluster.resident_peak_bytes() as f64 / nodes / f64::from(1 << 20),
         leads_changed: grown("leads_won_total") + grown("leads_lost_total"),
     })
 }
@@ -186,6 +249,7 @@ fn markdown(results: &Results) -> String {
         "messages/s of a pair of nodes",
         "bytes/s of a pair",
         "CPU of a node, %",
+        "memory of a node, MiB at most",
         "leads won or lost",
     ]);
     for one in &results.counted {
@@ -194,17 +258,21 @@ fn markdown(results: &Results) -> String {
             format!("{:.1}", one.messages_per_pair_s),
             whole(one.bytes_per_pair_s),
             format!("{:.1}", one.cpu_percent),
+            whole(one.resident_mib),
             whole(one.leads_changed),
         ]);
     }
     format!(
         "# Idle groups\n\nmachine: {}; {}  \nthree nodes, {} s each; messages of both directions \
-         together: heartbeats and their answers, ten a second each way\n\n```\n{}\n```\n\n{}",
+         together: heartbeats and their answers, ten a second each way; the groups were made in \
+         {:.0} s\n\n```\n{}\n```\n\n{}{}",
         results.hardware,
         results.disk,
         results.seconds,
+        results.made_in_s,
         results.commands.join("\n"),
-        table.render()
+        table.render(),
+        disturb::markdown(&results.disturbed)
     )
 }
 
@@ -219,6 +287,7 @@ mod tests {
             messages_per_pair_s: 40.0,
             bytes_per_pair_s: 4321.0,
             cpu_percent: 1.5,
+            resident_mib: 77.0,
             leads_changed: 0.0,
         };
         let results = Results {
@@ -226,10 +295,12 @@ mod tests {
             disk: "a disk".to_owned(),
             commands: vec!["forebay node".to_owned()],
             seconds: 10,
+            made_in_s: 25.0,
             counted: vec![counted(1), counted(10_001)],
+            disturbed: Vec::new(),
         };
         let page = markdown(&results);
-        for words in ["| 1 ", "| 10,001 ", "40.0", "4,321", "1.5"] {
+        for words in ["| 1 ", "| 10,001 ", "40.0", "4,321", "1.5", "77"] {
             assert!(page.contains(words), "{words} in\n{page}");
         }
     }

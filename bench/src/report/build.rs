@@ -159,6 +159,7 @@ pub(crate) fn report(
         stale_replies: counters.stale_replies,
         reconnects: counters.reconnects,
         longest_gap_without_success_ms: outcome.gap_longest_nanos as f64 / 1e6,
+        ledger: None,
         pauses_over_10_ms: outcome.pauses,
         client_cpu_fraction: fractions.iter().sum::<f64>() / fractions.len().max(1) as f64,
         client_waited_fraction: outcome

@@ -14,6 +14,7 @@ use super::svg::{STYLE, escape};
 use super::{LatencySummary, raw_files, workers};
 use crate::calendar::civil_from_days;
 use crate::error::BenchError;
+use crate::ledger::Verdict;
 use crate::stamps::store::StoreProcess;
 
 /// The page.
@@ -145,7 +146,7 @@ fn cards(report: &Report, out: &mut String) {
     };
     let busiest = report.client_cpu_fraction_by_thread.iter().copied().fold(0.0, f64::max);
     let latency = |count: u64, us: f64| if count == 0 { "–".to_owned() } else { human_time(us) };
-    let cards = [
+    let mut cards = vec![
         (grouped(report.achieved_ops_s), achieved),
         (latency(all.count, all.p50_us), "p50, all operations".to_owned()),
         (latency(all.count, all.p99_us), "p99".to_owned()),
@@ -155,6 +156,12 @@ fn cards(report: &Report, out: &mut String) {
         (grouped(report.late_starts as f64), "starts > 1 ms late".to_owned()),
         (format!("{:.0} %", busiest * 100.0), "of a core, busiest client thread".to_owned()),
     ];
+    if let Some(verdict) = &report.ledger {
+        let gap = format!("{:.0} ms", report.longest_gap_without_success_ms);
+        cards.push((gap, "longest without a success".to_owned()));
+        let words = format!("of {} acknowledged keys lost", grouped(verdict.keys as f64));
+        cards.push((grouped(verdict.violations() as f64), words));
+    }
     out.push_str("<div class=\"cards\">");
     for (value, words) in cards {
         put(out, format_args!("<div class=\"card\"><b>{value}</b><span>{words}</span></div>"));
@@ -407,6 +414,7 @@ pub(crate) fn stamps(report: &Report) -> Vec<(&'static str, String)> {
                 report.longest_gap_without_success_ms, report.pauses_over_10_ms, report.reconnects
             ),
         ),
+        ("ledger", report.ledger.as_ref().map(Verdict::words).unwrap_or_default()),
         ("began", utc(report.began_unix_s)),
         ("forebay-bench", report.version_line()),
     ];

@@ -9,6 +9,7 @@ use super::workers::{self, WorkerReport};
 use super::{IntervalRow, LatencySummary};
 use crate::error::BenchError;
 use crate::generator::Cause;
+use crate::ledger::Verdict;
 use crate::stamps::Stamps;
 use crate::sys::Hardware;
 
@@ -100,6 +101,9 @@ pub(crate) struct Report {
     pub(crate) stale_replies: u64,
     pub(crate) reconnects: u64,
     pub(crate) longest_gap_without_success_ms: f64,
+    /// What the store still held of what it had acknowledged, if that was looked at.
+    #[serde(default)]
+    pub(crate) ledger: Option<Verdict>,
     /// Times of more than 10 ms in which nothing succeeded.
     pub(crate) pauses_over_10_ms: u64,
     /// CPU time over wall time, mean of the generator's threads.
@@ -281,6 +285,9 @@ impl Report {
                 },
                 self.first_error.as_deref().unwrap_or("unknown")
             ));
+        }
+        if let Some(verdict) = self.ledger.as_ref().filter(|verdict| verdict.violations() > 0) {
+            warn(format!("acknowledged writes are LOST: of {}", verdict.words()));
         }
         let silent = self.seconds_without_success();
         if silent > 0 {

@@ -86,6 +86,7 @@ pub(crate) fn sample() -> Report {
         stale_replies: 0,
         reconnects: 0,
         longest_gap_without_success_ms: 1.5,
+        ledger: None,
         pauses_over_10_ms: 0,
         client_cpu_fraction: 0.95,
         client_cpu_fraction_by_thread: vec![0.95],

@@ -293,11 +293,14 @@ impl Codec for ForebayCodec {
         reply: &mut impl FnMut(u64, Outcome<'_>),
     ) -> Result<(), ProtocolError> {
         let mut damaged = None;
-        let greeting = &mut self.greeting;
+        let (greeting, is_replicated) = (&mut self.greeting, self.route.is_replicated);
         self.inbox
             .receive(bytes, |frame| match outcome_of(&frame) {
                 // Whatever it says, it lives.
                 _ if frame.correlation == PROBE => *greeting = Greeting::Answered,
+                Ok(Outcome::Refused(name)) if is_replicated && is_of_another_node(name) => {
+                    reply(frame.correlation, Outcome::Elsewhere(None));
+                }
                 Ok(outcome) => reply(frame.correlation, outcome),
                 Err(what) => damaged = Some(what),
             })
@@ -323,6 +326,12 @@ impl Codec for ForebayCodec {
         let request = DescribeNodeRequest { protocol_version: PROTOCOL_VERSION };
         frame::append(out, PROBE, &request);
     }
+}
+
+/// Whether a node says this that has no member of the partition: in a cluster of more nodes than members,
+/// another one has.
+fn is_of_another_node(name: &str) -> bool {
+    [ErrorCode::UnknownTable, ErrorCode::WrongPartition].iter().any(|code| code.name() == name)
 }
 
 fn outcome_of<'a>(frame: &Frame<'a>) -> Result<Outcome<'a>, &'static str> {
@@ -538,6 +547,27 @@ mod tests {
             (5, Owned::Unknown("ShardFailed".to_owned())),
         ];
         every_split_decodes_alike(codec, &stream, &expected);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_without_the_partition_sends_the_client_on() {
+        let mut stream = SendBuf::new();
+        for (correlation, code) in [(1, ErrorCode::UnknownTable), (2, ErrorCode::WrongPartition)] {
+            let (code, message) = (code as u16, "as the shard says");
+            let error = ErrorReply { code, retry_after_micros: 0, message, item: None };
+            frame::append(&mut stream, correlation, &error);
+        }
+        let replicated = || {
+            let mut codec = codec();
+            codec.route.is_replicated = true;
+            codec
+        };
+        let elsewhere = [(1, Owned::Elsewhere(None)), (2, Owned::Elsewhere(None))];
+        every_split_decodes_alike(replicated, &stream, &elsewhere);
+        let refused = |code: ErrorCode| Owned::Refused(code.name().to_owned());
+        let refused =
+            [(1, refused(ErrorCode::UnknownTable)), (2, refused(ErrorCode::WrongPartition))];
+        every_split_decodes_alike(codec, &stream, &refused);
     }
 
     #[test]

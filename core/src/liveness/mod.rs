@@ -152,9 +152,16 @@ pub enum PairEffect {
         /// What.
         message: PairMessage,
     },
-    /// Something about `peer` changed (heard, lost, restarted, another epoch, asked and answered):
-    /// give a tick to the groups that have a member there.
+    /// Something about `peer` changed (heard, lost, restarted, another epoch): give a tick to the
+    /// groups that have a member there.
     Changed {
+        /// About whom.
+        peer: Peer,
+    },
+    /// `peer` is still lost, and the others were asked about it or have answered: give a tick to the
+    /// groups that it leads as far as this shard knows. For as long as it is lost this comes with
+    /// every heartbeat, and is of no concern to the groups that others lead.
+    Doubted {
         /// About whom.
         peer: Peer,
     },
@@ -274,6 +281,11 @@ impl Liveness {
         self.link(peer).map_or(0, |link| now.since(link.missed_from))
     }
 
+    /// With whom heartbeats are exchanged.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.links.iter().map(|link| link.peer)
+    }
+
     /// Whether heartbeats are exchanged with `peer`.
     #[must_use]
     pub fn knows(&self, peer: Peer) -> bool {
@@ -322,6 +334,13 @@ impl Liveness {
     #[must_use]
     pub fn reaches(&self, peer: Peer, now: Nanos) -> bool {
         self.granted(peer).is_some_and(|(_, until)| now < until)
+    }
+
+    /// The shards that `peer` reached when it last said so; none while it is not heard.
+    #[must_use]
+    pub fn reached_by(&self, peer: Peer, now: Nanos) -> &[Peer] {
+        let heard = self.supports(peer, now).and_then(|_| self.link(peer));
+        heard.map_or(&[], |link| &link.claims)
     }
 
     /// When a restarted shard may help another leader: what it promised before it restarted has
@@ -435,6 +454,13 @@ impl Liveness {
     /// received before calling this after a pause, or the whole world seems silent.
     pub fn tick(&mut self, now: Nanos, effects: &mut Vec<PairEffect>) {
         self.notice_lost(now, effects);
+        self.beat(now, effects);
+    }
+
+    /// Sends the heartbeats that are due, and judges nobody. It needs no fresh view of the world: a
+    /// shard that is too busy to have one is alive, and must say so, or its leads lapse and it is busier
+    /// still.
+    pub fn beat(&mut self, now: Nanos, effects: &mut Vec<PairEffect>) {
         if now < self.heartbeat_at {
             return;
         }

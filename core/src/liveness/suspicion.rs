@@ -44,7 +44,7 @@ impl Liveness {
                     message: PairMessage::Ask { about: peer },
                 }));
                 // Also without an answer: a group may have nobody to ask.
-                effects.push(PairEffect::Changed { peer });
+                effects.push(PairEffect::Doubted { peer });
             }
         }
     }
@@ -64,7 +64,7 @@ impl Liveness {
         }
         link.answers.retain(|answered| answered.from != from);
         link.answers.push(Answered { from, at: now, hears, claims: claims.to_vec() });
-        effects.push(PairEffect::Changed { peer: about });
+        effects.push(PairEffect::Doubted { peer: about });
     }
 
     /// Whether the members of a group (at `members`) agree that `peer` is gone: a quorum of them,

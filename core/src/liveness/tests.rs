@@ -104,6 +104,24 @@ fn messages_of_an_earlier_start_count_for_nothing() {
     assert_eq!(shards[0].granted(Peer(1)), before);
 }
 
+#[test]
+fn a_shard_that_may_judge_nobody_goes_on_saying_that_it_lives() {
+    let mut late = shard(0, 1, 0);
+    let (mut effects, mut beats) = (Vec::new(), 0);
+    for nanos in (0..10 * LEASE).step_by(BEAT as usize / 4) {
+        late.beat(Nanos(nanos), &mut effects);
+        for effect in effects.drain(..) {
+            let PairEffect::Send { message: PairMessage::Heartbeat { sent_at, .. }, .. } = effect
+            else {
+                panic!("{effect:?}: nobody is missed before the sockets were drained")
+            };
+            assert_eq!(sent_at, Nanos(nanos));
+            beats += 1;
+        }
+    }
+    assert_eq!(beats, 4 * 10 * LEASE / BEAT, "to each of four, at the pace of heartbeats");
+}
+
 /// Shard 0 leads {0 1 2}; it and 1 do not hear each other from time 0 on, as `passes` says.
 fn suspected(passes: &dyn Fn(usize, usize) -> bool, members: &[Peer]) -> bool {
     let mut shards: Vec<_> = (0..members.len() as u32).map(|me| shard(me, 1, 0)).collect();

@@ -34,6 +34,8 @@ error_codes! {
     UnknownKind = 3,
     /// A parameter is outside its limits; the message says which.
     InvalidRequest = 4,
+    /// The certificate that was shown is not for this. Show an operator's.
+    AccessDenied = 5,
     /// No table has this id or name. Refresh the table's description.
     UnknownTable = 10,
     /// A table of this name exists already.

@@ -81,44 +81,4 @@ pub struct Lagging<R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rkyv::api::high::to_bytes;
-    use rkyv::rancor::Error;
-
-    use super::*;
-    use crate::message::{GetReply, GetRequest};
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    #[test]
-    fn golden_bytes_of_an_eventual_get_and_its_answer() {
-        let key = [0xaa; 8];
-        let read =
-            GetRequest { table: 1, epoch: 2, key: &key, projection: None, consistent: false };
-        let bytes = to_bytes::<Error>(&Eventual { read, staleness_max_millis: 250 }).unwrap();
-        let found = hex(&bytes);
-        assert!(found.starts_with("aaaaaaaaaaaaaaaa01000000000000000200000000000000"), "{found}");
-        assert!(found.contains("fa000000"), "{found}");
-        let archived = rkyv::access::<ArchivedEventual<GetRequest<'_>>, Error>(&bytes).unwrap();
-        assert_eq!(archived.staleness_max_millis, 250);
-        assert_eq!((&archived.read.key[..], archived.read.table.to_native()), (&key[..], 1));
-
-        let lag = Lag { behind_slots: 3, age_millis: 40 };
-        let reply = Lagging { reply: GetReply { item: None }, lag };
-        let bytes = to_bytes::<Error>(&reply).unwrap();
-        let found = hex(&bytes);
-        assert!(found.ends_with("03000000000000002800000000000000"), "{found}");
-        let archived = rkyv::access::<ArchivedLagging<GetReply<'_>>, Error>(&bytes).unwrap();
-        assert!(archived.reply.item.is_none());
-        assert_eq!(Lag::from(&archived.lag), lag);
-    }
-
-    #[test]
-    fn an_answer_of_several_looks_is_as_late_as_the_latest() {
-        let lag = |behind_slots, age_millis| Lag { behind_slots, age_millis };
-        assert_eq!(lag(1, 50).max(lag(7, 20)), lag(7, 50));
-        assert_eq!(Lag::NONE.max(lag(0, Lag::UNKNOWN_AGE)).age_millis, Lag::UNKNOWN_AGE);
-    }
-}
+mod tests;

@@ -16,10 +16,14 @@
 //! What is to be made durable gets a number in sequence. The log is written in that order, so when a
 //! promise is durable, so is everything accepted before it.
 //!
+//! **A ballot may be reserved**: its promise is written down before it is made, so that a hand-over
+//! waits for no log. Meanwhile the member goes on as before. If it restarts it has promised, to nobody
+//! yet: whether it may is asked when the owner does.
+//!
 //! Invariants, asserted:
 //! * `promised` never goes down, and no entry has a ballot above it;
 //! * **an entry is accepted only if the slot before it is held** (the journal refuses a gap);
-//! * a chosen slot is never overwritten;
+//! * a chosen slot is never overwritten, and the origin of the last one is remembered;
 //! * `stream_durable <= stream_slot <= last` and `chosen <= last`.
 
 use std::collections::VecDeque;
@@ -33,6 +37,7 @@ use crate::ids::{Ballot, Slot};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Persist {
     Promise(Ballot),
+    Reservation,
     Entries { ballot: Ballot, last: Slot },
     Base,
 }
@@ -41,8 +46,12 @@ enum Persist {
 pub(crate) struct Acceptor {
     promised: Ballot,
     promised_durable: Ballot,
+    /// The log has a promise of it, or will have before anything that is handed to it later.
+    reserved: Ballot,
     journal: Journal,
     chosen: Slot,
+    /// Of the entry at `chosen`; 0 if that was never held here.
+    chosen_origin: Ballot,
     stream: Ballot,
     stream_begin: Slot,
     /// What was on its way to the log when the stream began: `stream_begin` is durable after it.
@@ -60,7 +69,7 @@ impl Acceptor {
     /// An acceptor as its log describes it. Everything in it is durable.
     pub(crate) fn recovered(
         promised: Ballot,
-        chosen: Slot,
+        (chosen, chosen_origin): (Slot, Ballot),
         entries: impl Iterator<Item = Held>,
         planted: Planted,
     ) -> Acceptor {
@@ -74,8 +83,10 @@ impl Acceptor {
             // Whoever accepted under a ballot has promised it.
             promised: highest,
             promised_durable: highest,
+            reserved: Ballot(0),
             journal,
             chosen,
+            chosen_origin,
             stream: Ballot(0),
             stream_begin: chosen,
             stream_begin_id: PersistId(0),
@@ -101,12 +112,24 @@ impl Acceptor {
         self.promised_durable
     }
 
+    pub(crate) fn reserved(&self) -> Ballot {
+        self.reserved
+    }
+
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }
 
     pub(crate) fn chosen(&self) -> Slot {
         self.chosen
+    }
+
+    /// Of the entry in `slot`, if that is known: of one held, or of the last one chosen.
+    pub(crate) fn origin(&self, slot: Slot) -> Option<Ballot> {
+        let held = self.journal.get(slot).filter(|held| held.kind != EntryKind::Unknown);
+        let chosen = (slot == self.chosen).then_some(self.chosen_origin);
+        let known = held.map(|held| held.origin).or(chosen);
+        known.filter(|origin| *origin > Ballot(0) || slot == Slot(0))
     }
 
     pub(crate) fn stream(&self) -> Ballot {
@@ -136,7 +159,26 @@ impl Acceptor {
         if self.planted.has(Bug::AnswerUndurablePromise) {
             self.promised_durable = ballot;
         }
+        if ballot == self.reserved {
+            // It counts when all that was handed to the log before is durable.
+            match self.persists.back() {
+                None => self.promised_durable = ballot,
+                Some(&(last, _)) => self.persists.push_back((last, Persist::Promise(ballot))),
+            }
+            return;
+        }
         let id = self.persist(Persist::Promise(ballot));
+        effects.push(Effect::PersistPromise { id, ballot });
+    }
+
+    /// Writes the promise of `ballot` down, for [`Acceptor::promise`] to make later.
+    pub(crate) fn reserve(&mut self, ballot: Ballot, effects: &mut Vec<Effect>) {
+        if ballot <= self.promised.max(self.reserved) {
+            return;
+        }
+        self.log_accepted(effects);
+        self.reserved = ballot;
+        let id = self.persist(Persist::Reservation);
         effects.push(Effect::PersistPromise { id, ballot });
     }
 
@@ -231,7 +273,7 @@ impl Acceptor {
                 Persist::Promise(ballot) => {
                     self.promised_durable = self.promised_durable.max(ballot);
                 }
-                Persist::Base => {}
+                Persist::Base | Persist::Reservation => {}
                 Persist::Entries { ballot, last } => {
                     self.promised_durable = self.promised_durable.max(ballot);
                     if ballot == self.stream {
@@ -248,7 +290,10 @@ impl Acceptor {
     pub(crate) fn choose(&mut self, slot: Slot) -> bool {
         assert!(slot <= self.journal.last(), "slot {slot} is chosen but not held");
         let news = slot > self.chosen;
-        self.chosen = self.chosen.max(slot);
+        if news {
+            self.chosen_origin = self.origin(slot).unwrap_or_default();
+            self.chosen = slot;
+        }
         news
     }
 
@@ -272,8 +317,12 @@ impl Acceptor {
     /// Everything up to `base` is chosen and held elsewhere: by two checkpoints, or by a snapshot
     /// that this member has made durable. What it holds beyond stays.
     pub(crate) fn begin_after(&mut self, base: Slot) {
+        if base > self.chosen {
+            // What is held there may be another's that was never chosen.
+            self.chosen_origin = Ballot(0);
+            self.chosen = base;
+        }
         self.journal.release(base);
-        self.chosen = self.chosen.max(base);
         self.stream_begin = self.stream_begin.max(base);
         self.stream_slot = self.stream_slot.max(base);
         self.stream_durable = self.stream_durable.max(base);

@@ -12,16 +12,39 @@
 //! configuration's majorities, or by those of a change accepted after it, which one of any majority
 //! then reveals.
 //!
-//! **A damaged range is unknown, not empty**: a promise with one counts only if another member
-//! knows everything in it to be chosen, and otherwise for nothing but the configurations that begin
-//! after it. (A member that joins and has heard nothing yet has accepted nothing: it may promise.)
+//! **An entry follows those that its leader saw.** Entries are what came of looking at the state
+//! (a condition held, the members were these), so one that was not chosen must not be chosen later
+//! behind entries that its leader never knew ("Zab: High-performance broadcast for primary-backup
+//! systems", DSN'11, section 3: primary order). A leader proposes only when the no-op of its ballot is
+//! chosen, and then slot by slot; so each entry remembers its *origin*, the ballot that it was first
+//! proposed under, and an entry other than a no-op is learned only behind one of its own origin. The rest
+//! of that tail is not chosen: what is chosen was learned by every leader since, in its order.
+//!
+//! ```text
+//!     slot      7     8     9    10    11    12        ▒ not learned: 4's entries stood behind
+//!     A         +4   4     4     4    4     4          4's at slots 9 and 10
+//!     B, C      +4   4    +5     5
+//!     learned   +4   4    +5     5   ▒4    ▒4          + a no-op, with which a lead begins
+//! ```
+//!
+//! **A damaged range is unknown, not empty**: a promise with one is a promise, and says what was accepted
+//! only if another member knows everything in it to be chosen, and otherwise for nothing but the
+//! configurations that begin after it. Those that do say it must share a member with every majority
+//! that may have chosen something: with an odd number of members they are a majority themselves, of two
+//! it takes one ("Flexible Paxos", OPODIS'16, section 4: of an even number, one less than a majority).
+//! (A member that joins and has heard nothing yet has accepted nothing: it may promise.)
+//!
+//! **A ballot is used when it is remembered**: Prepare goes out once the candidate's own promise is
+//! durable ("Paxos Made Simple", section 3: no ballot is used twice).
 //!
 //! No gaps: an acceptor holds a prefix, so the union of prefixes is one, and no slot needs filling
 //! ("Paxos Made Simple", section 3, fills them with no-ops).
 
+use super::ballot::MemberNumber;
 use super::effect::Effect;
 use super::membership::{MemberId, MemberRole};
 use super::message::{ConfigurationAt, Message, Offered, PromiseReport, Refusal};
+use super::pace;
 use super::planted::Bug;
 use super::replica::{At, Replica, Role, configuration_of, discard, discard_handle, held_of};
 use crate::ids::{Ballot, Slot};
@@ -45,6 +68,15 @@ pub(super) struct Candidacy {
     pub(super) give_up_at: Nanos,
 }
 
+impl Candidacy {
+    /// Whether the promise of the candidate `me` to itself is durable. Before that nobody hears of the
+    /// ballot: a restart would forget it and use it again, and what others noted of its first use
+    /// (that it was relinquished) would be taken for the second.
+    pub(super) fn is_durable(&self, me: MemberId) -> bool {
+        self.promises.iter().any(|(id, _)| *id == me)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Learning {
     pub(super) ballot: Ballot,
@@ -59,24 +91,31 @@ pub(super) struct Learning {
 /// Where a slot's value is to be had.
 enum Source {
     Own,
-    Member { id: MemberId, last: Slot },
+    Member {
+        id: MemberId,
+        last: Slot,
+    },
     Nowhere,
+    /// There is one, but nobody who promised knows whose entry is before it.
+    Unjoined,
 }
 
 impl Replica {
     /// Whether this member may stand for election: a storage replica by the newest configuration,
     /// listed by one that is chosen (its number is its own), and with its state complete.
-    fn may_stand(&self) -> bool {
+    pub(super) fn may_stand(&self) -> bool {
         if self.planted.has(Bug::LogReplicaLeads) {
             return self.my_role().is_some() && self.was_member;
         }
         self.my_role() == Some(MemberRole::Storage)
             && self.was_member
+            && !self.damaged
             && self.applied >= self.trimmed
     }
 
     /// The successor that a hand-over named goes first.
-    pub(super) fn let_another_stand(&mut self, at: At<'_>) {
+    pub(super) fn let_another_stand(&mut self, successor: MemberId, at: At<'_>) {
+        self.handed = Some((successor, at.now + self.settings.hand_over_nanos));
         self.election_at = Some(at.now + 2 * self.settings.election_retry_nanos);
     }
 
@@ -122,7 +161,7 @@ impl Replica {
     fn consider_election(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         if !self.misses_leader(at) {
             self.election_at = None;
-            self.abandoned = Ballot(0);
+            self.attempts = 0;
             return;
         }
         let may_stand = self.may_stand();
@@ -130,7 +169,8 @@ impl Replica {
             self.election_at = None;
             return;
         }
-        if core::mem::take(&mut self.successor) && may_stand {
+        let may_promise = self.may_promise(at.liveness.me(), at);
+        if core::mem::take(&mut self.successor) && may_stand && may_promise {
             return self.prepare(at, effects);
         }
         let spread = self.spread(at, self.settings.election_spread_nanos);
@@ -143,11 +183,25 @@ impl Replica {
             let message = Message::Relinquish { ballot: self.abandoned, successor: None };
             self.ask_all(&message, &[], effects);
         }
-        if !may_stand || !self.may_promise(at.liveness.me(), at) {
-            self.election_at = Some(at.now + self.settings.election_retry_nanos);
+        if !may_stand || !may_promise {
+            // Who has just started waits anyway, and hears who leads meanwhile.
+            let waits = self.restarted && at.now < at.liveness.promises_from();
+            let again = if waits {
+                at.liveness.promises_from() + spread
+            } else {
+                at.now + self.next_attempt(at)
+            };
+            self.election_at = Some(again);
             return;
         }
         self.canvass(at, effects);
+    }
+
+    /// How long to wait for the answers to one more attempt; see [`pace`].
+    fn next_attempt(&mut self, at: At<'_>) -> u64 {
+        self.attempts = pace::count(self.attempts);
+        let nanos = pace::wait_nanos(self.settings.election_retry_nanos, self.attempts);
+        nanos + self.spread(at, nanos)
     }
 
     /// Stands for election now, whatever the clock says. For models and for operators.
@@ -163,8 +217,17 @@ impl Replica {
     }
 
     fn next_ballot(&self) -> Option<Ballot> {
-        let number = self.find_member(self.id)?.number;
-        Some(self.highest_seen.max(self.acceptor.promised()).above(number))
+        Some(self.ballot_for(self.find_member(self.id)?.number))
+    }
+
+    /// A ballot of `number` above all that is known here: the reserved one, if it is that.
+    pub(super) fn ballot_for(&self, number: MemberNumber) -> Ballot {
+        let reserved = self.acceptor.reserved();
+        let highest = self.highest_seen.max(self.acceptor.promised());
+        if reserved > highest && reserved.number() == number {
+            return reserved;
+        }
+        highest.max(reserved).above(number)
     }
 
     pub(super) fn ask_all(
@@ -195,8 +258,7 @@ impl Replica {
             (self.acceptor.journal().last(), self.configuration_slot());
         let message = Message::Canvass { ballot, last, configuration_slot };
         self.ask_all(&message, &[], effects);
-        let retry_nanos = self.settings.election_retry_nanos;
-        let retry_at = at.now + retry_nanos + self.spread(at, retry_nanos);
+        let retry_at = at.now + self.next_attempt(at);
         let give_up_at = at.now + self.settings.give_up_nanos;
         self.role = Role::Canvassing(Canvass { ballot, yes: vec![self.id], retry_at, give_up_at });
     }
@@ -204,6 +266,8 @@ impl Replica {
     fn settle_canvass(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         let Role::Canvassing(canvass) = &self.role else { return };
         if !self.may_stand() || !self.misses_leader(at) || at.now >= canvass.give_up_at {
+            // If it begins again, then no sooner.
+            self.election_at = Some(canvass.retry_at);
             self.role = Role::Following;
             return;
         }
@@ -301,12 +365,17 @@ impl Replica {
             retry_at: at.now + retry_nanos,
             give_up_at: at.now + self.settings.give_up_nanos + self.spread(at, retry_nanos),
         });
-        self.ask_promises(effects);
+        if self.planted.has(Bug::PrepareUndurableBallot) {
+            self.ask_promises(effects);
+        }
     }
 
     /// Sends Prepare to every member that has not promised.
     fn ask_promises(&mut self, effects: &mut Vec<Effect>) {
         let Role::Preparing(candidacy) = &self.role else { return };
+        if !candidacy.is_durable(self.id) && !self.planted.has(Bug::PrepareUndurableBallot) {
+            return;
+        }
         let message = Message::Prepare {
             ballot: candidacy.ballot,
             last: self.acceptor.journal().last(),
@@ -351,6 +420,10 @@ impl Replica {
         self.highest_seen = self.highest_seen.max(ballot);
         if ballot == self.acceptor.promised() {
             let again = self.owner.member == Some(from) && self.acceptor.stream() != ballot;
+            if again && !self.may_promise(peer, at) {
+                // After a restart: what the log has may be a reservation, which nobody has promised yet.
+                return self.refuse(from, ballot, Refusal::Supporting, effects);
+            }
             if again {
                 self.owner.peer = Some(peer);
                 self.promise_due = Some((ballot, from));
@@ -365,6 +438,10 @@ impl Replica {
         self.acceptor.promise(ballot, effects);
         self.own(from, peer);
         self.promise_due = Some((ballot, from));
+        self.successor = false;
+        // Its owner needs a round trip and a write; who stood meanwhile would take it away again.
+        let spread = self.spread(at, self.settings.election_spread_nanos);
+        self.election_at = Some(at.now + self.settings.election_retry_nanos + spread);
     }
 
     /// Sends (or takes, if it is its own) the promise that became durable.
@@ -383,6 +460,7 @@ impl Replica {
         let report = PromiseReport {
             epoch,
             chosen,
+            chosen_origin: self.acceptor.origin(chosen).unwrap_or_default(),
             trimmed: self.trimmed,
             runs: self.acceptor.journal().runs_after(chosen),
             configurations: self.configurations.relevant().to_vec(),
@@ -443,8 +521,7 @@ impl Replica {
     /// Gives up this attempt; the next one comes at another moment.
     pub(super) fn back_off(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         self.step_down(effects);
-        let retry_nanos = self.settings.election_retry_nanos;
-        self.election_at = Some(at.now + retry_nanos + self.spread(at, retry_nanos));
+        self.election_at = Some(at.now + self.next_attempt(at));
     }
 
     fn settle_candidacy(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
@@ -473,35 +550,38 @@ impl Replica {
         }
         let ignores_unknown = self.planted.has(Bug::IgnoreUnknownRange);
         // A configuration decides about the slots after it: there a promise must know everything.
-        let counts = |id: MemberId, from: Slot| {
+        let knows = |report: &PromiseReport, from: Slot| {
             let decided = max_chosen.max(from);
-            let knows = |report: &PromiseReport| {
-                report.runs.iter().all(|run| !run.unknown || run.last <= decided)
-            };
-            promises
-                .iter()
-                .any(|(member, report)| *member == id && (ignores_unknown || knows(report)))
+            report.runs.iter().all(|run| !run.unknown || run.last <= decided)
         };
         let missing = usize::from(self.planted.has(Bug::PromiseQuorumTooSmall));
-        // Its own promise must be durable; whether it knows all that it accepted is another matter.
-        let own_promise = promises.iter().any(|(id, _)| *id == self.id);
+        // Whether it knows all that it accepted is another matter.
+        let own_promise = candidacy.is_durable(self.id);
         let promised = own_promise
             && needed.iter().all(|known| {
                 let members = known.configuration.members();
-                let votes = members.iter().filter(|member| counts(member.id, known.slot)).count();
-                votes + missing >= known.configuration.quorum()
+                let votes =
+                    promises.iter().filter(|(id, _)| known.configuration.find(*id).is_some());
+                let knowing = votes
+                    .clone()
+                    .filter(|(_, report)| ignores_unknown || knows(report, known.slot));
+                let quorum = known.configuration.quorum();
+                // Every quorum has one of so many.
+                let enough = members.len() + 1 - quorum;
+                votes.count() + missing >= quorum && knowing.count() + missing >= enough
             });
-        let unasked = needed.iter().flat_map(|known| known.configuration.members()).any(|member| {
-            member.id != self.id
-                && !candidacy.asked.contains(&member.id)
-                && promises.iter().all(|(id, _)| *id != member.id)
-        });
+        let unasked = own_promise
+            && needed.iter().flat_map(|known| known.configuration.members()).any(|member| {
+                member.id != self.id
+                    && !candidacy.asked.contains(&member.id)
+                    && promises.iter().all(|(id, _)| *id != member.id)
+            });
         if promised {
             self.learn(max_chosen, at, effects);
         } else if at.now >= candidacy.give_up_at {
             self.back_off(at, effects);
         } else if at.now >= candidacy.retry_at || unasked {
-            let retry_at = at.now + self.settings.election_retry_nanos;
+            let retry_at = at.now + self.next_attempt(at);
             self.ask_promises(effects);
             if let Role::Preparing(candidacy) = &mut self.role {
                 candidacy.retry_at = retry_at;
@@ -556,6 +636,16 @@ impl Replica {
             // Of the same ballot it is the same value: rather the one that is here.
             here.max_by_key(|(run, own, _)| (run.ballot, *own))
         };
+        if let Some((run, _, _)) = best
+            && !(slot == run.first && run.begins_lead)
+            && !self.planted.has(Bug::JoinOtherLeads)
+        {
+            match self.origin_before(learning, slot) {
+                None => return Source::Unjoined,
+                Some(origin) if origin != run.origin => return Source::Nowhere,
+                Some(_) => {}
+            }
+        }
         match best {
             None => Source::Nowhere,
             Some((_, true, _)) => Source::Own,
@@ -567,6 +657,16 @@ impl Replica {
                 Source::Member { id, last: end }
             }
         }
+    }
+
+    /// Of the entry before `slot`, which is held here or chosen.
+    fn origin_before(&self, learning: &Learning, slot: Slot) -> Option<Ballot> {
+        let before = Slot(slot.0 - 1);
+        self.acceptor.origin(before).or_else(|| {
+            let reports = learning.promises.iter().map(|(_, report)| report);
+            let mut knowing = reports.filter(|report| report.chosen == before);
+            knowing.find_map(|report| Some(report.chosen_origin).filter(|origin| origin.0 > 0))
+        })
     }
 
     fn settle_learning(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
@@ -582,9 +682,11 @@ impl Replica {
             }
             match self.source(learning, slot) {
                 Source::Own => self.acceptor.accept_own(),
+                Source::Unjoined => return self.back_off(at, effects),
                 Source::Nowhere if slot > learning.max_chosen => {
-                    // A quorum knows that it holds nothing here, so nothing is chosen here or
-                    // later: what remains is the tail behind a damaged range of this member's log.
+                    // Nothing is chosen here or later. Either one of every quorum knows that it holds nothing
+                    // here, and what remains is the tail behind a damaged range of this member's log; or
+                    // what is held was proposed by a lead that had something else before it.
                     let end = Slot(slot.0 - 1);
                     self.acceptor.truncate(end, effects);
                     self.configurations.truncate(end);

@@ -49,7 +49,10 @@ impl Replica {
         let leader = LeaderSeen { ballot, member: from, peer, incarnation };
         if self.leader.is_none_or(|known| known.ballot != ballot) {
             self.step_down(effects);
-            self.successor = false;
+            // What comes late of a lead that is over takes nobody's turn.
+            if !self.is_relinquished(ballot) {
+                (self.successor, self.handed) = (false, None);
+            }
             self.told_durable = Slot(0);
             self.answer_due = true;
         }
@@ -71,8 +74,7 @@ impl Replica {
 
     /// The highest promise is the one to this member, from now on.
     pub(super) fn own(&mut self, member: MemberId, peer: Peer) {
-        self.owner =
-            Owner { member: Some(member), peer: Some(peer), epoch: None, before_restart: false };
+        self.owner = Owner { member: Some(member), peer: Some(peer), epoch: None };
     }
 
     pub(super) fn refuse(
@@ -179,6 +181,18 @@ impl Replica {
         }
     }
 
+    pub(super) fn on_reserve(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        next: Ballot,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.leader.is_some_and(|leader| leader.member == from && leader.ballot == ballot) {
+            self.acceptor.reserve(next, effects);
+        }
+    }
+
     pub(super) fn on_relinquish(
         &mut self,
         from: MemberId,
@@ -193,8 +207,8 @@ impl Replica {
         self.note_relinquished(ballot);
         if self.leader.is_some_and(|leader| self.is_relinquished(leader.ballot)) {
             self.leader = None;
-            if successor.is_some() {
-                self.let_another_stand(at);
+            if let Some(successor) = successor {
+                self.let_another_stand(successor, at);
             }
         }
         if ballot == self.acceptor.promised() && successor == Some(self.id) {
@@ -245,8 +259,12 @@ impl Replica {
             held: self.acceptor.stream_slot(),
             durable,
             chosen: self.acceptor.chosen(),
-            applied: if self.applied >= self.trimmed { self.applied } else { Slot(0) },
-            checkpoint: self.checkpoint,
+            applied: if self.applied >= self.trimmed && !self.damaged {
+                self.applied
+            } else {
+                Slot(0)
+            },
+            checkpoint: if self.damaged { Slot(0) } else { self.checkpoint },
             gap: core::mem::take(&mut self.gap),
             epoch,
         };

@@ -25,6 +25,8 @@ use crate::ids::{Ballot, Slot};
 pub struct Held {
     /// Under which it was accepted.
     pub ballot: Ballot,
+    /// Under which it was proposed for the first time: with its slot, its identity.
+    pub origin: Ballot,
     /// The shell's name for its bytes.
     pub handle: Handle,
     /// How many.
@@ -77,6 +79,7 @@ impl Journal {
             let kind = EntryKind::NoOp;
             self.entries.push_back(Held {
                 ballot: Ballot(0),
+                origin: Ballot(0),
                 handle: Handle::NONE,
                 bytes: 0,
                 kind,
@@ -110,15 +113,20 @@ impl Journal {
         self.entries.range(from..to).map(|held| u64::from(held.bytes)).sum()
     }
 
-    /// The entries after `slot`, as runs of one ballot.
+    /// The entries after `slot`, as runs of one ballot and one lead.
     pub(crate) fn runs_after(&self, slot: Slot) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut at = slot.next();
         while let Some(held) = self.get(at) {
             let unknown = held.kind == EntryKind::Unknown;
+            let begins_lead = held.kind == EntryKind::NoOp;
+            let (ballot, origin) = (held.ballot, held.origin);
+            let of_run = |run: &Run| (run.ballot, run.origin, run.unknown);
             match runs.last_mut() {
-                Some(run) if run.ballot == held.ballot && run.unknown == unknown => run.last = at,
-                _ => runs.push(Run { first: at, last: at, ballot: held.ballot, unknown }),
+                Some(run) if !begins_lead && of_run(run) == (ballot, origin, unknown) => {
+                    run.last = at;
+                }
+                _ => runs.push(Run { first: at, last: at, ballot, origin, begins_lead, unknown }),
             }
             at = at.next();
         }
@@ -131,7 +139,8 @@ mod tests {
     use super::*;
 
     fn held(ballot: u64) -> Held {
-        Held { ballot: Ballot(ballot), handle: Handle(ballot), bytes: 10, kind: EntryKind::Data }
+        let (origin, kind) = (Ballot(ballot), EntryKind::Data);
+        Held { ballot: Ballot(ballot), origin, handle: Handle(ballot), bytes: 10, kind }
     }
 
     #[test]

@@ -4,13 +4,18 @@
 //!   become leader ─► no-op under its own ballot ─► chosen, applied ─► serving
 //!                                                                     │ change: one at a time,
 //!                                                                     │ nothing follows it until
-//!   hand_over(to): no more proposals ─► `to` holds all ─► Relinquish  │ both majorities hold it
+//!   hand_over(to): Reserve ─► no more proposals ─►                    │ both majorities hold it
+//!                  `to` holds all ─► Relinquish
 //! ```
 //!
 //! **A change of membership** needs a leader that serves (an entry of its own ballot is chosen: the
 //! correction of 2015 to Raft's single-server changes), and no other change on its way. Its entry is
 //! chosen by majorities of the configuration before and of the one after, and nothing is proposed
 //! behind it until then.
+//!
+//! **A hand-over** costs its clients two log writes, the no-op and their own: the other members write the
+//! successor's promise down beforehand, with the last entries (see [`super::acceptor`]). Where one
+//! restarts after a hand-over that came to nothing, it has promised, and the leader needs a new ballot.
 //!
 //! **Trimming**: a slot may leave the logs when the checkpoints of two storage replicas contain it;
 //! in a group of one, when its own does.
@@ -198,7 +203,7 @@ impl Replica {
         let Role::Leading(leadership) = &mut self.role else { unreachable!("just looked") };
         leadership.unchosen_bytes += u64::from(bytes);
         let ballot = leadership.ballot;
-        self.acceptor.accept(Held { ballot, handle, bytes, kind: EntryKind::Data });
+        self.acceptor.accept(Held { ballot, origin: ballot, handle, bytes, kind: EntryKind::Data });
         Ok(self.acceptor.stream_slot())
     }
 
@@ -255,7 +260,8 @@ impl Replica {
 
     fn propose_own(&mut self, kind: EntryKind, configuration: Option<&Configuration>) -> Slot {
         let ballot = self.acceptor.stream();
-        self.acceptor.accept(Held { ballot, handle: Handle::NONE, bytes: 0, kind });
+        let (origin, handle) = (ballot, Handle::NONE);
+        self.acceptor.accept(Held { ballot, origin, handle, bytes: 0, kind });
         let slot = self.acceptor.stream_slot();
         self.configurations.accept(slot, configuration);
         slot
@@ -275,14 +281,22 @@ impl Replica {
         self.may_propose()?;
         let known = self.configurations.newest().expect("a leader has a configuration");
         let able = |member: &&Member| {
-            member.role == MemberRole::Storage && at.liveness.reaches(member.peer, at.now)
+            member.role == MemberRole::Storage
+                && at.liveness.reaches(member.peer, at.now)
+                && self.may_promote(member.id)
         };
-        if to == self.id || known.configuration.find(to).filter(able).is_none() {
+        let successor = known.configuration.find(to).filter(|_| to != self.id).filter(able);
+        let Some(successor) = successor else {
             return Err(NotBegun::CannotLead { id: to.0 });
-        }
-        let until = at.now + self.settings.give_up_nanos;
+        };
+        let next = self.ballot_for(successor.number);
+        let until = at.now + self.settings.hand_over_nanos;
         let Role::Leading(leadership) = &mut self.role else { unreachable!("just looked") };
         leadership.handing_over = Some((to, until));
+        let ballot = leadership.ballot;
+        // Not here: a leader that restarts must find its own ballot in its log, to relinquish it.
+        self.highest_seen = self.highest_seen.max(next);
+        self.ask_all(&Message::Reserve { ballot, next }, &[], effects);
         self.step(super::Input::Tick, at, effects);
         Ok(())
     }
@@ -391,9 +405,10 @@ impl Replica {
         }
         let last = self.acceptor.stream_slot();
         let ready = leadership.progress(to).is_some_and(|progress| progress.durable == last);
-        if ready && self.acceptor.chosen() == last {
+        // Applied: whoever waits for one of these slots has an answer before the lead is over.
+        if ready && self.acceptor.chosen() == last && self.applied == last {
             self.relinquish(Some(to), effects);
-            self.let_another_stand(at);
+            self.let_another_stand(to, at);
         }
     }
 

@@ -48,15 +48,10 @@ pub enum NotServed {
 impl Replica {
     /// Whether this member may promise a ballot to a candidate on shard `candidate`.
     pub(super) fn may_promise(&self, candidate: Peer, at: At<'_>) -> bool {
-        let promised = self.acceptor.promised();
-        let owner = self.owner;
-        if promised == Ballot(0) || self.is_relinquished(promised) || owner.peer == Some(candidate)
-        {
-            return true;
-        }
-        if owner.before_restart {
-            // What it told the owner before it restarted is forgotten, but over by then. What it
-            // has told since, if that ballot goes on, counts as always.
+        if self.restarted {
+            // Whom it told of its support before it restarted is forgotten, but over by then. The
+            // promise in its log does not say whom: to follow a leader that has nothing to accept
+            // is to tell it, and nothing is logged. What it has told since counts as always.
             let over = at.now >= at.liveness.promises_from();
             if !over && !self.planted.has(Bug::NoWaitAfterRestart) {
                 return false;
@@ -64,6 +59,12 @@ impl Replica {
             if self.planted.has(Bug::ForgetSupportToldSinceRestart) {
                 return true;
             }
+        }
+        let promised = self.acceptor.promised();
+        let owner = self.owner;
+        if promised == Ballot(0) || self.is_relinquished(promised) || owner.peer == Some(candidate)
+        {
+            return true;
         }
         if self.planted.has(Bug::PromiseDespiteSupport) {
             return true;

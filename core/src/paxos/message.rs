@@ -18,7 +18,8 @@
 //! | Chosen | leader | members | the watermark moved and no Accept carries it; to confirm leases |
 //! | Accepted | member | leader | entries became durable; a gap; a repetition |
 //! | Trimmed | leader | member | what the member needs next has left the leader's log |
-//! | Relinquish | leader | members | hand-over; a leader without a live quorum gives up |
+//! | Reserve | leader | members | a hand-over begins |
+//! | Relinquish | owner of a ballot | members | hand-over; a leader without a live quorum or a candidate gives up; its process has restarted |
 
 use super::effect::Handle;
 use super::membership::Configuration;
@@ -26,7 +27,7 @@ use crate::ids::{Ballot, Slot};
 use crate::liveness::Epoch;
 use crate::paxos::MemberId;
 
-/// Slots `first..=last`, accepted under one ballot.
+/// Slots `first..=last`, accepted under one ballot, and proposed by one lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     /// The first slot.
@@ -35,6 +36,10 @@ pub struct Run {
     pub last: Slot,
     /// Under which they were accepted; meaningless for unknown ones.
     pub ballot: Ballot,
+    /// Under which they were proposed for the first time.
+    pub origin: Ballot,
+    /// The first of them is a no-op, with which that lead began.
+    pub begins_lead: bool,
     /// The member's log is damaged here: it may have accepted anything below its promise.
     pub unknown: bool,
 }
@@ -55,6 +60,8 @@ pub struct PromiseReport {
     pub epoch: Option<Epoch>,
     /// Everything up to here is chosen, and held (or trimmed).
     pub chosen: Slot,
+    /// The origin of the entry at `chosen`; 0 if this member does not know it.
+    pub chosen_origin: Ballot,
     /// What has left its log because two checkpoints hold it.
     pub trimmed: Slot,
     /// What it has accepted above `chosen`, in order of slots.
@@ -192,9 +199,17 @@ pub enum Message {
         /// In force after `base`.
         configuration: ConfigurationAt,
     },
+    /// The sender is about to relinquish. Who has written the successor's ballot down by then promises
+    /// it without waiting for the log.
+    Reserve {
+        /// The leader's.
+        ballot: Ballot,
+        /// The successor's.
+        next: Ballot,
+    },
     /// The sender neither leads nor serves under this ballot any more.
     Relinquish {
-        /// The leader's.
+        /// The sender's own.
         ballot: Ballot,
         /// Who stands for election at once, if the leader named one.
         successor: Option<MemberId>,
@@ -234,4 +249,6 @@ pub struct Offered<'a> {
     pub bytes: u32,
     /// What it says.
     pub payload: Payload<'a>,
+    /// Under which it was proposed for the first time.
+    pub origin: Ballot,
 }

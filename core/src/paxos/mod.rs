@@ -42,8 +42,8 @@
 //!    nobody.
 //! 2. *Prepare*: a quorum promises durably, and says what it has accepted above its watermark.
 //! 3. *Learn*: the candidate takes, slot by slot, the value of the highest ballot, fetches what it
-//!    lacks, and accepts it under its own ballot. Promised prefixes leave no gaps; a slot that no
-//!    quorum can tell anything about (a damaged log) stops the candidate.
+//!    lacks, and accepts it under its own ballot. Promised prefixes leave no gaps; a slot that too few
+//!    can tell anything about (a damaged log) stops the candidate.
 //! 4. *Lead*: it proposes a no-op under its own ballot. When that is chosen and applied, it serves.
 //! 5. *Accept*: ranges of slots, many in flight; followers acknowledge cumulatively what is durable.
 //!    What a quorum holds is chosen.
@@ -64,7 +64,7 @@
 //! | A slot leaves a log only when two storage replicas' checkpoints contain it | `leader` |
 //! | A failed log write is final: the member steps down | [`Input::LogFailed`] |
 //!
-//! Left out: Fast or Flexible quorums; reads by a round of messages (a leader without a lease
+//! Left out: Fast quorums, and Flexible ones but for what a promise tells (`election`); reads by a round of messages (a leader without a lease
 //! answers "not now").
 
 mod acceptor;
@@ -79,6 +79,7 @@ mod leader;
 mod lease;
 mod membership;
 mod message;
+mod pace;
 #[cfg_attr(not(any(test, feature = "planted-bugs")), allow(dead_code, unreachable_pub))]
 pub(crate) mod planted;
 mod replica;

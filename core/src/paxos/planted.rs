@@ -9,6 +9,8 @@
 pub enum Bug {
     /// Answers a Prepare before the promise is durable.
     AnswerUndurablePromise,
+    /// Asks for promises to a ballot that it may forget, and use again.
+    PrepareUndurableBallot,
     /// Acknowledges entries before they are durable.
     AcknowledgeUndurable,
     /// Leads on the lease after its end.
@@ -19,6 +21,8 @@ pub enum Bug {
     LogReplicaLeads,
     /// Proposes the accepted value of the lowest ballot.
     LowestBallotValue,
+    /// Proposes what is left of an older lead behind entries of a newer one.
+    JoinOtherLeads,
     /// Proposes nothing of what its promises reveal.
     ForgetPromisedValues,
     /// Comes back from a restart without its accepted entries.
@@ -59,14 +63,16 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 26] = [
         Bug::AnswerUndurablePromise,
+        Bug::PrepareUndurableBallot,
         Bug::AcknowledgeUndurable,
         Bug::TrustExpiredLease,
         Bug::IgnoreUnknownRange,
         Bug::LogReplicaLeads,
         Bug::LowestBallotValue,
         Bug::ForgetPromisedValues,
+        Bug::JoinOtherLeads,
         Bug::ForgetAccepted,
         Bug::ForgetPromise,
         Bug::WrongConfiguration,
@@ -92,6 +98,7 @@ impl Bug {
     pub fn breaks(self) -> &'static str {
         match self {
             Bug::AnswerUndurablePromise | Bug::ForgetPromise => "a promise is durable first",
+            Bug::PrepareUndurableBallot => "no ballot is used twice",
             Bug::AcknowledgeUndurable | Bug::ForgetAccepted => "an acceptance is durable first",
             Bug::AcceptLowerBallot => "nothing is accepted below the promise",
             Bug::AcknowledgeBeyondGap => "slot n only with n - 1: no gap",
@@ -100,6 +107,7 @@ impl Bug {
             Bug::LowestBallotValue | Bug::ForgetPromisedValues => {
                 "a leader proposes the value of the highest ballot"
             }
+            Bug::JoinOtherLeads => "an entry follows those that its leader saw",
             Bug::ServeBeforeOwnBallot => "a new leader serves what its own ballot has chosen",
             Bug::WrongConfiguration | Bug::TwoChangesAtOnce => {
                 "one change at a time, by both majorities"

@@ -93,6 +93,8 @@ pub struct Recovered {
     pub promised: Ballot,
     /// Known to be chosen; at least the checkpoint's slot.
     pub chosen: Slot,
+    /// The origin of the entry at `chosen`; 0 if it was never held here.
+    pub chosen_origin: Ballot,
     /// The state that recovery restored contains every slot up to here; 0 on a log replica.
     pub applied: Slot,
     /// The durable checkpoint contains every slot up to here.
@@ -156,8 +158,6 @@ pub(super) struct Owner {
     pub(super) peer: Option<Peer>,
     /// The newest support that this member has told the owner of.
     pub(super) epoch: Option<Epoch>,
-    /// Promised before this process started: what the owner was told then is not known.
-    pub(super) before_restart: bool,
 }
 
 /// The leader as this member knows it.
@@ -177,12 +177,19 @@ pub struct Replica {
     pub(super) acceptor: Acceptor,
     pub(super) configurations: Configurations,
     pub(super) owner: Owner,
+    /// It is of an earlier process: whom that told of its support is not known.
+    pub(super) restarted: bool,
     pub(super) leader: Option<LeaderSeen>,
     /// Its owner has said that it uses it no more.
     pub(super) relinquished: Ballot,
-    /// The highest own ballot that this process has used and given up, while nobody leads.
+    /// The own ballot that was used last and is used no more: this process has given it up, or one before
+    /// had it promised to itself. Members that missed it are told again whenever nobody leads, also after
+    /// another leader, whom they may never have heard: they refuse everybody for the sake of this ballot,
+    /// and may have heard it only after the restart.
     pub(super) abandoned: Ballot,
     pub(super) successor: bool,
+    /// To whom the last leader handed over, and until when that is news.
+    pub(super) handed: Option<(MemberId, Nanos)>,
     pub(super) highest_seen: Ballot,
     pub(super) known_chosen: Slot,
     pub(super) told_chosen: Slot,
@@ -194,8 +201,12 @@ pub struct Replica {
     pub(super) was_member: bool,
     pub(super) removed: bool,
     pub(super) failed: bool,
+    /// Its state is damaged and waits to be replaced.
+    pub(super) damaged: bool,
     pub(super) role: Role,
     pub(super) election_at: Option<Nanos>,
+    /// To be elected, since a leader was heard last.
+    pub(super) attempts: u8,
     /// A Promise to send once it is durable.
     pub(super) promise_due: Option<(Ballot, MemberId)>,
     pub(super) answer_due: bool,
@@ -223,18 +234,19 @@ impl Replica {
         id: MemberId,
         settings: Settings,
         configurations: Vec<ConfigurationAt>,
-        before_restart: bool,
+        restarted: bool,
     ) -> Replica {
         let recovered = Recovered {
             promised: Ballot(0),
             chosen: Slot(0),
+            chosen_origin: Ballot(0),
             applied: Slot(0),
             checkpoint: Slot(0),
             trimmed: Slot(0),
             configurations,
             entries: Vec::new(),
         };
-        Replica::assemble(id, settings, recovered, before_restart, Planted::of_thread())
+        Replica::assemble(id, settings, recovered, restarted, Planted::of_thread())
     }
 
     /// A member after a restart.
@@ -288,27 +300,28 @@ impl Replica {
         id: MemberId,
         settings: Settings,
         recovered: Recovered,
-        before_restart: bool,
+        restarted: bool,
         planted: Planted,
     ) -> Replica {
         let Recovered { promised, chosen, applied, checkpoint, trimmed, .. } = recovered;
         assert!(checkpoint <= applied || applied == Slot(0), "recovery restores the checkpoint");
         assert!(applied <= chosen && trimmed <= chosen, "only chosen slots are applied or trimmed");
         let configurations = Configurations::recovered(recovered.configurations, chosen);
-        let entries = recovered.entries.into_iter();
-        let acceptor = Acceptor::recovered(promised, chosen, entries, planted);
+        let (entries, origin) = (recovered.entries.into_iter(), recovered.chosen_origin);
+        let acceptor = Acceptor::recovered(promised, (chosen, origin), entries, planted);
         let promised = acceptor.promised();
-        let before_restart = before_restart && promised > Ballot(0);
         let mut replica = Replica {
             id,
             settings,
             acceptor,
             configurations,
-            owner: Owner { member: None, peer: None, epoch: None, before_restart },
+            owner: Owner { member: None, peer: None, epoch: None },
+            restarted,
             leader: None,
             relinquished: Ballot(0),
             abandoned: Ballot(0),
             successor: false,
+            handed: None,
             highest_seen: promised,
             known_chosen: chosen,
             told_chosen: chosen,
@@ -320,8 +333,10 @@ impl Replica {
             was_member: false,
             removed: false,
             failed: false,
+            damaged: false,
             role: Role::Following,
             election_at: None,
+            attempts: 0,
             promise_due: None,
             answer_due: false,
             gap: false,
@@ -332,6 +347,9 @@ impl Replica {
         let owner = replica.find_owner(promised).copied();
         replica.owner.member = owner.map(|member| member.id);
         replica.owner.peer = owner.map(|member| member.peer);
+        if restarted && replica.owner.member == Some(id) {
+            replica.abandoned = promised;
+        }
         replica.note_membership();
         replica
     }
@@ -380,6 +398,13 @@ impl Replica {
         self.find_member(id).map(|member| member.peer)
     }
 
+    /// Entries that the leader of `ballot` proposes up to this slot are held here as it proposed them:
+    /// sent again, they say nothing new.
+    #[must_use]
+    pub fn taken_upto(&self, ballot: Ballot) -> Slot {
+        if ballot == self.acceptor.stream() { self.acceptor.stream_slot() } else { Slot(0) }
+    }
+
     /// The entry at `slot`, while it is in memory: accepted and not applied.
     #[must_use]
     pub fn held(&self, slot: Slot) -> Option<&Held> {
@@ -393,6 +418,23 @@ impl Replica {
             Role::Leading(_) => Some(self.id),
             _ => self.leader.map(|leader| leader.member),
         }
+    }
+
+    /// The member that the last leader handed over to: it leads within moments, as far as is known.
+    #[must_use]
+    pub fn successor(&self, now: Nanos) -> Option<MemberId> {
+        self.handed.filter(|(_, until)| now < *until).map(|(successor, _)| successor)
+    }
+
+    /// Whether this member was handed the lead, and is about to serve.
+    #[must_use]
+    pub fn takes_over(&self, now: Nanos) -> bool {
+        let is_on_its_way = match &self.role {
+            Role::Following | Role::Canvassing(_) => self.successor && self.may_stand(),
+            Role::Preparing(_) | Role::Learning(_) => true,
+            Role::Leading(leadership) => !leadership.serving,
+        };
+        is_on_its_way && self.successor(now) == Some(self.id)
     }
 
     /// The member that this one follows, unless it has given up its lead.
@@ -421,6 +463,15 @@ impl Replica {
             trimmed_slot: self.trimmed,
             protocol_errors: self.protocol_errors,
         }
+    }
+
+    /// Its state is damaged and waits to be replaced, or is whole again. Until then it votes and logs,
+    /// does not stand for election, and tells its leader that it keeps no state, so that no log is trimmed
+    /// by its checkpoints (**Rule (trimming)**). A leader hands over first.
+    pub fn set_damaged(&mut self, damaged: bool) {
+        debug_assert!(!damaged || !matches!(self.role, Role::Leading(_)), "it hands over first");
+        self.damaged = damaged;
+        self.answer_due = true;
     }
 
     /// Takes an input and appends what follows from it to `effects`.
@@ -466,6 +517,9 @@ impl Replica {
         assert!(slot <= self.acceptor.chosen(), "only chosen slots are applied");
         assert!(slot == self.applied || self.applied >= self.trimmed, "slots are missing between");
         self.applied = slot;
+        // The leader waits for a log replica to have caught up, and an idle group sends nothing else.
+        self.answer_due |=
+            slot == self.acceptor.chosen() && self.my_role() == Some(MemberRole::Log);
         self.release();
     }
 
@@ -583,7 +637,8 @@ impl Replica {
             Message::Trimmed { ballot, base, configuration } => {
                 self.on_trimmed(from, peer, *ballot, *base, *configuration, at, effects);
             }
-            Message::Accepted { .. } => self.on_accepted(from, message),
+            Message::Accepted { .. } => self.on_accepted(from, message, at.now),
+            Message::Reserve { ballot, next } => self.on_reserve(from, *ballot, *next, effects),
             Message::Relinquish { ballot, successor } => {
                 self.on_relinquish(from, *ballot, *successor, at);
             }
@@ -592,15 +647,26 @@ impl Replica {
 
     /// What follows from the state.
     fn settle(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let role = core::mem::discriminant(&self.role);
         self.settle_candidate(at, effects);
         self.settle_leader(at, effects);
+        let watched = |replica: &Replica| {
+            let acceptor = &replica.acceptor;
+            (acceptor.chosen(), acceptor.stream_durable(), replica.promise_due)
+        };
+        let before = watched(self);
         self.acceptor.log_accepted(effects);
         self.settle_follower(at, effects);
         self.settle_promise(at, effects);
-        // A promise to itself, or a slot that a group of one just chose, may lead on at once.
-        self.settle_candidate(at, effects);
-        self.settle_leader(at, effects);
-        self.acceptor.log_accepted(effects);
+        // A promise to itself, or a slot that a group of one just chose, may lead on at once. Who goes on
+        // following or leading, and has nothing of the kind, has settled.
+        let stays = matches!(self.role, Role::Following | Role::Leading(_))
+            && role == core::mem::discriminant(&self.role);
+        if !stays || before != watched(self) {
+            self.settle_candidate(at, effects);
+            self.settle_leader(at, effects);
+            self.acceptor.log_accepted(effects);
+        }
         self.settle_chosen(effects);
     }
 
@@ -636,6 +702,13 @@ impl Replica {
         let role = core::mem::replace(&mut self.role, Role::Following);
         let ballot = match role {
             Role::Following | Role::Canvassing(_) => None,
+            // Nobody was asked for it, and after a restart it may be used.
+            Role::Preparing(candidacy)
+                if !candidacy.is_durable(self.id)
+                    && !self.planted.has(Bug::PrepareUndurableBallot) =>
+            {
+                None
+            }
             Role::Preparing(candidacy) => Some(candidacy.ballot),
             Role::Learning(learning) => Some(learning.ballot),
             Role::Leading(leadership) => {
@@ -688,7 +761,7 @@ pub(super) fn held_of(offered: &Offered<'_>, ballot: Ballot) -> Held {
         Payload::Data => EntryKind::Data,
         Payload::Configuration(_) => EntryKind::Configuration,
     };
-    Held { ballot, handle: offered.handle, bytes: offered.bytes, kind }
+    Held { ballot, origin: offered.origin, handle: offered.handle, bytes: offered.bytes, kind }
 }
 
 pub(super) fn configuration_of<'a>(offered: &Offered<'a>) -> Option<&'a Configuration> {

@@ -6,9 +6,23 @@
 //!        │                │                                   bytes; go back to `durable` if silent
 //! ```
 //!
-//! A member that lives gets lost messages again after [`super::Settings::resend_nanos`]; one that
-//! does not gets nothing beyond its window until its shard is heard again. When all members have
-//! told the leader's watermark, the group is idle and has no timer.
+//! A member that lives and misses something says so for each message that comes after it:
+//!
+//! ```text
+//!     sent         10 11 12 13 14 15          10..=15
+//!     arrives         11 12 13 14 15          10..=15        (10 was lost)
+//!     answered        9! 9! 9! 9! 9!   ...... 15             9!: a gap, 9 is held
+//!     on 9!           └ sent again from 10; the other four were answered before that arrived
+//! ```
+//!
+//! An answer does not say to what. But each message has one at most, so as many as were on their way
+//! when it went out again, and miss no less, are taken for answers to those: the window goes out once for
+//! a loss, not once for every message behind it. If it is lost again, the next answer says so; if some of
+//! those answers were lost too, then one that comes [`super::Settings::resend_nanos`] later.
+//!
+//! A member that lives and says nothing gets lost messages again after that time, and after longer if it
+//! goes on not answering ([`super::pace`]); one whose shard is not heard gets nothing beyond its window
+//! until it is. When all members have told the leader's watermark, the group is idle and has no timer.
 //!
 //! **Trimming goes on while the group is idle**, because full logs may be what keeps it idle: a
 //! member tells of its checkpoint when it has one, and the leader of a new trim slot when there is
@@ -17,6 +31,7 @@
 use super::effect::Effect;
 use super::membership::{Member, MemberId};
 use super::message::{Message, PromiseReport};
+use super::pace;
 use super::planted::Bug;
 use super::replica::{At, Replica, Role};
 use super::settings::Settings;
@@ -42,8 +57,13 @@ pub(super) struct Progress {
     pub(super) applied: Slot,
     pub(super) checkpoint: Slot,
     in_flight_bytes: u64,
+    in_flight_messages: u64,
+    missed: Option<Missed>,
     /// The member's support that this ballot's lease may rest on.
     pub(super) bound: Option<Epoch>,
+    /// Under which this shard has supported the member's since it was last asked, if at all; none
+    /// before the first look.
+    supported: Option<Option<Epoch>>,
     /// The member has not answered this leader yet, or must confirm its support.
     ask: bool,
     /// Whether `next` rests on what the member said to this leader, or with its promise.
@@ -53,6 +73,19 @@ pub(super) struct Progress {
     /// The member knows nothing of its group yet.
     introduce: bool,
     pub(super) resend_at: Option<Nanos>,
+    /// Since it answered last.
+    resends: u8,
+}
+
+/// What was sent again because the member missed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Missed {
+    /// Everything after this slot.
+    after: Slot,
+    /// So many answers that miss no less are to messages which went before.
+    older_answers: u64,
+    /// From then on they are not.
+    until: Nanos,
 }
 
 impl Progress {
@@ -71,12 +104,16 @@ impl Progress {
             applied: Slot(0),
             checkpoint: Slot(0),
             in_flight_bytes: 0,
+            in_flight_messages: 0,
+            missed: None,
             bound: report.and_then(|report| report.epoch),
+            supported: None,
             ask: true,
             probed: report.is_some(),
             parked: false,
             introduce: false,
             resend_at: None,
+            resends: 0,
         }
     }
 
@@ -84,11 +121,46 @@ impl Progress {
         if self.probed { (self.next.0 - 1).saturating_sub(self.durable.0) } else { 0 }
     }
 
+    /// What stays in flight of what was, by its share of the slots.
+    fn leave_in_flight(&mut self, before: u64) {
+        let after = self.in_flight();
+        self.in_flight_bytes = share(self.in_flight_bytes, after, before);
+        self.in_flight_messages = share(self.in_flight_messages, after, before);
+    }
+
+    /// Everything after `held` is to be sent, or sent again.
+    fn send_from(&mut self, held: Slot) {
+        self.next = held.next();
+        self.in_flight_bytes = 0;
+        self.in_flight_messages = 0;
+    }
+
+    /// The member misses what comes after `held`, which was sent: again, unless this answer is older than
+    /// the last time.
+    fn send_missed(&mut self, held: Slot, now: Nanos, resend_nanos: u64) {
+        if let Some(missed) = &mut self.missed
+            && held <= missed.after
+            && missed.older_answers > 0
+            && now < missed.until
+        {
+            missed.older_answers -= 1;
+            return;
+        }
+        // Besides the one that was lost, and the one that this answers.
+        let behind = (self.next.0 - 1).saturating_sub(held.0);
+        let older_answers =
+            share(self.in_flight_messages, behind, self.in_flight()).saturating_sub(2);
+        self.missed = Some(Missed { after: held, older_answers, until: now + resend_nanos });
+        self.send_from(held);
+    }
+
     fn go_back(&mut self) {
         if self.probed {
             self.next = self.durable.next();
         }
         self.in_flight_bytes = 0;
+        self.in_flight_messages = 0;
+        self.missed = None;
         self.told = self.chosen;
         // Whether it heard what may be trimmed, nobody says: once more.
         self.told_trim = Slot(0);
@@ -98,6 +170,11 @@ impl Progress {
     fn waits(&self, chosen: Slot) -> bool {
         self.in_flight() > 0 || self.chosen < chosen || self.ask || self.introduce
     }
+}
+
+/// Of `whole` that belongs to `before` slots, what belongs to `after` of them.
+fn share(whole: u64, after: u64, before: u64) -> u64 {
+    (u128::from(whole) * u128::from(after.min(before)) / u128::from(before.max(1))) as u64
 }
 
 impl Replica {
@@ -111,7 +188,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_accepted(&mut self, from: MemberId, message: &Message) {
+    pub(super) fn on_accepted(&mut self, from: MemberId, message: &Message, now: Nanos) {
         let &Message::Accepted {
             ballot,
             held,
@@ -128,6 +205,7 @@ impl Replica {
         };
         let last = self.acceptor.stream_slot();
         let stale = !self.planted.has(Bug::CountStaleAcknowledgement);
+        let resend_nanos = self.settings.resend_nanos;
         let Role::Leading(leadership) = &mut self.role else { return };
         if ballot > leadership.ballot || (ballot < leadership.ballot && stale) {
             return;
@@ -141,33 +219,49 @@ impl Replica {
         let Some(progress) = leadership.progress_mut(from) else { return };
         if !progress.probed && current {
             progress.probed = true;
-            progress.next = held.next();
+            // It may have been asked more than once, and then answers so.
+            let older_answers = progress.in_flight_messages.saturating_sub(1);
+            let until = now + resend_nanos;
+            progress.missed = Some(Missed { after: held, older_answers, until });
+            progress.send_from(held);
         }
         if durable > progress.durable {
             let before = progress.in_flight();
             progress.durable = durable.min(last);
             progress.next = progress.next.max(progress.durable.next());
-            let after = progress.in_flight();
-            // The bytes of what stays in flight, by its share of the slots.
-            let bytes = u128::from(progress.in_flight_bytes) * u128::from(after);
-            progress.in_flight_bytes = (bytes / u128::from(before.max(1))) as u64;
+            progress.leave_in_flight(before);
             progress.resend_at = None;
         }
         if gap && current && held.next() < progress.next {
             // Lost on the way; or in the member's log, which was damaged since it acknowledged. What
             // it claims less now counts less (and if the message is only late, it comes again).
-            progress.next = held.next();
+            progress.send_missed(held, now, resend_nanos);
             progress.durable = progress.durable.min(held);
-            progress.in_flight_bytes = 0;
         }
         progress.chosen = progress.chosen.max(chosen);
-        progress.applied = progress.applied.max(applied);
-        progress.checkpoint = progress.checkpoint.max(checkpoint);
+        // 0: it keeps no state, or not any more.
+        let keeps = applied > Slot(0);
+        progress.applied = if keeps { progress.applied.max(applied) } else { Slot(0) };
+        // The same, of a state that turned out damaged: no log is trimmed by it.
+        progress.checkpoint =
+            if checkpoint > Slot(0) { progress.checkpoint.max(checkpoint) } else { Slot(0) };
         progress.ask = false;
         progress.introduce = false;
         progress.parked = false;
+        progress.resends = 0;
         if current {
             progress.bound = progress.bound.max(epoch);
+        }
+    }
+
+    /// A connection to this shard is new: what was lost with the one before goes again with the next
+    /// [`super::Input::Tick`]. A follower's shard hears this one at once, and takes its state for complete.
+    pub fn reconnected(&mut self, peer: Peer) {
+        let Role::Leading(leadership) = &mut self.role else { return };
+        for progress in leadership.progress.iter_mut().filter(|progress| progress.peer == peer) {
+            if progress.resend_at.is_some() {
+                (progress.resend_at, progress.resends) = (Some(Nanos(0)), 0);
+            }
         }
     }
 
@@ -196,6 +290,12 @@ impl Replica {
             // The support lapsed since: one round for this group before it counts again.
             progress.ask = true;
         }
+        let supports = at.liveness.supports(progress.peer, at.now);
+        if supports > *progress.supported.get_or_insert(supports) {
+            // The member was not heard for a while: it cannot know that it is still one.
+            progress.supported = Some(supports);
+            progress.ask = true;
+        }
         let due = progress.resend_at.is_some_and(|resend_at| at.now >= resend_at);
         if due && granted.is_none() {
             progress.parked = true;
@@ -203,6 +303,7 @@ impl Replica {
             return;
         }
         if due {
+            progress.resends = pace::count(progress.resends);
             progress.go_back();
         }
         let fresh = due || progress.resend_at.is_none();
@@ -226,7 +327,8 @@ impl Replica {
         if !progress.waits(chosen) {
             progress.resend_at = None;
         } else if sent || progress.resend_at.is_none() {
-            progress.resend_at = Some(at.now + self.settings.resend_nanos);
+            let wait_nanos = pace::wait_nanos(self.settings.resend_nanos, progress.resends);
+            progress.resend_at = Some(at.now + wait_nanos);
         }
     }
 
@@ -265,6 +367,7 @@ impl Replica {
         progress.next = last.next();
         (progress.told, progress.told_trim) = (chosen, trim);
         progress.in_flight_bytes += bytes;
+        progress.in_flight_messages += 1;
         true
     }
 
@@ -275,6 +378,10 @@ impl Replica {
             if progress.probed { Slot(progress.next.0 - 1) } else { self.acceptor.stream_slot() };
         let message = Message::Chosen { ballot, chosen, last, trim: self.may_trim };
         (progress.told, progress.told_trim) = (chosen, self.may_trim);
+        if !progress.probed || progress.in_flight() > 0 {
+            // The answer may say that it misses something.
+            progress.in_flight_messages += 1;
+        }
         effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });
     }
 

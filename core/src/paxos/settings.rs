@@ -22,12 +22,16 @@ pub struct Settings {
     pub catch_up_slots: u64,
     /// Silence of a member that lives before its messages are sent again.
     pub resend_nanos: u64,
-    /// Before a canvass or a Prepare is repeated; elections are spread over as much again.
+    /// Before a canvass or a Prepare is repeated; elections are spread over as much again. Attempts
+    /// after the first few wait twice as long each time: see the `pace` module.
     pub election_retry_nanos: u64,
     /// Elections begin within this time after a leader is missed, each member at its own moment.
     pub election_spread_nanos: u64,
-    /// A candidate, a hand-over and a leader without a quorum give up after this.
+    /// A candidate and a leader without a quorum give up after this.
     pub give_up_nanos: u64,
+    /// A hand-over that has not come to its end by then is over, on either side of it: clients' writes
+    /// wait for it meanwhile.
+    pub hand_over_nanos: u64,
     /// A log replica is promoted when its state is at most this far behind.
     pub promote_lag_slots: u64,
 }
@@ -46,6 +50,7 @@ impl Settings {
         election_retry_nanos: 40 * Nanos::PER_MILLI,
         election_spread_nanos: 20 * Nanos::PER_MILLI,
         give_up_nanos: 1000 * Nanos::PER_MILLI,
+        hand_over_nanos: 200 * Nanos::PER_MILLI,
         promote_lag_slots: 1000,
     };
 }

@@ -10,9 +10,9 @@ use forebay_core::message::{
 };
 
 use super::IntoProjection;
-use super::error::ClientError;
+use super::error::{ClientError, ProtocolError};
 use super::table::Table;
-use super::wire::item;
+use super::wire::{Received, item};
 use super::write::Encoded;
 
 /// How far behind the leader's the state may be that answered a read.
@@ -94,48 +94,18 @@ impl<'a> Get<'a> {
 
     /// Reads the item; None if there is none.
     pub async fn send(self) -> Result<Option<Item>, ClientError> {
-        match self.staleness_max {
-            Some(_) => self.send_with_lag().await.map(|(item, _)| item),
-            None => self.send_plainly().await,
-        }
-    }
-
-    async fn send_plainly(self) -> Result<Option<Item>, ClientError> {
-        let (table, mut route) = (self.table, self.table.route());
-        let deadline = table.deadline_of(self.timeout);
-        let key_item = self.key?;
-        let mut key = KeyBuf::new();
-        let mut request = GetRequest {
-            table: 0,
-            epoch: 0,
-            key: &key_item,
-            projection: self.projection?,
-            consistent: self.consistent,
-        };
-        loop {
-            let target = route.of_key(&key_item, &mut key)?;
-            (request.table, request.epoch) = (route.id(), target.epoch);
-            let received = match table
-                .client()
-                .read(target.place, &request, self.consistent, deadline)
-                .await
-            {
-                Ok(received) => received,
-                Err(error) if table.refresh(&mut route, &error, deadline).await? => continue,
-                Err(error) => return Err(error),
-            };
-            return received
-                .message::<ArchivedGetReply<'_>>(Kind::GetReply)
-                .and_then(|reply| item(reply.item.as_ref().map(|item| item.get()), Kind::GetReply))
-                .map_err(ClientError::Protocol);
-        }
+        let bounded = self.staleness_max.is_some();
+        self.ask(bounded).await.map(|(item, _)| item)
     }
 
     /// Reads the item, and says how far behind the leader's state the one may be that it is from.
     pub async fn send_with_lag(self) -> Result<(Option<Item>, ReadLag), ClientError> {
-        if self.consistent {
-            return self.send_plainly().await.map(|item| (item, ReadLag::NONE));
-        }
+        let lagging = !self.consistent;
+        self.ask(lagging).await
+    }
+
+    /// Asks until a member answers that may; one whose state may be `lagging` says how far.
+    async fn ask(self, lagging: bool) -> Result<(Option<Item>, ReadLag), ClientError> {
         let (table, mut route) = (self.table, self.table.route());
         let deadline = table.deadline_of(self.timeout);
         let key_item = self.key?;
@@ -145,27 +115,34 @@ impl<'a> Get<'a> {
             epoch: 0,
             key: &key_item,
             projection: self.projection?,
-            consistent: false,
+            consistent: self.consistent,
         };
-        let mut request =
-            Eventual { read, staleness_max_millis: staleness_millis(self.staleness_max) };
+        let staleness_max_millis = staleness_millis(self.staleness_max);
+        let mut request = Eventual { read, staleness_max_millis };
         loop {
             let target = route.of_key(&key_item, &mut key)?;
             (request.read.table, request.read.epoch) = (route.id(), target.epoch);
-            let received = match table.client().read(target.place, &request, false, deadline).await
-            {
-                Ok(received) => received,
-                Err(error) if table.refresh(&mut route, &error, deadline).await? => continue,
-                Err(error) => return Err(error),
+            let (client, place) = (table.client(), target.place);
+            let received = match lagging {
+                true => client.read(place, &request, false, deadline).await,
+                false => client.read(place, &request.read, self.consistent, deadline).await,
             };
-            return received
-                .eventual::<ArchivedLagging<GetReply<'_>>>(Kind::GetReply)
-                .and_then(|answer| {
-                    let found: &ArchivedGetReply<'_> = &answer.reply;
-                    let item = item(found.item.as_ref().map(|item| item.get()), Kind::GetReply)?;
-                    Ok((item, ReadLag::from(&answer.lag)))
-                })
-                .map_err(ClientError::Protocol);
+            match received {
+                Ok(received) => return found(&received, lagging).map_err(ClientError::Protocol),
+                Err(error) if table.refresh(&mut route, &error, deadline).await? => {}
+                Err(error) => return Err(error),
+            }
         }
     }
+}
+
+/// What the answer to a Get says.
+fn found(received: &Received, lagging: bool) -> Result<(Option<Item>, ReadLag), ProtocolError> {
+    let (reply, lag): (&ArchivedGetReply<'_>, _) = if lagging {
+        let answer = received.eventual::<ArchivedLagging<GetReply<'_>>>(Kind::GetReply)?;
+        (&answer.reply, ReadLag::from(&answer.lag))
+    } else {
+        (received.message::<ArchivedGetReply<'_>>(Kind::GetReply)?, ReadLag::NONE)
+    };
+    Ok((item(reply.item.as_ref().map(|item| item.get()), Kind::GetReply)?, lag))
 }

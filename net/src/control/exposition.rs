@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::server::ControlCounters;
-use crate::link::link_refusal_names;
+use crate::link::{hello_refusal_names, link_refusal_names};
 use crate::metrics::{Counter, ShardMetrics, ShardPhase};
 use crate::tls::{NodeTls, Refusal};
 
@@ -132,6 +132,16 @@ impl Scrape {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for metrics in &self.shards {
             for (reason, counter) in link_refusal_names().zip(&metrics.link_refusals) {
+                let labels = [shard_label(metrics), ("reason", reason.to_owned())];
+                let mut metric = family.encode_family(&labels)?;
+                metric.encode_counter::<NoLabelSet, u64, f64>(&counter.get(), None)?;
+            }
+        }
+        let help = "Greetings of this shard that its peers refused";
+        let name = "shard_link_refused_by_peers";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for metrics in &self.shards {
+            for (reason, counter) in hello_refusal_names().zip(&metrics.refused_by_peers) {
                 let labels = [shard_label(metrics), ("reason", reason.to_owned())];
                 let mut metric = family.encode_family(&labels)?;
                 metric.encode_counter::<NoLabelSet, u64, f64>(&counter.get(), None)?;

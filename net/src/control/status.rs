@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::link::link_refusal_names;
-use crate::metrics::{LatencyHistogram, ShardMetrics, ShardPhase};
+use crate::link::{hello_refusal_names, link_refusal_names};
+use crate::metrics::{Counter, LatencyHistogram, ShardMetrics, ShardPhase};
 
 /// Can the node serve?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,9 @@ pub struct ShardStatus {
     pub recovery: RecoveryStatus,
     /// Its ring.
     pub ring: RingStatus,
+    /// What was found damaged on its disk.
+    #[serde(default)]
+    pub damage: DamageStatus,
     /// Its members of replicated groups; absent on a node that stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
@@ -221,6 +224,23 @@ pub struct RingStatus {
     pub turn_max_microseconds: u64,
 }
 
+/// What a shard found damaged, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamageStatus {
+    /// Checksum or binding mismatches, each as often as it was met.
+    pub found: u64,
+    /// Damaged pages of members' states.
+    pub pages_found: u64,
+    /// Of them, in states that were replaced by another member's.
+    pub pages_repaired: u64,
+    /// Members whose state waits to be replaced.
+    pub members: u64,
+    /// Damaged ranges of the log that were still needed.
+    pub log_ranges: u64,
+    /// Members that were lost with the log and wait to be replaced.
+    pub members_lost: u64,
+}
+
 /// A shard's members of replicated groups, and its links to other shards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each field repeats the metric of the same name")]
@@ -236,6 +256,12 @@ pub struct ReplicationStatus {
     pub leads_won: u64,
     pub leads_lost: u64,
     pub messages_misdirected: u64,
+    #[serde(default)]
+    pub messages_stale_ballot: u64,
+    #[serde(default)]
+    pub messages_stale_epoch: u64,
+    #[serde(default)]
+    pub protocol_errors: u64,
     pub links_up: u64,
     pub link_peers: u64,
     pub link_reconnects: u64,
@@ -247,6 +273,9 @@ pub struct ReplicationStatus {
     pub link_dropped_messages: u64,
     /// What was refused of peers and strangers, by reason, as far as it occurred.
     pub link_refusals: Vec<CountStatus>,
+    /// Greetings of this shard that peers refused, by reason, as far as it occurred.
+    #[serde(default)]
+    pub refused_by_peers: Vec<CountStatus>,
 }
 
 impl ReplicationStatus {
@@ -254,8 +283,11 @@ impl ReplicationStatus {
         if m.link_peers.get() == 0 && m.members.get() == 0 {
             return None;
         }
-        let refusals = link_refusal_names().zip(&m.link_refusals).map(|(name, c)| (name, c.get()));
-        let refusals = refusals.filter(|&(_, count)| count > 0);
+        let occurred = |names: &mut dyn Iterator<Item = &'static str>, counters: &[Counter]| {
+            let counts = names.zip(counters).map(|(name, counter)| (name, counter.get()));
+            let counts = counts.filter(|&(_, count)| count > 0);
+            counts.map(|(name, count)| CountStatus { name: name.into(), count }).collect()
+        };
         Some(ReplicationStatus {
             members: m.members.get(),
             groups_led: m.groups_led.get(),
@@ -268,6 +300,9 @@ impl ReplicationStatus {
             leads_won: m.leads_won.get(),
             leads_lost: m.leads_lost.get(),
             messages_misdirected: m.messages_misdirected.get(),
+            messages_stale_ballot: m.messages_stale_ballot.get(),
+            messages_stale_epoch: m.messages_stale_epoch.get(),
+            protocol_errors: m.protocol_errors.get(),
             links_up: m.links_up.get(),
             link_peers: m.link_peers.get(),
             link_reconnects: m.link_reconnects.get(),
@@ -277,9 +312,8 @@ impl ReplicationStatus {
             link_received_bytes: m.link_received_bytes.get(),
             link_sent_batches: m.link_sent_batches.get(),
             link_dropped_messages: m.link_dropped_messages.get(),
-            link_refusals: refusals
-                .map(|(name, count)| CountStatus { name: name.into(), count })
-                .collect(),
+            link_refusals: occurred(&mut link_refusal_names(), &m.link_refusals),
+            refused_by_peers: occurred(&mut hello_refusal_names(), &m.refused_by_peers),
         })
     }
 }
@@ -380,6 +414,14 @@ impl ShardStatus {
                 buffer_shortages: m.ring_buffer_shortages.get(),
                 turns: m.turns.get(),
                 turn_max_microseconds: m.turn_max_microseconds.get(),
+            },
+            damage: DamageStatus {
+                found: m.damage_found.get() + m.maintenance_damage_found.get(),
+                pages_found: m.damage_pages_found.get(),
+                pages_repaired: m.damage_pages_repaired.get(),
+                members: m.damage_members.get(),
+                log_ranges: m.damage_log_ranges.get(),
+                members_lost: m.damage_members_lost.get(),
             },
             replication: ReplicationStatus::of_metrics(m),
             requests: requests

@@ -7,6 +7,12 @@ use crate::frame::FrameError;
 /// Names of [`FrameError`]s, as metrics show them.
 pub const FRAME_ERROR_NAMES: [&str; 4] = ["length", "checksum", "version", "header"];
 
+/// The name of a message that does not belong where it came.
+pub(super) const OUT_OF_PLACE: &str = "out_of_place";
+
+/// The name of a frame that did not become whole in time.
+pub(super) const UNFINISHED: &str = "unfinished";
+
 const HELLO_REFUSALS: usize = HelloRefusal::ALL.len();
 
 /// Over all peers of a shard, since it started.
@@ -28,6 +34,8 @@ pub struct LinkCounters {
     pub dropped_full: u64,
     /// Messages queued on a connection that ended.
     pub dropped_lost: u64,
+    /// Batches of groups' messages dropped here because too many waited already.
+    pub dropped_waiting: u64,
     /// Ranges of entries cut short because the queue was full.
     pub ranges_cut: u64,
     /// Dials begun.
@@ -56,6 +64,8 @@ pub struct LinkCounters {
     pub peer_errors: [u64; PeerError::NAMES.len()],
     /// Messages that do not belong where they came. Each ended its connection.
     pub out_of_place: u64,
+    /// Frames whose rest did not come in time. Each ended its connection.
+    pub frames_unfinished: u64,
 }
 
 impl LinkCounters {
@@ -71,14 +81,21 @@ impl LinkCounters {
     /// Everything refused here, with its name, for metrics.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let hello = self.refused.into_iter().chain(self.frame_errors).chain(self.peer_errors);
-        link_refusal_names().zip(hello.chain([self.out_of_place]))
+        link_refusal_names().zip(hello.chain([self.out_of_place, self.frames_unfinished]))
     }
 }
 
 /// The names of [`LinkCounters::refusals`], in their order.
 pub fn link_refusal_names() -> impl Iterator<Item = &'static str> {
-    let hello = HelloRefusal::ALL.iter().map(|reason| reason.name());
-    hello.chain(FRAME_ERROR_NAMES).chain(PeerError::NAMES).chain(["out_of_place"])
+    hello_refusal_names()
+        .chain(FRAME_ERROR_NAMES)
+        .chain(PeerError::NAMES)
+        .chain([OUT_OF_PLACE, UNFINISHED])
+}
+
+/// The names of [`LinkCounters::refused_by_peers`], in their order.
+pub fn hello_refusal_names() -> impl Iterator<Item = &'static str> {
+    HelloRefusal::ALL.iter().map(|reason| reason.name())
 }
 
 #[cfg(test)]
@@ -92,8 +109,8 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), names.len(), "{names:?}");
-        let counted = LinkCounters { out_of_place: 7, ..LinkCounters::default() };
-        assert_eq!(counted.refusals().last(), Some(("out_of_place", 7)));
+        let counted = LinkCounters { frames_unfinished: 7, ..LinkCounters::default() };
+        assert_eq!(counted.refusals().last(), Some(("unfinished", 7)));
         assert_eq!(counted.refusals().count(), names.len());
     }
 }

@@ -8,6 +8,19 @@ use super::{Conn, Dialing, Link, LinkEvent, Links, Outbox, Phase};
 use crate::frame::Inbox;
 use crate::machine::ConnId;
 
+/// What it is called in the log when a peer refuses this shard.
+pub(crate) const REFUSED_BY_PEER: &str = "refused_by_peer";
+
+/// Who greets, as far as it says.
+fn words_of(hello: &Hello) -> String {
+    let [cluster, node] = [hello.cluster_id, hello.node_id].map(u128::from_be_bytes);
+    let Hello { from, to, az, protocol_oldest, protocol_newest, .. } = hello;
+    format!(
+        "shard {from} of node {node:032x} in cluster {cluster:032x}, AZ {az}, versions \
+         {protocol_oldest} to {protocol_newest}, to shard {to}"
+    )
+}
+
 impl Links {
     /// A connection is open: accepted on the peers' listener (`token` is None), or dialed for
     /// `token`, which has [`super::LINK_TOKEN_BIT`]. `certified` is the node id in the peer's
@@ -30,12 +43,14 @@ impl Links {
             peer: None,
             certified,
             inbox: Inbox::default(),
+            waiting: super::Waiting::default(),
             outbox: Outbox::default(),
             queued: false,
             head: [0; 4],
             head_bytes: 0,
             opened_at: now,
             heard_at: now,
+            unfinished_since: None,
             said_at: now,
             keep_alives: 0,
         }));
@@ -90,6 +105,7 @@ impl Links {
     /// A stranger greets.
     pub(super) fn greeted(&mut self, conn: ConnId, hello: &Hello, now: Nanos) {
         if let Err(reason) = self.judge_greeting(conn, hello) {
+            self.words.note(reason.name(), || format!("the greeting of {}", words_of(hello)));
             return self.refuse(conn, reason, now);
         }
         let peer = Peer(hello.from);
@@ -153,6 +169,7 @@ impl Links {
         let reason = judged.err().or(relic.then_some(HelloRefusal::OldIncarnation));
         if let Some(reason) = reason {
             self.counters.refused[reason.index()] += 1;
+            self.words.note(reason.name(), || format!("the answer of {}", words_of(hello)));
             self.dial_failed(peer, !reason.is_ordinary(), now);
             return self.end(conn, now);
         }
@@ -165,6 +182,11 @@ impl Links {
     /// A peer refuses an own greeting.
     pub(super) fn refused(&mut self, conn: ConnId, peer: Peer, reason: HelloRefusal, now: Nanos) {
         self.counters.refused_by_peers[reason.index()] += 1;
+        if !reason.is_ordinary() {
+            self.words.note(REFUSED_BY_PEER, || {
+                format!("shard {} does not take this shard's greeting: {}", peer.0, reason.name())
+            });
+        }
         self.dial_failed(peer, !reason.is_ordinary(), now);
         self.end(conn, now);
     }
@@ -226,6 +248,7 @@ impl Links {
         }
         found.phase = Phase::Closing { told: false };
         found.inbox = Inbox::default();
+        found.waiting.clear();
         // Only what a stranger is told is worth being sent.
         let lost = found.outbox.drop_all(phase == Phase::Stranger);
         self.counters.dropped_lost += lost;

@@ -37,6 +37,10 @@
 //! at most once; a lost connection loses what was queued on it. That is what [`forebay_core::paxos`]
 //! asks for, and less than it endures. Memory is bounded: see [`LinkSettings`] and `outbox`.
 //!
+//! A frame's length is checked only with the rest of the frame. One wrong bit there, and everything said
+//! later looks like the rest: the other side speaks, and nothing of it is heard, in one direction and
+//! for megabytes. So a frame that does not become whole in time ends its connection, as silence does.
+//!
 //! Anything wrong ends the connection it came on, and nothing else: it is counted by name
 //! ([`LinkCounters::refusals`]), and a peer whose greeting is wrong is told the name.
 //!
@@ -45,9 +49,10 @@
 //! feeds liveness and replicas). Then, in this order:
 //!
 //! 1. [`Links::may_judge`]: is this process's view of the world fresh? See [`PauseGuard`].
-//! 2. If so, `Liveness::tick` and [`Links::tick`]; if not, set [`Effects::run_again`] and neither.
-//! 3. Carry out liveness's effects (`send_pair`), then tick the groups that they or the events
-//!    touched, and carry out theirs (`send`, `send_entries`).
+//! 2. If so, `Liveness::tick` and [`Links::tick`]; if not, set [`Effects::run_again`], and only
+//!    `Liveness::beat`: a shard that is late is alive.
+//! 3. Carry out liveness's effects (`send_pair`), [`Links::take_waiting`], then tick the groups that
+//!    they or the events touched, and carry out theirs (`send`, `send_entries`).
 //! 4. [`Links::flush`], which hands out at most one buffer for each connection.
 //! 5. [`Links::sleeps_until`] with the time that the shell will wake at; no later than
 //!    [`Links::next_due`].
@@ -60,30 +65,36 @@
 //! their own for snapshots: one part at a time is on its way, and waits behind what is there before it.
 
 mod counters;
-mod greet;
+pub(crate) mod greet;
 mod outbox;
 mod pause;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod waiting;
 
 use core::net::SocketAddr;
+use std::collections::VecDeque;
 
-use forebay_core::ids::{Slot, TableId};
+use forebay_core::ids::{Ballot, Slot, TableId};
 use forebay_core::liveness::{PairMessage, Peer};
 use forebay_core::message::peer::{
     Ack, Answer, Ask, Authentication, Expected, GroupMessage, HANDSHAKE_FRAME_BYTES_MAX, Heartbeat,
-    Identity, MemberStep, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind, decode,
+    Identity, MemberStep, PeerError, PeerFrame, PeerMessage, Route, SnapshotMessage, StepKind,
+    decode,
 };
 use forebay_core::paxos::{EntryKind, Message};
 use forebay_core::time::Nanos;
 
 use crate::frame::{Frame, FrameError, FrameSerializer, HEADER_BYTES, Inbox};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
+use crate::refusals::Words;
 use outbox::Outbox;
+use waiting::Waiting;
 
-pub use counters::{FRAME_ERROR_NAMES, LinkCounters, link_refusal_names};
+use counters::OUT_OF_PLACE;
+pub use counters::{FRAME_ERROR_NAMES, LinkCounters, hello_refusal_names, link_refusal_names};
 pub use pause::PauseGuard;
 pub use settings::LinkSettings;
 
@@ -158,6 +169,7 @@ struct Conn {
     /// Node id in the peer's certificate.
     certified: Option<[u8; 16]>,
     inbox: Inbox,
+    waiting: Waiting,
     outbox: Outbox,
     /// In `dirty`.
     queued: bool,
@@ -166,6 +178,8 @@ struct Conn {
     head_bytes: usize,
     opened_at: Nanos,
     heard_at: Nanos,
+    /// Since when the rest of a frame is awaited, if it is.
+    unfinished_since: Option<Nanos>,
     said_at: Nanos,
     keep_alives: u64,
 }
@@ -220,7 +234,12 @@ pub struct Links {
     /// [`Links::tick`] has nothing to do before.
     due: Nanos,
     claims: Vec<u32>,
+    /// Messages of groups handed over in this turn.
+    turn_messages: usize,
+    /// Connections with batches that wait.
+    behind: VecDeque<ConnId>,
     counters: LinkCounters,
+    words: Words,
 }
 
 impl Links {
@@ -238,7 +257,10 @@ impl Links {
             guard: PauseGuard::new(&settings),
             due: Nanos(u64::MAX),
             claims: Vec::new(),
+            turn_messages: 0,
+            behind: VecDeque::new(),
             counters: LinkCounters::default(),
+            words: Words::default(),
         }
     }
 
@@ -353,6 +375,11 @@ impl Links {
         &self.counters
     }
 
+    /// Who and what was refused, in words.
+    pub(crate) fn words(&mut self) -> &mut Words {
+        &mut self.words
+    }
+
     /// Links that came up or went down, in order.
     pub fn take_events(&mut self) -> std::vec::Drain<'_, LinkEvent> {
         self.events.drain(..)
@@ -371,33 +398,55 @@ impl Links {
             return self.broken_frame(conn, &error, now);
         }
         let mut inbox = std::mem::take(&mut found.inbox);
+        let mut whole = false;
         let result = inbox.receive_while(bytes, true, |frame| {
+            whole = true;
             self.frame(conn, frame, now, sink);
             self.is_open(conn)
         });
         if !self.is_open(conn) {
             return;
         }
-        match result {
-            Ok(()) => self.conn(conn).expect("it is open").inbox = inbox,
-            Err(error) => self.broken_frame(conn, &error, now),
+        if let Err(error) = result {
+            return self.broken_frame(conn, &error, now);
         }
+        let found = self.conn(conn).expect("it is open");
+        let since = found.unfinished_since.filter(|_| !whole).unwrap_or(now);
+        found.unfinished_since = (inbox.pending_bytes() > 0).then_some(since);
+        found.inbox = inbox;
     }
 
     fn is_open(&mut self, conn: ConnId) -> bool {
         self.conn(conn).is_some_and(|found| !matches!(found.phase, Phase::Closing { .. }))
     }
 
+    /// Remembers, for the log, what came on a connection and was refused.
+    fn note(&mut self, conn: ConnId, name: &'static str, what: &dyn core::fmt::Display) {
+        let peer = self.conn(conn).and_then(|found| found.peer);
+        self.words.note(name, || match peer {
+            Some(peer) => format!("from shard {}: {what}", peer.0),
+            None => format!("from a stranger: {what}"),
+        });
+    }
+
     fn broken_frame(&mut self, conn: ConnId, error: &FrameError, now: Nanos) {
         self.counters.frame_error(error);
+        self.note(conn, error.name(), error);
         self.misbehaved(conn, now);
     }
 
     fn frame(&mut self, conn: ConnId, frame: Frame<'_>, now: Nanos, sink: &mut impl Sink) {
+        if !self.puts_off(conn, &frame) {
+            self.take_frame(conn, &frame, now, sink);
+        }
+    }
+
+    fn take_frame(&mut self, conn: ConnId, frame: &Frame<'_>, now: Nanos, sink: &mut impl Sink) {
         let decoded = match decode(frame.kind, frame.message_version, frame.payload) {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.counters.peer_error(&error);
+                self.note(conn, PeerError::NAMES[error.index()], &error);
                 return self.misbehaved(conn, now);
             }
         };
@@ -410,6 +459,7 @@ impl Links {
             }
             (Phase::Established, Some(peer), PeerFrame::Groups(batch)) => {
                 self.counters.messages_received += batch.messages() as u64;
+                self.turn_messages += batch.messages();
                 batch.iter().for_each(|message| sink.group(peer, message));
             }
             (Phase::Established, Some(peer), PeerFrame::Table(step, table, description)) => {
@@ -433,6 +483,7 @@ impl Links {
             }
             _ => {
                 self.counters.out_of_place += 1;
+                self.note(conn, OUT_OF_PLACE, &"a message that does not belong there");
                 self.misbehaved(conn, now);
             }
         }
@@ -496,7 +547,7 @@ impl Links {
         route: Route,
         message: &Message,
         last: Slot,
-        entry: impl FnMut(Slot) -> Option<(EntryKind, &'e [u8])>,
+        entry: impl FnMut(Slot) -> Option<(EntryKind, Ballot, &'e [u8])>,
     ) -> u64 {
         let settings = self.settings;
         let Some(outbox) = self.outbox_of(to) else {
@@ -571,8 +622,15 @@ impl Links {
         }
     }
 
+    /// Whether a connection has something to hand out at a turn's end.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Hands out what is ready, at the end of a turn.
     pub fn flush(&mut self, now: Nanos, fx: &mut Effects) {
+        self.turn_messages = 0;
         let mut dirty = std::mem::take(&mut self.dirty);
         for conn in dirty.drain(..) {
             let Some(found) = self.conn(conn) else { continue };

@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use forebay_core::ids::Slot;
+use forebay_core::ids::{Ballot, Slot};
 use forebay_core::message::peer::{BatchBuilder, PeerKind, PeerMessage, Route};
 use forebay_core::paxos::{EntryKind, Message};
 
@@ -113,8 +113,9 @@ impl Outbox {
         Outgoing { buffer, messages }
     }
 
-    fn finish_if_full(&mut self) {
-        if self.batch.is_full() {
+    fn finish_if_full(&mut self, settings: &LinkSettings) {
+        // No more than the other side takes in a turn.
+        if self.batch.is_full() || self.batch.messages() >= settings.turn_messages_max {
             let outgoing = self.finish_batch();
             self.queue.push_back(outgoing);
         }
@@ -132,7 +133,7 @@ impl Outbox {
         }
         self.begin_batch();
         let taken = self.batch.push(route, message);
-        self.finish_if_full();
+        self.finish_if_full(settings);
         taken
     }
 
@@ -162,7 +163,7 @@ impl Outbox {
         message: &Message,
         last: Slot,
         settings: &LinkSettings,
-        mut entry: impl FnMut(Slot) -> Option<(EntryKind, &'e [u8])>,
+        mut entry: impl FnMut(Slot) -> Option<(EntryKind, Ballot, &'e [u8])>,
     ) -> Queued {
         let mut message = message.clone();
         let mut entries = 0;
@@ -174,7 +175,7 @@ impl Outbox {
             self.begin_batch();
             let pushed = self.batch.push_entries(route, &message, last, room, &mut entry);
             entries += u64::from(pushed.entries);
-            self.finish_if_full();
+            self.finish_if_full(settings);
             let (Message::Accept { first, .. } | Message::Fetched { first, .. }) = &mut message
             else {
                 unreachable!("the batch took entries with it");

@@ -3,6 +3,7 @@
 use forebay_core::message::peer::KeepAlive;
 use forebay_core::time::Nanos;
 
+use super::counters::UNFINISHED;
 use super::{Dialing, LINK_TOKEN_BIT, Link, LinkSettings, Links, Phase};
 use crate::machine::Effects;
 
@@ -62,9 +63,14 @@ impl Links {
                 }
             }
             Phase::Established => {
+                let lasted = found.unfinished_since.map_or(0, |since| now.since(since));
                 if now.since(found.heard_at) >= settings.silent_nanos_max {
                     self.counters.silent += 1;
                     self.end(conn, now);
+                } else if lasted >= settings.frame_nanos_max {
+                    self.counters.frames_unfinished += 1;
+                    self.note(conn, UNFINISHED, &"a frame that does not end");
+                    self.misbehaved(conn, now);
                 } else if now.since(found.said_at) >= settings.keep_alive_nanos {
                     // Also while a buffer is on its way, so that this is not due at once again.
                     found.said_at = now;
@@ -133,7 +139,9 @@ fn conn_due(conn: &super::Conn, settings: &LinkSettings) -> Option<Nanos> {
         Phase::Stranger | Phase::Greeting => Some(conn.opened_at + settings.hello_nanos_max),
         Phase::Established => {
             let silent = conn.heard_at + settings.silent_nanos_max;
-            Some(silent.min(conn.said_at + settings.keep_alive_nanos))
+            let frame = conn.unfinished_since.map(|since| since + settings.frame_nanos_max);
+            let due = silent.min(conn.said_at + settings.keep_alive_nanos);
+            Some(frame.map_or(due, |frame| due.min(frame)))
         }
         Phase::Closing { .. } => None,
     }

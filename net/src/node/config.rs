@@ -13,13 +13,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use forebay_core::ids::ShardId;
+use forebay_core::time::Nanos;
 use forebay_storage::block::BLOCK_BYTES;
 use forebay_storage::directory::{Geometry, Request};
 use forebay_storage::log::{
     IN_FLIGHT_MAX, LogConfig, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN,
 };
 
-use crate::replication::SnapshotSettings;
+use crate::replication::{DEAD_AFTER_NANOS, SnapshotSettings};
 use crate::tls::TlsFiles;
 
 /// Where a node listens for native clients unless told otherwise; shard n takes this port plus n.
@@ -97,6 +98,11 @@ impl Default for CheckpointPacing {
 /// Largest log that a new shard gets without being told: a few seconds of prewriting.
 const NEW_LOG_BYTES_MAX: u64 = 4 << 30;
 
+/// Two weeks: what operators let disks and file systems do in the background. A terabyte is 0.8 MB/s then.
+const SCRUB_SECONDS: u32 = 14 * 86_400;
+/// A year: less often finds damage after the other copies are gone.
+const SCRUB_SECONDS_MAX: u32 = 366 * 86_400;
+
 /// Slower, a snapshot would outlast every log.
 const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
@@ -108,6 +114,16 @@ pub struct ClusterPlace {
     /// Where shard 0 listens for the other nodes' shards; shard n takes this port plus n. Port 0 takes
     /// any free one for each.
     pub peer: SocketAddr,
+    /// Where the other nodes reach that, if it is elsewhere for them: behind a translated address, or
+    /// a relay. Shard n takes this port plus n.
+    pub advertise: Option<SocketAddr>,
+}
+
+impl ClusterPlace {
+    /// What the others are told of a shard that listens for them at `bound`.
+    pub(super) fn told(&self, shard: ShardId, bound: SocketAddr) -> SocketAddr {
+        self.advertise.map_or(bound, |first| shard_address(first, shard.0))
+    }
 }
 
 /// Everything a node needs to know to start.
@@ -144,6 +160,10 @@ pub struct NodeConfig {
     /// What each shard serves, and what it fetches, of snapshots for members of replicated groups, in
     /// bytes a second.
     pub snapshot_bytes_per_second: u64,
+    /// Every page is read from the disk, and checked, once in this time; 0: only those that are asked for.
+    pub scrub_seconds: u32,
+    /// A node of the cluster that is silent for so long is replaced, where this one decides that.
+    pub replace_after_seconds: u32,
     /// The node's place in a cluster. None: it stands alone.
     pub cluster: Option<ClusterPlace>,
     /// Its certificates. None: clients and peers speak plain text, and nobody shows who he is.
@@ -189,6 +209,8 @@ impl NodeConfig {
             busy_poll_microseconds: 0,
             checkpoint: CheckpointPacing::default(),
             snapshot_bytes_per_second: SnapshotSettings::DEFAULT.bytes_per_second,
+            scrub_seconds: SCRUB_SECONDS,
+            replace_after_seconds: (DEAD_AFTER_NANOS / Nanos::PER_SECOND) as u32,
             cluster: None,
             tls: None,
             connections_max: 4096,
@@ -216,12 +238,20 @@ impl NodeConfig {
             let port = self.native.port();
             return refuse("native", format!("{shards} ports from {port} on go beyond 65535"));
         }
-        if let Some(peer) = self.cluster.map(|cluster| cluster.peer)
-            && peer.port() != 0
-            && peer.port().checked_add(shards - 1).is_none()
+        let advertise = self.cluster.and_then(|cluster| cluster.advertise);
+        let peer = self.cluster.map(|cluster| cluster.peer);
+        for (field, at) in [("peer", peer), ("advertise", advertise)] {
+            if let Some(port) = at.map(|at| at.port())
+                && port != 0
+                && port.checked_add(shards - 1).is_none()
+            {
+                return refuse(field, format!("{shards} ports from {port} on go beyond 65535"));
+            }
+        }
+        if let Some(at) = advertise
+            && (at.port() == 0 || at.ip().is_unspecified())
         {
-            let port = peer.port();
-            return refuse("peer", format!("{shards} ports from {port} on go beyond 65535"));
+            return refuse("advertise", format!("{at} is no address that others can reach"));
         }
         if let Some(http) = self.http {
             let native = self.native.port()..=self.native.port().saturating_add(shards - 1);
@@ -253,6 +283,10 @@ impl NodeConfig {
             SNAPSHOT_BYTES_PER_SECOND_MIN,
             1 << 40,
         )?;
+        within("scrub_seconds", self.scrub_seconds.into(), 0, SCRUB_SECONDS_MAX.into())?;
+        // Less than a restart takes would copy for nothing; a month is for ever.
+        let seconds = self.replace_after_seconds.into();
+        within("replace_after_seconds", seconds, 2, 30 * 86_400)?;
         let pacing = &self.checkpoint;
         within("checkpoint_seconds", pacing.interval_seconds.into(), 1, 86_400)?;
         within("checkpoint_log_fill_percent", pacing.log_fill_percent.into(), 1, 90)?;

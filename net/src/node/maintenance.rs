@@ -4,14 +4,14 @@
 //! Each sealed segment is verified once, at a bounded rate, on a thread of its own with a glommio
 //! executor. The shard only exchanges small messages with it. A report of a mismatch is damage only
 //! if the log still holds the segment when the report arrives: otherwise the ring has come round
-//! and the reader saw newer bytes.
+//! and the reader saw newer bytes. Then a checkpoint makes the segment one that no recovery needs.
 
 use std::time::{Duration, Instant};
 
 use forebay_storage::maintenance::{Verifier, VerifyJob, VerifyOutcome, VerifyReport};
-use forebay_storage::store::Store;
 
 use crate::metrics::ShardMetrics;
+use crate::shard::Shard;
 
 /// Bytes a second that background verification reads of each shard's log: a full log in about ten
 /// seconds, a small part of what a device can do.
@@ -34,12 +34,12 @@ impl Maintenance {
     }
 
     /// Takes reports and hands out new segments. Now and then, not every turn.
-    pub(super) fn step(&mut self, store: &Store, metrics: &ShardMetrics) {
+    pub(super) fn step(&mut self, shard: &mut Shard, metrics: &ShardMetrics) {
         while let Some(report) = self.verifier.poll() {
-            take(&report, store, metrics);
+            take(&report, shard, metrics);
         }
         let next = self.next_segment;
-        for segment in store.sealed_segments().filter(|sealed| sealed.number >= next) {
+        for segment in shard.store().sealed_segments().filter(|sealed| sealed.number >= next) {
             let job = VerifyJob { segment, expires: Instant::now() + PIN };
             if self.verifier.submit(job).is_err() {
                 return;
@@ -49,7 +49,7 @@ impl Maintenance {
     }
 }
 
-fn take(report: &VerifyReport, store: &Store, metrics: &ShardMetrics) {
+fn take(report: &VerifyReport, shard: &mut Shard, metrics: &ShardMetrics) {
     metrics.maintenance_verified_bytes.add(report.bytes);
     let found = match &report.outcome {
         VerifyOutcome::Verified => {
@@ -59,13 +59,14 @@ fn take(report: &VerifyReport, store: &Store, metrics: &ShardMetrics) {
         VerifyOutcome::Expired => return,
         found => found,
     };
-    if store.log_still_holds(report.segment.start.lsn) {
+    if shard.store().log_still_holds(report.segment.start.lsn) {
         metrics.maintenance_damage_found.add(1);
         eprintln!(
-            "forebay: shard {}: log segment {} is damaged on disk: {found:?}. The node goes on \
-             from memory; take a copy of the data directory before it restarts.",
-            store.shard(),
+            "forebay: shard {}: log segment {} is damaged on disk: {found:?}. The node goes on from \
+             memory, and a checkpoint is on its way after which no recovery needs the segment.",
+            shard.store().shard(),
             report.segment.number
         );
+        shard.note_log_damage();
     }
 }

@@ -227,7 +227,12 @@ impl Node {
             match hellos.recv_timeout(left) {
                 Ok(Hello { shard, native, peer }) => {
                     let shard = &mut node.shards[usize::from(shard.0)];
-                    (shard.native, shard.peer) = (native, peer);
+                    let told = |bound| {
+                        config
+                            .cluster
+                            .map_or(bound, |place| place.told(shard.metrics.shard(), bound))
+                    };
+                    (shard.native, shard.peer) = (native, peer.map(told));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     drop(go);

@@ -184,6 +184,9 @@ pub(super) fn run(plan: ShardPlan, wakeup: Wakeup) -> Result<(), NodeError> {
     };
     let mut shard = Shard::new(context, store, Nanos(boottime_nanos()));
     shard.set_snapshot_bytes_per_second(config.snapshot_bytes_per_second);
+    let scrub = (config.scrub_seconds > 0).then(|| u64::from(config.scrub_seconds));
+    shard.set_scrub_period(scrub.map(|seconds| seconds * Nanos::PER_SECOND));
+    shard.set_replace_after(u64::from(config.replace_after_seconds) * Nanos::PER_SECOND);
     let tls = plan.tls.map(|Secure { tls, arrivals, dials, .. }| {
         shard.certify(tls.name().to_owned());
         Box::new(Host::new(tls, usize::from(plan.shard.0), arrivals, dials))
@@ -366,7 +369,7 @@ impl Machine for Hosted {
             if let Some(tls) = &mut self.tls {
                 tls.observe(&self.shard);
             }
-            self.maintenance.step(self.shard.store(), &self.metrics);
+            self.maintenance.step(&mut self.shard, &self.metrics);
         }
     }
 }

@@ -108,6 +108,9 @@ pub struct GroupDescription {
     pub trimmed_slot: u64,
     /// What it needs next has left the logs of the others.
     pub needs_snapshot: bool,
+    /// Its state is damaged, and waits for another member's.
+    #[serde(default)]
+    pub damaged: bool,
     /// How much of a snapshot has arrived: bytes, and of how many.
     #[serde(default)]
     pub snapshot_bytes: Option<(u64, u64)>,

@@ -9,10 +9,15 @@
 //!
 //! A follower knows that its state was complete at a time when three things come together: the lead
 //! that told it of slots goes on (its shard, in the same start, has answered a heartbeat that was sent at
-//! that time: a leader that lives and is supported gives its lead up only by saying so); everything up to
+//! that time: a leader that lives and is supported gives its lead up only by saying so), and both shards
+//! have heard each other ever since; everything up to
 //! the last slot that it was told of is applied; and nothing was told after that. Under load the last
 //! slot told is rarely applied already, so one slot is marked, with the time that goes with it, and the
 //! next one when that is applied: the age is then that of a heartbeat and of one round of entries.
+//!
+//! A leader that does not hear a member may remove it, and then tells it nothing any more: so after each
+//! silence, of either side, the leader tells every member again (core's `paxos::replication`), and what
+//! it told before counts for nothing. A member that waits for that in vain may have been removed.
 //!
 //! *What it does not see*: entries that wait behind others on their way from the leader, or that were
 //! lost with a connection and are sent again. That adds what a link may hold back, and at most the
@@ -21,7 +26,7 @@
 //! *Invariants*: times only grow; another lead, or another start of the leader's shard, begins anew.
 
 use forebay_core::ids::Slot;
-use forebay_core::liveness::Peer;
+use forebay_core::liveness::{Epoch, Peer};
 use forebay_core::message::Lag;
 use forebay_core::paxos::MemberId;
 use forebay_core::time::Nanos;
@@ -31,8 +36,10 @@ use forebay_core::time::Nanos;
 pub(super) struct Lead {
     pub(super) member: MemberId,
     pub(super) peer: Peer,
-    /// Start of the leader's shard.
-    pub(super) incarnation: u64,
+    /// Under which the leader's shard has heard this one, in one start.
+    pub(super) heard: Epoch,
+    /// Under which this shard has heard the leader's.
+    pub(super) hears: Epoch,
 }
 
 /// See the module's docs.
@@ -50,10 +57,10 @@ impl Fresh {
         self.lead
     }
 
-    /// The leader has told of everything up to `slot`.
-    pub(super) fn told(&mut self, lead: Lead, slot: Slot) {
-        if self.lead != Some(lead) {
-            self.lead = Some(lead);
+    /// The leader has told of everything up to `slot`. None: whether it hears this shard is not known.
+    pub(super) fn told(&mut self, lead: Option<Lead>, slot: Slot) {
+        if self.lead != lead {
+            self.lead = lead;
             self.told = Slot(0);
             self.mark = None;
         }
@@ -94,7 +101,8 @@ impl Fresh {
 mod tests {
     use super::*;
 
-    const LEAD: Lead = Lead { member: MemberId(1), peer: Peer(0), incarnation: 4 };
+    const HEARD: Epoch = Epoch { incarnation: 4, count: 1 };
+    const LEAD: Lead = Lead { member: MemberId(1), peer: Peer(0), heard: HEARD, hears: HEARD };
 
     fn millis(millis: u64) -> Nanos {
         Nanos(millis * Nanos::PER_MILLI)
@@ -104,7 +112,7 @@ mod tests {
     fn nothing_is_known_before_the_leader_has_told_and_answered() {
         let mut fresh = Fresh::default();
         assert_eq!(fresh.lag(Slot(9), millis(50)).age_millis, Lag::UNKNOWN_AGE);
-        fresh.told(LEAD, Slot(9));
+        fresh.told(Some(LEAD), Slot(9));
         fresh.settle(None, Slot(9));
         assert_eq!(fresh.lag(Slot(9), millis(50)).age_millis, Lag::UNKNOWN_AGE);
         fresh.settle(Some(millis(10)), Slot(9));
@@ -114,9 +122,9 @@ mod tests {
     #[test]
     fn under_load_the_age_is_that_of_the_slot_that_was_marked_last() {
         let mut fresh = Fresh::default();
-        fresh.told(LEAD, Slot(9));
+        fresh.told(Some(LEAD), Slot(9));
         fresh.settle(Some(millis(10)), Slot(7));
-        fresh.told(LEAD, Slot(12));
+        fresh.told(Some(LEAD), Slot(12));
         fresh.settle(Some(millis(20)), Slot(8));
         assert_eq!(fresh.lag(Slot(8), millis(30)).behind_slots, 4);
         assert_eq!(fresh.lag(Slot(8), millis(30)).age_millis, Lag::UNKNOWN_AGE);
@@ -131,13 +139,14 @@ mod tests {
     #[test]
     fn another_lead_begins_anew_and_what_was_known_stays_known() {
         let mut fresh = Fresh::default();
-        fresh.told(LEAD, Slot(100));
+        fresh.told(Some(LEAD), Slot(100));
         fresh.settle(Some(millis(10)), Slot(90));
         // The old lead's tail was never chosen.
-        fresh.told(Lead { member: MemberId(2), ..LEAD }, Slot(95));
+        fresh.told(Some(Lead { member: MemberId(2), ..LEAD }), Slot(95));
         fresh.settle(Some(millis(20)), Slot(95));
         assert_eq!(fresh.lag(Slot(95), millis(30)), Lag { behind_slots: 0, age_millis: 10 });
-        fresh.told(Lead { incarnation: 5, ..LEAD }, Slot(97));
+        let heard = Epoch { incarnation: 5, count: 1 };
+        fresh.told(Some(Lead { heard, ..LEAD }), Slot(97));
         assert_eq!(fresh.lag(Slot(95), millis(30)), Lag { behind_slots: 2, age_millis: 10 });
     }
 }

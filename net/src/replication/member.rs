@@ -1,26 +1,27 @@
 //! The members of groups on this shard: their replicas, and what their effects come to.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::{BTreeSet, VecDeque};
 
-use forebay_core::ids::{GroupId, Slot};
+use forebay_core::ids::{GroupId, IdMap, Slot};
 use forebay_core::liveness::{Liveness, PairEffect, Peer};
 use forebay_core::message::Lag;
 use forebay_core::message::peer::{GroupMessage, Route};
 use forebay_core::paxos::{
-    At, Configuration, Effect, EntryKind, Figures, Handle, Held, Input, MemberId, MemberRole,
-    Message, NotProposed as Unready, NotServed, Offered, Payload, PersistId, Replica,
+    At, Configuration, Effect, EntryKind, Figures, Handle, Input, Member as ConfiguredMember,
+    MemberId, MemberRole, Message, NotBegun, NotProposed as Unready, NotServed, Offered, Payload,
+    PersistId, Refusal, Replica,
 };
 use forebay_core::planted::{self, Flaw};
 use forebay_core::time::Nanos;
-use forebay_storage::store::{AcceptedEntry, GroupOrdinal, PastEntries, PastEntry, Refused, Store};
+use forebay_storage::store::{AcceptedEntry, GroupOrdinal, Refused, Store};
 
 use super::fresh::{Fresh, Lead};
 use super::membership::{MemberState, Watched};
+use super::outbox::Outbox;
 use super::snapshot::SnapshotStatus;
+use super::unheard::Unheard;
 use super::wanting::Want;
-use super::{Event, entry};
-use crate::link::Links;
+use super::{Event, TURN_STEPS_MAX, entry};
 
 /// Senders that no configuration lists are remembered for their answer, at most.
 const STRANGERS_MAX: usize = 4;
@@ -32,6 +33,9 @@ pub enum NotProposed {
     Refused(Refused),
     /// Another member leads, or none does at the moment.
     NotLeading,
+    /// This member leads, and a change of the group's members or of its leader is on its way: some round
+    /// trips, after which it takes writes again, or leads no more.
+    Changing,
     /// This member leads, and takes none for the moment.
     NotNow,
 }
@@ -57,6 +61,8 @@ pub struct MemberStatus {
     pub leader: Option<Peer>,
     /// What it needs next has left the logs of the others: it waits for a snapshot.
     pub needs_snapshot: bool,
+    /// Its state is damaged, and is read by nobody until it is replaced.
+    pub damaged: bool,
     /// It is getting one.
     pub snapshot: Option<SnapshotStatus>,
     /// Its replica's own.
@@ -76,7 +82,12 @@ pub(super) struct Member {
     pub(super) serves: bool,
     /// What it needs has left the logs.
     pub(super) want: Option<Want>,
+    /// Its state is damaged, and waits for another one.
+    pub(super) stopped: bool,
+    /// A leader whose state is damaged, or that does not reach all, does not hand over again before.
+    pub(super) hand_over_at: Nanos,
     touched: bool,
+    woken: bool,
     due: Option<Nanos>,
     /// Until when the lease holds, as computed at the time before it.
     lease: (Nanos, Nanos),
@@ -84,23 +95,12 @@ pub(super) struct Member {
     fresh: Fresh,
 }
 
-/// A message on its way to the links, with its entries' places in [`Members::entries`].
-#[derive(Debug)]
-struct Outgoing {
-    to: Peer,
-    route: Route,
-    message: Message,
-    last: Slot,
-    entries: Range<usize>,
-}
-
-/// A message whose entries are being read from the log.
-#[derive(Debug)]
-struct Reading {
-    token: u64,
-    to: Peer,
-    route: Route,
-    message: Message,
+/// What the store has to say, as it hands it over.
+#[derive(Debug, Default)]
+struct Reported {
+    persisted: Vec<(GroupOrdinal, PersistId)>,
+    applied: Vec<(GroupOrdinal, Slot)>,
+    checkpointed: Vec<(GroupOrdinal, Slot)>,
 }
 
 /// See the module's docs.
@@ -111,23 +111,31 @@ pub(super) struct Members {
     pub(super) events: Vec<Event>,
     /// By ordinal.
     pub(super) list: Vec<Option<Box<Member>>>,
-    pub(super) by_group: HashMap<GroupId, GroupOrdinal>,
+    pub(super) by_group: IdMap<GroupId, GroupOrdinal>,
     /// Members that need snapshots, since the last look.
     pub(super) wanting: Vec<GroupOrdinal>,
+    /// Members whose damaged state is to be stopped.
+    pub(super) damaged: Vec<GroupOrdinal>,
+    /// Leaders that may have something to report.
+    pub(super) news: Vec<GroupOrdinal>,
+    /// Written to in this turn.
     touched: Vec<GroupOrdinal>,
+    /// To be ticked, in slices: their time has come, or something about a peer changed.
+    woken: VecDeque<GroupOrdinal>,
     due: BTreeSet<(Nanos, GroupOrdinal)>,
     pub(super) effects: Vec<Effect>,
-    outgoing: Vec<Outgoing>,
-    /// Kind, and the bytes' place in [`Members::bytes`].
-    entries: Vec<(EntryKind, Range<usize>)>,
-    bytes: Vec<u8>,
-    reading: Vec<Reading>,
-    reads: u64,
-    persisted: Vec<(GroupOrdinal, PersistId)>,
-    applied: Vec<(GroupOrdinal, Slot)>,
-    checkpointed: Vec<(GroupOrdinal, Slot)>,
-    /// Messages for groups or members that are not here, or not from where they say.
-    pub(super) misdirected: u64,
+    /// Empty between two messages.
+    offered: Vec<Offered<'static>>,
+    pub(super) outbox: Outbox,
+    /// What the store has reported and no replica has heard yet.
+    persisted: VecDeque<(GroupOrdinal, PersistId)>,
+    checkpointed: VecDeque<(GroupOrdinal, Slot)>,
+    /// Empty between two looks at the store.
+    reported: Reported,
+    /// Of reports, in this turn.
+    steps: usize,
+    trims: bool,
+    pub(super) unheard: Unheard,
     /// How often members here have begun to serve.
     pub(super) reigns: u64,
     /// Who wrote to members that are not here.
@@ -137,6 +145,12 @@ pub(super) struct Members {
 
 pub(super) const A_MEMBER: &str = "the group has a member here";
 
+/// The same memory, for entries that borrow from something else.
+fn emptied<'a>(mut offered: Vec<Offered<'_>>) -> Vec<Offered<'a>> {
+    offered.clear();
+    offered.into_iter().map(|_| unreachable!("it was emptied")).collect()
+}
+
 impl Members {
     pub(super) fn new(liveness: Liveness, seed: u64) -> Members {
         Members {
@@ -144,20 +158,22 @@ impl Members {
             pair_effects: Vec::new(),
             events: Vec::new(),
             list: Vec::new(),
-            by_group: HashMap::new(),
+            by_group: IdMap::default(),
             wanting: Vec::new(),
+            damaged: Vec::new(),
+            news: Vec::new(),
             touched: Vec::new(),
+            woken: VecDeque::new(),
             due: BTreeSet::new(),
             effects: Vec::new(),
-            outgoing: Vec::new(),
-            entries: Vec::new(),
-            bytes: Vec::new(),
-            reading: Vec::new(),
-            reads: 0,
-            persisted: Vec::new(),
-            applied: Vec::new(),
-            checkpointed: Vec::new(),
-            misdirected: 0,
+            offered: Vec::new(),
+            outbox: Outbox::default(),
+            persisted: VecDeque::new(),
+            checkpointed: VecDeque::new(),
+            reported: Reported::default(),
+            steps: 0,
+            trims: false,
+            unheard: Unheard::default(),
             reigns: 0,
             absent: Vec::new(),
             random: seed | 1,
@@ -186,7 +202,10 @@ impl Members {
             checkpoint: Slot(0),
             serves: false,
             want: None,
+            stopped: false,
+            hand_over_at: Nanos(0),
             touched: false,
+            woken: false,
             due: None,
             lease: (Nanos(0), Nanos(0)),
             strangers: Vec::new(),
@@ -199,6 +218,10 @@ impl Members {
     pub(super) fn remove(&mut self, ordinal: GroupOrdinal) {
         let Some(member) = self.list[ordinal.0 as usize].take() else { return };
         self.by_group.remove(&member.group);
+        self.damaged.retain(|damaged| *damaged != ordinal);
+        // Its place may be another's soon.
+        self.persisted.retain(|(of, _)| *of != ordinal);
+        self.checkpointed.retain(|(of, _)| *of != ordinal);
         if let Some(due) = member.due {
             self.due.remove(&(due, ordinal));
         }
@@ -215,12 +238,14 @@ impl Members {
         self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER)
     }
 
-    pub(super) fn misdirected(&self) -> u64 {
-        self.misdirected
-    }
-
     pub(super) fn ordinal(&self, group: GroupId) -> Option<GroupOrdinal> {
         self.by_group.get(&group).copied()
+    }
+
+    /// The next random number of this shard's replicas and links.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+        self.random >> 16
     }
 
     pub(super) fn has_events(&self) -> bool {
@@ -231,9 +256,13 @@ impl Members {
         self.due.first().map(|(due, _)| *due)
     }
 
-    pub(super) fn leader(&self, ordinal: GroupOrdinal) -> Option<Peer> {
+    pub(super) fn leader(&self, ordinal: GroupOrdinal, now: Nanos) -> Option<Peer> {
         let replica = &self.get(ordinal).replica;
-        replica.peer_of(replica.leader()?)
+        replica.peer_of(replica.leader().or_else(|| replica.successor(now))?)
+    }
+
+    pub(super) fn takes_over(&self, ordinal: GroupOrdinal, now: Nanos) -> bool {
+        self.get(ordinal).replica.takes_over(now)
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = MemberStatus> + '_ {
@@ -249,36 +278,79 @@ impl Members {
             serves: member.serves,
             leader: member.replica.leader().and_then(|id| member.replica.peer_of(id)),
             needs_snapshot: member.want.is_some(),
+            damaged: member.stopped,
             snapshot: None,
             figures: member.replica.figures(),
         })
     }
 
     /// The group gets a tick before the turn ends.
-    fn touch(&mut self, ordinal: GroupOrdinal) {
+    pub(super) fn touch(&mut self, ordinal: GroupOrdinal) {
         let Some(member) = self.find(ordinal) else { return };
         if !std::mem::replace(&mut member.touched, true) {
             self.touched.push(ordinal);
         }
     }
 
-    pub(super) fn touch_all_on(&mut self, peer: Peer) {
+    /// The group gets a tick in this turn or one of the next.
+    fn wake(&mut self, ordinal: GroupOrdinal) {
+        let Some(member) = self.find(ordinal) else { return };
+        if !std::mem::replace(&mut member.woken, true) {
+            self.woken.push_back(ordinal);
+        }
+    }
+
+    /// A new connection to that shard: leaders say again what was lost with the one before.
+    pub(super) fn reconnected(&mut self, peer: Peer) {
+        for member in self.list.iter_mut().filter_map(Option::as_deref_mut) {
+            member.replica.reconnected(peer);
+        }
+    }
+
+    pub(super) fn wake_all_on(&mut self, peer: Peer) {
         for index in 0..self.list.len() {
             let Some(member) = self.list[index].as_deref() else { continue };
             if member.replica.peers().any(|other| other == peer) {
-                self.touch(GroupOrdinal(index as u32));
+                self.wake(GroupOrdinal(index as u32));
             }
         }
     }
 
-    pub(super) fn touch_due(&mut self, now: Nanos) {
+    /// Those that follow a member on that shard.
+    pub(super) fn wake_led_by(&mut self, peer: Peer) {
+        for index in 0..self.list.len() {
+            let Some(member) = self.list[index].as_deref() else { continue };
+            let leader = member.replica.leader().and_then(|id| member.replica.peer_of(id));
+            if leader.is_none_or(|leader| leader == peer) {
+                self.wake(GroupOrdinal(index as u32));
+            }
+        }
+    }
+
+    /// Wakes those whose time has come.
+    pub(super) fn wake_due(&mut self, now: Nanos) {
         while let Some(&(due, ordinal)) = self.due.first()
             && due <= now
         {
             self.due.pop_first();
             self.find(ordinal).expect(A_MEMBER).due = None;
-            self.touch(ordinal);
+            self.wake(ordinal);
         }
+    }
+
+    /// Ticks a slice of those that are awake.
+    pub(super) fn tick_woken(&mut self, store: &mut Store, now: Nanos) {
+        for _ in 0..TURN_STEPS_MAX {
+            let Some(ordinal) = self.woken.pop_front() else { return };
+            let Some(member) = self.find(ordinal) else { continue };
+            member.woken = false;
+            self.step(store, ordinal, Input::Tick, now);
+        }
+    }
+
+    /// Whether the next turn has something to go on with.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.woken.is_empty() || !self.persisted.is_empty() || !self.checkpointed.is_empty()
     }
 
     pub(super) fn tick_touched(&mut self, store: &mut Store, now: Nanos) {
@@ -289,43 +361,64 @@ impl Members {
         }
     }
 
-    /// Tells the replicas what the store has done since the last call, and what followed.
+    /// A new turn may take as many steps as any other.
+    pub(super) fn begin_turn(&mut self) {
+        self.steps = 0;
+    }
+
+    /// Tells the replicas what the store has done since the last call, and what followed. What is applied
+    /// they hear at once: replies wait for it, and it follows from what they did in this turn. What is
+    /// durable or in a checkpoint may be of thousands of groups at once, and waits for its turn: later
+    /// is as true. (A checkpoint is never heard of before what is in it was applied.)
     pub(super) fn take_done(&mut self, store: &mut Store, now: Nanos) {
         while let Some(past) = store.take_read_entries() {
-            self.queue_past(&past);
+            self.outbox.read(&past);
         }
-        while store.has_reports() {
-            let mut persisted = std::mem::take(&mut self.persisted);
-            let mut applied = std::mem::take(&mut self.applied);
-            let mut checkpointed = std::mem::take(&mut self.checkpointed);
-            store.take_persisted(&mut persisted);
-            store.take_applied(&mut applied);
-            store.take_checkpointed(&mut checkpointed);
-            let trims = !checkpointed.is_empty();
-            for (ordinal, upto) in persisted.drain(..) {
+        loop {
+            if store.has_reports() {
+                self.take_reports(store, now);
+            }
+            if self.steps >= TURN_STEPS_MAX {
+                break;
+            }
+            if let Some((ordinal, upto)) = self.persisted.pop_front() {
                 self.step(store, ordinal, Input::Persisted { upto }, now);
-            }
-            for (ordinal, slot) in applied.drain(..) {
-                self.step(store, ordinal, Input::Applied { slot }, now);
-                self.events.push(Event::Applied(ordinal, slot));
-                if self.find(ordinal).is_some_and(|member| member.fresh.waits_for(slot)) {
-                    self.settle_fresh(ordinal);
-                }
-            }
-            for (ordinal, slot) in checkpointed.drain(..) {
+            } else if let Some((ordinal, slot)) = self.checkpointed.pop_front() {
                 self.step(store, ordinal, Input::Checkpointed { slot }, now);
                 if let Some(member) = self.find(ordinal) {
                     member.checkpoint = slot;
                 }
+                self.trims = true;
+            } else {
+                break;
             }
-            (self.persisted, self.applied, self.checkpointed) = (persisted, applied, checkpointed);
-            if trims {
-                self.trim_all(store, now);
-            }
+            self.steps += 1;
+        }
+        if self.checkpointed.is_empty() && std::mem::take(&mut self.trims) {
+            self.trim_all(store, now);
         }
     }
 
-    /// Lets go of entries that two checkpoints have, where they take too much of the log.
+    fn take_reports(&mut self, store: &mut Store, now: Nanos) {
+        let mut reported = std::mem::take(&mut self.reported);
+        store.take_persisted(&mut reported.persisted);
+        store.take_applied(&mut reported.applied);
+        store.take_checkpointed(&mut reported.checkpointed);
+        self.persisted.extend(reported.persisted.drain(..));
+        self.checkpointed.extend(reported.checkpointed.drain(..));
+        for (ordinal, slot) in reported.applied.drain(..) {
+            // Before what follows: a lead that is handed over ends with its last slot.
+            self.events.push(Event::Applied(ordinal, slot));
+            self.step(store, ordinal, Input::Applied { slot }, now);
+            if self.find(ordinal).is_some_and(|member| member.fresh.waits_for(slot)) {
+                self.settle_fresh(ordinal, now);
+            }
+        }
+        self.reported = reported;
+    }
+
+    /// Lets go of entries that two checkpoints have, where they take too much of the log or would
+    /// soon have to be copied.
     fn trim_all(&mut self, store: &mut Store, now: Nanos) {
         for index in 0..self.list.len() {
             let Some(member) = self.list[index].as_deref() else { continue };
@@ -340,8 +433,11 @@ impl Members {
                 true => own,
                 false => member.may_trim,
             };
-            let slot = may_trim.min(own).min(limit);
-            if slot > figures.trimmed_slot && store.must_trim(ordinal) {
+            let mut slot = may_trim.min(own).min(limit);
+            if !store.must_trim(ordinal) {
+                slot = slot.min(store.old_slots(ordinal).unwrap_or_default());
+            }
+            if slot > figures.trimmed_slot {
                 store.trim(ordinal, slot);
                 self.step(store, ordinal, Input::Trimmed { slot }, now);
             }
@@ -371,6 +467,7 @@ impl Members {
                 store.discard(handle);
                 Err(match reason {
                     Unready::NotLeading => NotProposed::NotLeading,
+                    Unready::Changing | Unready::HandingOver => NotProposed::Changing,
                     _ => NotProposed::NotNow,
                 })
             }
@@ -404,39 +501,56 @@ impl Members {
         to: Peer,
         now: Nanos,
     ) -> Result<(), String> {
+        match self.hand_over_to(store, ordinal, now, |other| other.peer == to) {
+            Some(begun) => begun.map_err(|error| error.to_string()),
+            None => Err(format!("shard {} holds no member of the group", to.0)),
+        }
+    }
+
+    pub(super) fn stand(&mut self, store: &mut Store, ordinal: GroupOrdinal, now: Nanos) {
         let Members { liveness, list, effects, .. } = self;
         let member = list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER);
-        let known = member.replica.configuration();
-        let members = known.iter().flat_map(|known| known.configuration.members());
-        let found = members.clone().find(|other| other.peer == to).map(|other| other.id);
-        let id = found.ok_or_else(|| format!("shard {} holds no member of the group", to.0))?;
-        let at = At { now, liveness, random: 0 };
-        let begun = member.replica.hand_over(id, at, effects);
+        member.replica.stand(At { now, liveness, random: 0 }, effects);
         self.carry_out(store, ordinal);
-        begun.map_err(|error| error.to_string())
     }
 
     pub(super) fn hand_over_all(&mut self, store: &mut Store, now: Nanos) -> usize {
         let mut led = 0;
         for index in 0..self.list.len() {
-            let Members { liveness, list, effects, .. } = self;
-            let Some(member) = list[index].as_deref_mut().filter(|member| member.serves) else {
+            let Some(member) = self.list[index].as_deref().filter(|member| member.serves) else {
                 continue;
             };
-            let at = At { now, liveness, random: 0 };
-            let members = member.replica.configuration().map(|at| at.configuration);
-            let members = members.iter().flat_map(|configuration| configuration.members());
-            let others: Vec<MemberId> =
-                members.map(|other| other.id).filter(|id| *id != member.id).collect();
-            for other in others {
-                if member.replica.hand_over(other, at, effects).is_ok() {
-                    break;
-                }
-            }
-            self.carry_out(store, GroupOrdinal(index as u32));
+            let me = member.id;
+            // Whoever cannot take it now is asked again in the next turn.
+            self.hand_over_to(store, GroupOrdinal(index as u32), now, |other| other.id != me);
             led += usize::from(self.list[index].as_ref().is_some_and(|member| member.serves));
         }
         led
+    }
+
+    /// Hands the lead to the first of the members that `may` be it and can; else says why the last of
+    /// them cannot. None: there is no such member.
+    fn hand_over_to(
+        &mut self,
+        store: &mut Store,
+        ordinal: GroupOrdinal,
+        now: Nanos,
+        may: impl Fn(&ConfiguredMember) -> bool,
+    ) -> Option<Result<(), NotBegun>> {
+        let Members { liveness, list, effects, .. } = self;
+        let replica = &mut list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER).replica;
+        let at = At { now, liveness, random: 0 };
+        let known = replica.configuration().map(|known| known.configuration);
+        let members = known.iter().flat_map(Configuration::members);
+        let mut begun = None;
+        for other in members.filter(|other| may(other)) {
+            begun = Some(replica.hand_over(other.id, at, effects));
+            if begun == Some(Ok(())) {
+                break;
+            }
+        }
+        self.carry_out(store, ordinal);
+        begun
     }
 
     pub(super) fn fail(&mut self, store: &mut Store, now: Nanos) {
@@ -460,8 +574,7 @@ impl Members {
         };
         let lives_on = member.replica.peer_of(route.from);
         if lives_on.is_some_and(|peer| peer != from) {
-            self.misdirected += 1;
-            return;
+            return self.unheard.note_misdirected(from, route.group, route.to);
         }
         member.watched.heard(route.from);
         if lives_on.is_none() {
@@ -480,8 +593,15 @@ impl Members {
             entries.clone().filter_map(|entry| entry.configuration()).collect();
         let mut configurations = configurations.iter();
         let count = entries.len();
-        let mut offered = Vec::with_capacity(count);
-        for arrived in entries {
+        // A repetition is not even staged: what a link held back comes many times over.
+        let known = match message {
+            Message::Accept { ballot, first, .. } => {
+                (member.replica.taken_upto(ballot).0 + 1).saturating_sub(first.0)
+            }
+            _ => 0,
+        };
+        let mut offered = emptied(std::mem::take(&mut self.offered));
+        for (index, arrived) in entries.enumerate() {
             let payload = match arrived.kind {
                 EntryKind::Data => Payload::Data,
                 EntryKind::Configuration => {
@@ -490,12 +610,13 @@ impl Members {
                 EntryKind::NoOp | EntryKind::Unknown => Payload::NoOp,
             };
             let mut handle = Handle::NONE;
-            if payload == Payload::Data {
+            if payload == Payload::Data && index as u64 >= known {
                 let Some(bytes) = entry::decode(arrived.bytes) else { break };
                 let Ok(staged) = store.stage(ordinal, bytes.key, bytes.item) else { break };
                 handle = staged;
             }
-            offered.push(Offered { handle, bytes: arrived.bytes.len() as u32, payload });
+            let (bytes, origin) = (arrived.bytes.len() as u32, arrived.origin);
+            offered.push(Offered { handle, bytes, payload, origin });
         }
         if offered.is_empty() && count > 0 {
             // No room: the leader sends it again after a while. An answer would say that it is
@@ -505,6 +626,7 @@ impl Members {
         let (from, peer) = (route.from, from);
         let input = Input::Message { from, peer, message: &message, entries: &offered };
         self.step(store, ordinal, input, now);
+        self.offered = emptied(offered);
         let told = match message {
             Message::Accept { first, chosen, .. } => {
                 chosen.max(Slot((first.0 + count as u64).saturating_sub(1)))
@@ -512,38 +634,55 @@ impl Members {
             Message::Chosen { chosen, last, .. } => chosen.max(last),
             _ => return,
         };
-        let incarnation = self.liveness.heard_incarnation(peer);
+        let lead = self.lead_of(from, peer, now);
         if let Some(member) = self.find(ordinal)
             && member.replica.follows() == Some(from)
         {
-            member.fresh.told(Lead { member: from, peer, incarnation }, told);
-            self.settle_fresh(ordinal);
+            member.fresh.told(lead, told);
+            self.settle_fresh(ordinal, now);
         }
     }
 
+    /// A leader on a shard that hears this one and is heard by it.
+    fn lead_of(&self, member: MemberId, peer: Peer, now: Nanos) -> Option<Lead> {
+        let (heard, _) = self.liveness.granted(peer)?;
+        Some(Lead { member, peer, heard, hears: self.liveness.supports(peer, now)? })
+    }
+
+    /// Whether the leader that a member follows has told it nothing since both last began to hear each
+    /// other: it may have removed it.
+    pub(super) fn is_in_doubt(&self, ordinal: GroupOrdinal, now: Nanos) -> bool {
+        let member = self.get(ordinal);
+        let Some(leader) = member.replica.follows().filter(|leader| *leader != member.id) else {
+            return false;
+        };
+        let peer = member.replica.peer_of(leader);
+        let lead = peer.and_then(|peer| self.lead_of(leader, peer, now));
+        lead.is_some() && lead != member.fresh.lead()
+    }
+
     /// Takes note of how fresh a follower's state is.
-    fn settle_fresh(&mut self, ordinal: GroupOrdinal) {
-        let Members { liveness, list, .. } = self;
-        let Some(member) = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut) else {
+    fn settle_fresh(&mut self, ordinal: GroupOrdinal, now: Nanos) {
+        let Some(member) = self.list.get(ordinal.0 as usize).and_then(Option::as_deref) else {
             return;
         };
         let follows = member.replica.follows();
         let lead = member.fresh.lead().filter(|lead| Some(lead.member) == follows);
-        let answered = lead.and_then(|lead| {
-            let (incarnation, at) = liveness.answered(lead.peer)?;
-            (incarnation == lead.incarnation).then_some(at)
-        });
-        member.fresh.settle(answered, member.replica.figures().applied_slot);
+        let lead = lead.filter(|lead| self.lead_of(lead.member, lead.peer, now) == Some(*lead));
+        let answered = lead.and_then(|lead| self.liveness.answered(lead.peer));
+        let member = self.find(ordinal).expect("just looked");
+        member.fresh.settle(answered.map(|(_, at)| at), member.replica.figures().applied_slot);
     }
 
     /// How far behind the state here may be; None if there is none to read.
     pub(super) fn lag(&mut self, ordinal: GroupOrdinal, now: Nanos) -> Option<Lag> {
-        self.settle_fresh(ordinal);
+        self.settle_fresh(ordinal, now);
         let Members { liveness, list, .. } = self;
         let member = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut)?;
         let figures = member.replica.figures();
         // What has left the log must be in the state, or there is nothing to answer from.
-        if member.role != MemberRole::Storage || figures.applied_slot < figures.trimmed_slot {
+        let behind = figures.applied_slot < figures.trimmed_slot;
+        if member.role != MemberRole::Storage || behind || member.stopped {
             return None;
         }
         let at = At { now, liveness, random: 0 };
@@ -560,12 +699,12 @@ impl Members {
         input: Input<'_>,
         now: Nanos,
     ) {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-        let Members { liveness, list, effects, random, .. } = self;
+        let random = self.draw();
+        let Members { liveness, list, effects, .. } = self;
         let Some(member) = list.get_mut(ordinal.0 as usize).and_then(Option::as_deref_mut) else {
             return;
         };
-        let at = At { now, liveness, random: *random >> 16 };
+        let at = At { now, liveness, random };
         member.replica.step(input, at, effects);
         self.carry_out(store, ordinal);
     }
@@ -586,10 +725,12 @@ impl Members {
             }
             self.due.extend(due.map(|due| (due, ordinal)));
         }
+        self.is_news(ordinal);
     }
 
     fn carry_out_one(&mut self, store: &mut Store, ordinal: GroupOrdinal, effect: Effect) {
-        let member = self.list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER);
+        let Members { list, outbox, .. } = self;
+        let member = list[ordinal.0 as usize].as_deref_mut().expect(A_MEMBER);
         match effect {
             Effect::PersistPromise { id, ballot } => store.persist_promise(ordinal, id, ballot),
             Effect::PersistBase { id, base, configuration } => {
@@ -600,15 +741,19 @@ impl Members {
                 store.persist_entries(ordinal, id, ballot, (first, last), |slot| {
                     let held = replica.held(slot).expect("what is to be logged is held");
                     let configuration = replica.configuration_entry(slot).copied();
-                    AcceptedEntry { kind: held.kind, handle: held.handle, configuration }
+                    let (kind, handle, origin) = (held.kind, held.handle, held.origin);
+                    AcceptedEntry { kind, handle, configuration, origin }
                 });
             }
             Effect::Send { to, message, last } => {
+                if let Message::Refused { ballot, reason: Refusal::Promised, .. } = message {
+                    self.unheard.note_stale_ballot(member.group, to, ballot);
+                }
                 let stranger = || member.strangers.iter().find(|(id, _)| *id == to);
                 let peer = member.replica.peer_of(to).or_else(|| stranger().map(|(_, peer)| *peer));
                 let Some(peer) = peer else { return };
                 let route = Route { group: member.group, from: member.id, to };
-                self.queue(store, ordinal, peer, route, message, last);
+                outbox.queue(store, (ordinal, &member.replica), (peer, route), message, last);
             }
             Effect::Chosen { slot } => store.choose(ordinal, slot),
             Effect::Discard { handle } => store.discard(handle),
@@ -630,115 +775,5 @@ impl Members {
                 member.watched.removed = true;
             }
         }
-    }
-
-    /// Encodes the message's entries as they are now.
-    fn queue(
-        &mut self,
-        store: &mut Store,
-        ordinal: GroupOrdinal,
-        to: Peer,
-        route: Route,
-        message: Message,
-        last: Slot,
-    ) {
-        let begin = self.entries.len();
-        if let Message::Accept { first, .. } | Message::Fetched { first, .. } = &message {
-            let replica = &self.list[ordinal.0 as usize].as_deref().expect(A_MEMBER).replica;
-            // What a state that is behind has let go of is held by number only.
-            let is_here = |held: &Held| {
-                held.kind != EntryKind::Data || store.staged_entry(held.handle).is_some()
-            };
-            if last >= *first && !replica.held(*first).is_some_and(is_here) {
-                return self.read_first(
-                    store,
-                    ordinal,
-                    Reading { token: 0, to, route, message },
-                    last,
-                );
-            }
-            for slot in (first.0..=last.0).map(Slot) {
-                let Some(held) = replica.held(slot) else { break };
-                let at = self.bytes.len();
-                match held.kind {
-                    EntryKind::NoOp => {}
-                    EntryKind::Data => match store.staged_entry(held.handle) {
-                        Some(bytes) => entry::encode(bytes, &mut self.bytes),
-                        None => break,
-                    },
-                    EntryKind::Configuration => match replica.configuration_entry(slot) {
-                        Some(configuration) => configuration.encode(&mut self.bytes),
-                        None => break,
-                    },
-                    EntryKind::Unknown => break,
-                }
-                self.entries.push((held.kind, at..self.bytes.len()));
-            }
-        }
-        let entries = begin..self.entries.len();
-        self.outgoing.push(Outgoing { to, route, message, last, entries });
-    }
-
-    /// The message's entries have left memory: it goes when they were read. One at a time for each
-    /// member that is behind; it is asked for again anyway.
-    fn read_first(
-        &mut self,
-        store: &mut Store,
-        ordinal: GroupOrdinal,
-        mut reading: Reading,
-        last: Slot,
-    ) {
-        let (Message::Accept { first, .. } | Message::Fetched { first, .. }) = reading.message
-        else {
-            unreachable!("only these come with entries");
-        };
-        if self.reading.iter().any(|other| other.route == reading.route) {
-            return;
-        }
-        self.reads += 1;
-        reading.token = self.reads;
-        if store.read_entries(ordinal, first, last, reading.token) {
-            self.reading.push(reading);
-        }
-    }
-
-    fn queue_past(&mut self, past: &PastEntries) {
-        let Some(at) = self.reading.iter().position(|reading| reading.token == past.token) else {
-            return;
-        };
-        let Reading { to, route, message, .. } = self.reading.swap_remove(at);
-        let (first, begin) = (past.first, self.entries.len());
-        for slot in (first.0..first.0 + past.count() as u64).map(Slot) {
-            let Some(entry) = past.get(slot) else { break };
-            let from = self.bytes.len();
-            match entry {
-                PastEntry::NoOp => {}
-                PastEntry::Data(bytes) => entry::encode(bytes, &mut self.bytes),
-                PastEntry::Configuration(bytes) => self.bytes.extend_from_slice(bytes),
-            }
-            self.entries.push((entry.kind(), from..self.bytes.len()));
-        }
-        let entries = begin..self.entries.len();
-        if !entries.is_empty() {
-            let last = Slot(first.0 + entries.len() as u64 - 1);
-            self.outgoing.push(Outgoing { to, route, message, last, entries });
-        }
-    }
-
-    pub(super) fn send_outgoing(&mut self, links: &mut Links) {
-        let Members { outgoing, entries, bytes, .. } = self;
-        for Outgoing { to, route, message, last, entries: range } in outgoing.drain(..) {
-            let (Message::Accept { first, .. } | Message::Fetched { first, .. }) = &message else {
-                links.send(to, route, &message);
-                continue;
-            };
-            let (first, own) = (*first, &entries[range]);
-            links.send_entries(to, route, &message, last, |slot| {
-                let (kind, place) = own.get((slot.0 - first.0) as usize)?;
-                Some((*kind, &bytes[place.clone()]))
-            });
-        }
-        entries.clear();
-        bytes.clear();
     }
 }

@@ -4,8 +4,11 @@
 //! ```text
 //!   leads a group ─────► report, until it was noted, and again when something is new
 //!   ordered a change ──► only under the configuration that it was planned with, one at a time,
-//!                        and no member that is heard is removed
-//!   has a member that ─► removed · never added · without a leader for long: may it go?
+//!                        and no member is removed that is heard here, or by one that could lead
+//!   does not reach a ──► for long: another member leads that reaches all of them
+//!   member
+//!   has a member that ─► removed · never added · without a leader, or news of a change, for long: may it
+//!                        go?
 //! ```
 //!
 //! The decisions are in [`super::placement`]; the rules of changes are core's
@@ -14,13 +17,15 @@
 use forebay_core::ids::{Ballot, GroupId, Slot};
 use forebay_core::liveness::{Liveness, Peer};
 use forebay_core::message::peer::{GroupReport, Marks, MemberStep};
-use forebay_core::paxos::{At, Change, MemberId, MemberRole, Replica, Settings};
+use forebay_core::paxos::{
+    At, Change, Member as ConfiguredMember, MemberId, MemberRole, Replica, Settings,
+};
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupOrdinal, MemberDescriptor, Refused, Store, Ticket};
 
 use super::Replication;
 use super::member::{Member, Members};
-use super::placement::DEAD_AFTER_NANOS;
+use super::placement::{DEAD_AFTER_NANOS, Seen, successor};
 
 /// A report that was not noted is sent again after this.
 const REPORT_AGAIN_NANOS: u64 = 300 * Nanos::PER_MILLI;
@@ -28,8 +33,16 @@ const REPORT_AGAIN_NANOS: u64 = 300 * Nanos::PER_MILLI;
 const REPORTS_MAX: usize = 256;
 /// "It is not here" that was not said again for so long is over.
 const ABSENT_FRESH_NANOS: u64 = Nanos::PER_SECOND;
-/// A member that has had no leader for so long may be of a group that is gone.
-const LEADERLESS_NANOS: u64 = 3 * Nanos::PER_SECOND;
+/// A member that has had no leader for so long, or was told nothing by one that it hears, may be of a
+/// group that is gone or does not list it any more. So may one that holds a change for so long that it does
+/// not know to be chosen: if the change removed it, nobody tells it so.
+const FORGOTTEN_NANOS: u64 = 3 * Nanos::PER_SECOND;
+/// A member that is not reached for so long is reached by another leader, if there is one that can: longer
+/// than a link takes to come back by itself. It costs a hand-over, and no copy, so that operators need not
+/// say how long.
+pub(super) const APART_NANOS: u64 = 5 * Nanos::PER_SECOND;
+/// A lead that another member did not take is offered again after this.
+const YIELD_AGAIN_NANOS: u64 = 2 * Nanos::PER_SECOND;
 /// Messages to members that are not here, remembered for an answer at most.
 const ABSENT_MAX: usize = 64;
 
@@ -49,7 +62,17 @@ pub(super) struct Watched {
     told: Option<(Watcher, GroupReport, Nanos, bool)>,
     /// Members whose shards say that they have none: since when, and when they said so last.
     absent: Vec<(MemberId, Nanos, Nanos)>,
-    leaderless_since: Option<Nanos>,
+    /// It has no leader, or one that tells it nothing, or not what became of a change.
+    forgotten_since: Option<Nanos>,
+    /// It stands in [`Members::news`].
+    is_news: bool,
+}
+
+/// What every report depends on besides its member: whom it goes to, and who is reached.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reporting {
+    watcher: Option<Watcher>,
+    reached: Vec<Peer>,
 }
 
 impl Watched {
@@ -85,6 +108,30 @@ impl Member {
         }
         let ballot = self.replica.figures().promised;
         Some(GroupReport { group: self.group, ballot, at, marks })
+    }
+
+    /// Reports if there is something to report. Whether to look again.
+    fn tell_news(
+        &mut self,
+        me: Peer,
+        watcher: Watcher,
+        liveness: &Liveness,
+        now: Nanos,
+        reports: &mut Vec<(Peer, GroupReport)>,
+    ) -> bool {
+        let report = self.report(me, liveness, now).filter(|_| self.serves);
+        let Some(report) = report else { return true };
+        let told = self.watched.told;
+        let known = told.filter(|(to, told, _, _)| (*to, *told) == (watcher, report));
+        if let Some((_, _, _, true)) = known {
+            // Who is absent becomes lost by time alone.
+            return !self.watched.absent.is_empty();
+        }
+        if known.is_none_or(|(_, _, sent_at, _)| now.since(sent_at) >= REPORT_AGAIN_NANOS) {
+            self.watched.told = Some((watcher, report, now, false));
+            reports.push((watcher.peer, report));
+        }
+        true
     }
 
     /// Whether its group has it as a member, as far as it knows.
@@ -127,9 +174,23 @@ pub enum MemberState {
 }
 
 impl Members {
+    /// What a leader here reports of its group may be something else now.
+    pub(super) fn is_news(&mut self, ordinal: GroupOrdinal) {
+        let Some(member) = self.find(ordinal).filter(|member| member.serves) else { return };
+        if !std::mem::replace(&mut member.watched.is_news, true) {
+            self.news.push(ordinal);
+        }
+    }
+
+    fn all_are_news(&mut self) {
+        for index in 0..self.list.len() {
+            self.is_news(GroupOrdinal(index as u32));
+        }
+    }
+
     /// Somebody wrote to a member that is not here.
     pub(super) fn note_misdirected(&mut self, from: Peer, group: GroupId, member: MemberId) {
-        self.misdirected += 1;
+        self.unheard.note_misdirected(from, group, member);
         let absent = (from, group, member);
         if self.absent.len() < ABSENT_MAX && !self.absent.contains(&absent) {
             self.absent.push(absent);
@@ -138,7 +199,8 @@ impl Members {
 }
 
 impl Replication {
-    /// Creates an empty log replica of a group here, which the group's leader will add.
+    /// Creates a log replica of a group here, which the group's leader will add: an empty one, or one with
+    /// the state of an earlier member that was lost with the shard's log ([`Store::create_member`]).
     ///
     /// # Errors
     /// Nothing was begun; see [`Refused`].
@@ -152,8 +214,15 @@ impl Replication {
         let (role, configuration) = (MemberRole::Log, None);
         let descriptor = MemberDescriptor { group, member, role, configuration, payload };
         let (ordinal, ticket) = store.create_member(descriptor)?;
-        let replica = Replica::joining(member, Settings::DEFAULT);
-        self.members.insert(group, ordinal, role, replica, Slot(0));
+        let recovered = store.recovered(ordinal);
+        if recovered.applied > Slot(0) {
+            let (role, trimmed) = (MemberRole::Storage, recovered.trimmed);
+            let replica = Replica::recover(member, Settings::DEFAULT, recovered);
+            self.members.insert(group, ordinal, role, replica, trimmed);
+        } else {
+            let replica = Replica::joining(member, Settings::DEFAULT);
+            self.members.insert(group, ordinal, role, replica, Slot(0));
+        }
         Ok((ordinal, ticket))
     }
 
@@ -198,6 +267,16 @@ impl Replication {
         {
             return Err(format!("member {} is heard here", id.0));
         }
+        if let Change::Remove { id } = change
+            && let Some(removed) = known.configuration.find(id)
+            && !member.watched.is_lost(id, now)
+            && let Some(other) = known.configuration.members().iter().find(|other| {
+                other.role == MemberRole::Storage
+                    && at.liveness.reached_by(other.peer, now).contains(&removed.peer)
+            })
+        {
+            return Err(format!("member {} is heard by member {}", id.0, other.id.0));
+        }
         if !member.replica.holds_lease(at) {
             return Err("this member does not lead with a lease".to_owned());
         }
@@ -219,26 +298,25 @@ impl Replication {
         self.watcher.map(|watcher| watcher.peer)
     }
 
-    /// What is to be told to the leader of the system group, to whom.
+    /// What is to be told to the leader of the system group, to whom. It costs what has changed since
+    /// the last look, not what is led: ten thousand idle groups are not looked at.
     pub fn reports(&mut self, now: Nanos, reports: &mut Vec<(Peer, GroupReport)>) {
         let (Some(watcher), me) = (self.watcher, self.me.peer) else { return };
-        let Members { liveness, list, .. } = &mut self.members;
-        for member in list.iter_mut().flatten().filter(|member| member.serves) {
-            let Some(report) = member.report(me, liveness, now) else { continue };
-            let known =
-                member.watched.told.filter(|(to, told, _, _)| (*to, *told) == (watcher, report));
-            let quiet = known.is_some_and(|(_, _, sent_at, noted)| {
-                noted || now.since(sent_at) < REPORT_AGAIN_NANOS
-            });
-            if quiet {
-                continue;
-            }
-            member.watched.told = Some((watcher, report, now, false));
-            reports.push((watcher.peer, report));
-            if reports.len() >= REPORTS_MAX {
-                return;
-            }
+        let liveness = &self.members.liveness;
+        let reached = liveness.peers().filter(|peer| liveness.reaches(*peer, now)).collect();
+        let reporting = Reporting { watcher: self.watcher, reached };
+        if self.reporting != reporting {
+            self.reporting = reporting;
+            self.members.all_are_news();
         }
+        let Members { liveness, list, news, .. } = &mut self.members;
+        news.retain(|ordinal| {
+            let Some(member) = list[ordinal.0 as usize].as_deref_mut() else { return false };
+            let waits = reports.len() >= REPORTS_MAX
+                || member.tell_news(me, watcher, liveness, now, reports);
+            member.watched.is_news = member.serves && waits;
+            member.watched.is_news
+        });
     }
 
     /// A report was taken in.
@@ -270,6 +348,7 @@ impl Replication {
             }
             None => absent.push((id, now, now)),
         }
+        self.members.is_news(ordinal);
     }
 
     /// Who wrote to members that are not here, since the last call.
@@ -281,11 +360,17 @@ impl Replication {
     /// each knows.
     pub fn relics(&mut self, now: Nanos) -> Vec<(GroupId, MemberId, Slot)> {
         let mut relics = Vec::new();
-        for member in self.members.list.iter_mut().flatten() {
-            let leaderless = member.replica.leader().is_none();
-            let since = &mut member.watched.leaderless_since;
-            *since = leaderless.then(|| since.unwrap_or(now));
-            let forgotten = since.is_some_and(|since| now.since(since) >= LEADERLESS_NANOS);
+        for index in 0..self.members.list.len() {
+            if self.members.list[index].is_none() {
+                continue;
+            }
+            let in_doubt = self.members.is_in_doubt(GroupOrdinal(index as u32), now);
+            let member = self.members.list[index].as_deref_mut().expect("just looked");
+            let untold = !member.serves && member.replica.is_changing();
+            let forgotten = in_doubt || untold || member.replica.leader().is_none();
+            let since = &mut member.watched.forgotten_since;
+            *since = forgotten.then(|| since.unwrap_or(now));
+            let forgotten = since.is_some_and(|since| now.since(since) >= FORGOTTEN_NANOS);
             if forgotten || !member.is_listed() {
                 let slot = member.replica.configuration().map_or(Slot(0), |known| known.slot);
                 relics.push((member.group, member.id, slot));
@@ -310,6 +395,67 @@ impl Replication {
     #[must_use]
     pub fn missed_nanos(&self, peer: Peer, now: Nanos) -> u64 {
         if peer == self.me.peer { 0 } else { self.members.liveness.missed_nanos(peer, now) }
+    }
+
+    /// What this shard knows of another one, or of itself, for [`super::Placement`]. `reached` are the
+    /// shards that this one reaches.
+    #[must_use]
+    pub fn see<'a>(&'a self, peer: Peer, reached: &'a [Peer], now: Nanos) -> Seen<'a> {
+        let reaches = match peer == self.me.peer {
+            true => reached,
+            false => self.members.liveness.reached_by(peer, now),
+        };
+        Seen { missed_nanos: self.missed_nanos(peer, now), reaches }
+    }
+
+    /// The shards that this one reaches.
+    #[must_use]
+    pub fn reached(&self, now: Nanos) -> Vec<Peer> {
+        let liveness = &self.members.liveness;
+        liveness.peers().filter(|peer| liveness.reaches(*peer, now)).collect()
+    }
+
+    /// Lets others lead the groups here whose members this shard has not all reached for long, while
+    /// others do. To be called now and then; it looks at the groups only if a shard that
+    /// is not reached here is reached elsewhere.
+    pub fn yield_leads(&mut self, store: &mut Store, now: Nanos) {
+        let liveness = &self.members.liveness;
+        self.unreached.retain(|(peer, _)| liveness.knows(*peer) && !liveness.reaches(*peer, now));
+        for peer in liveness.peers().filter(|peer| !liveness.reaches(*peer, now)) {
+            if self.unreached.iter().all(|(known, _)| *known != peer) {
+                self.unreached.push((peer, now));
+            }
+        }
+        let reaches = |from: Peer, to: Peer| liveness.reached_by(from, now).contains(&to);
+        let elsewhere = |peer: Peer| liveness.peers().any(|other| reaches(other, peer));
+        let apart = self.unreached.iter().filter(|(_, since)| now.since(*since) >= APART_NANOS);
+        let apart: Vec<Peer> =
+            apart.map(|(peer, _)| *peer).filter(|peer| elsewhere(*peer)).collect();
+        if apart.is_empty() {
+            return;
+        }
+        let mut yields = Vec::new();
+        for (index, member) in self.members.list.iter().enumerate() {
+            let Some(member) = member.as_deref().filter(|member| member.serves) else { continue };
+            let Some(known) = member.replica.configuration() else { continue };
+            let members = known.configuration.members();
+            let waits = now < member.hand_over_at || member.replica.is_changing();
+            if waits || members.iter().all(|other| !apart.contains(&other.peer)) {
+                continue;
+            }
+            let able = |other: &ConfiguredMember| {
+                liveness.reaches(other.peer, now) && member.replica.may_promote(other.id)
+            };
+            if let Some(next) = successor(members, self.me.peer, reaches).find(able) {
+                yields.push((GroupOrdinal(index as u32), next.peer));
+            }
+        }
+        for (group, next) in yields {
+            let member = self.members.find(group).expect("just looked");
+            member.hand_over_at = now + YIELD_AGAIN_NANOS;
+            // Whoever cannot take it now is asked again.
+            let _ = self.members.hand_over(store, group, next, now);
+        }
     }
 
     /// The ballot of a group that is led here.

@@ -4,7 +4,7 @@
 //! ```text
 //!   links ──► Sink ─┬─ pair ──► Liveness ──┐                      ┌─► Store: stage, persist, choose
 //!                   └─ group ─► Replica ───┼─► effects, in order ─┤
-//!   Store ─► persisted, applied, … ────────┘                      ├─► Outgoing ─► links
+//!   Store ─► persisted, applied, … ────────┘                      ├─► Outbox ─► links
 //!   shard ─► propose ─► tick at the turn's end                    └─► Event ─► shard
 //! ```
 //!
@@ -14,13 +14,21 @@
 //! 1. Events: [`Replication::received`] and the like. Effects on the store happen at once, because
 //!    the next message may change what they speak of; what is to be sent is encoded at once and
 //!    queued, because the links are busy handing over the batch.
-//! 2. [`Replication::begin_turn`]: what the store has done, then, if this process's view of the
-//!    world is fresh ([`crate::link::PauseGuard`]), what time has brought.
+//! 2. [`Replication::begin_turn`]: heartbeats, and, if this process's view of the world is fresh
+//!    ([`crate::link::PauseGuard`]), what time has brought; what the store has done; then a slice of what
+//!    is to be done for groups (below).
 //! 3. The shard serves requests; writes are proposed.
 //! 4. [`Replication::propose_all`]: each group that was written to sends its entries, and hands them to
 //!    the log, before [`Store::turn`] begins the batch: so the followers' logs and this one's are
 //!    written at the same time.
 //! 5. [`Replication::end_turn`]: links hand out their buffers.
+//!
+//! # Thousands of groups
+//! When a shard dies, or comes back, all groups with a member there have something to do at once. No turn
+//! does it all: it takes so many messages of groups ([`Links::take_waiting`]), so many reports of the log,
+//! and so many ticks (`TURN_STEPS_MAX`), and the next one goes on, after heartbeats were sent and heard.
+//! Liveness never waits behind groups, because then leases lapse, and there is more to do. A group that
+//! was written to does not wait behind those that were only woken.
 //!
 //! # Reads
 //! **Rule (leases).** A strong read is served between two looks at the lease: [`Replication::may_read`]
@@ -33,8 +41,8 @@
 //!
 //! # Trimming
 //! A group's entries may leave the log when two storage replicas' checkpoints have them. They stay
-//! until they take too much of it ([`Store::must_trim`]): a member that was away for a while is caught
-//! up from them.
+//! until they take too much of it ([`Store::must_trim`]), or would soon have to be copied to its head
+//! ([`Store::old_slots`]): a member that was away for a while is caught up from them.
 //! What has left the logs a member gets by a snapshot ([`snapshot`]).
 
 mod admin;
@@ -42,11 +50,14 @@ mod entry;
 mod fresh;
 mod member;
 mod membership;
+mod outbox;
 mod placement;
+mod repair;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod unheard;
 mod wanting;
 
 use std::sync::Arc;
@@ -68,15 +79,22 @@ use forebay_storage::store::{
 
 use crate::link::{LinkCounters, LinkEvent, LinkSettings, Links, Sink};
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
+use crate::refusals::Words;
 use member::Members;
 use snapshot::Snapshots;
 
 pub use admin::{ADMIN_BYTES_MAX, AdminAnswer, AdminCommand, GroupDescription, NodeDescription};
 pub use member::{MemberStatus, NotProposed};
 pub use membership::MemberState;
-pub use placement::{DEAD_AFTER_NANOS, MEMBERS_WANTED, Placement, Spare};
+pub use placement::{DEAD_AFTER_NANOS, MEMBERS_WANTED, Placement, Seen, Spare};
 pub use snapshot::{Promotion, SnapshotSettings, SnapshotStatus};
 pub use topology::{Joined, Topology, TopologyError, TopologyNode, peer_of};
+pub use unheard::Unheard;
+
+/// Groups ticked in a turn without having been written to, and reports of the store taken in it: with a
+/// few microseconds each, a turn stays far shorter than a heartbeat's interval even on a machine with
+/// fewer cores than busy threads.
+const TURN_STEPS_MAX: usize = 1024;
 
 /// The node id of no node: ids are random.
 const NOBODY: [u8; 16] = [0; 16];
@@ -128,12 +146,14 @@ pub struct Replication {
     links: Links,
     members: Members,
     watcher: Option<membership::Watcher>,
+    /// What the last reports were made under.
+    reporting: membership::Reporting,
+    /// Shards that this one does not reach, and since when.
+    unreached: Vec<(Peer, Nanos)>,
     /// Links that came up.
     greeted: Vec<Peer>,
     scratch: Vec<u8>,
     snapshots: Snapshots,
-    /// Links' randomness.
-    random: u64,
     /// The earliest end of a lease that a read of this turn rests on.
     reads_stand_until: Option<Nanos>,
 }
@@ -159,10 +179,11 @@ impl Replication {
             links: Links::new(identity, LinkSettings::DEFAULT),
             members: Members::new(liveness, seed),
             watcher: None,
+            reporting: membership::Reporting::default(),
+            unreached: Vec::new(),
             greeted: Vec::new(),
             scratch: Vec::new(),
             snapshots: Snapshots::new(SnapshotSettings::DEFAULT, seed.rotate_left(31)),
-            random: seed.rotate_left(17) | 1,
             reads_stand_until: None,
         };
         for (group, id, role) in store.members() {
@@ -287,10 +308,16 @@ impl Replication {
         self.members.reigns
     }
 
-    /// The shard that leads the group, as far as this member knows.
+    /// The shard that leads the group, or to which its lead was handed, as far as this member knows.
     #[must_use]
-    pub fn leader(&self, group: GroupOrdinal) -> Option<Peer> {
-        self.members.leader(group)
+    pub fn leader(&self, group: GroupOrdinal, now: Nanos) -> Option<Peer> {
+        self.members.leader(group, now)
+    }
+
+    /// Whether the member here was handed its group's lead, and is about to serve.
+    #[must_use]
+    pub fn takes_over(&self, group: GroupOrdinal, now: Nanos) -> bool {
+        self.members.takes_over(group, now)
     }
 
     /// Every member here, for operators.
@@ -374,6 +401,14 @@ impl Replication {
         self.members.hand_over(store, group, to, now)
     }
 
+    /// For simulations: the member here stands for election, whatever it hears of the leader. What
+    /// is safe is so whenever elections begin.
+    pub fn stand(&mut self, store: &mut Store, group: GroupId, now: Nanos) {
+        if let Some(ordinal) = self.members.ordinal(group) {
+            self.members.stand(store, ordinal, now);
+        }
+    }
+
     /// Gives up the lead of every group here to a member that lives, so that nobody has to wait for
     /// a lease to end. Says how many groups are still led.
     pub fn hand_over_all(&mut self, store: &mut Store, now: Nanos) -> usize {
@@ -391,10 +426,16 @@ impl Replication {
         &self.links
     }
 
-    /// Messages for groups or members that are not here, or not from where they say.
+    /// Messages of peers that came to nothing.
     #[must_use]
-    pub fn misdirected(&self) -> u64 {
-        self.members.misdirected()
+    pub fn unheard(&self) -> &Unheard {
+        &self.members.unheard
+    }
+
+    /// Takes what links and members have to say of what they refused.
+    pub(crate) fn take_refusals(&mut self, words: &mut Words) {
+        words.append(self.links.words());
+        words.append(self.members.unheard.words());
     }
 
     /// What the shard should know, in order.
@@ -462,28 +503,36 @@ impl Replication {
 
     /// See the module's docs.
     pub fn begin_turn(&mut self, store: &mut Store, now: Nanos, fx: &mut Effects) {
-        self.members.take_done(store, now);
+        self.members.begin_turn();
         if self.links.may_judge(now) {
             self.members.liveness.tick(now, &mut self.members.pair_effects);
-            let random = self.next_random();
+            let random = self.members.draw();
             self.links.tick(now, random, fx);
         } else {
+            self.members.liveness.beat(now, &mut self.members.pair_effects);
             fx.run_again = true;
         }
         for event in self.links.take_events() {
             let (LinkEvent::Up(peer) | LinkEvent::Down(peer)) = event;
             if matches!(event, LinkEvent::Up(_)) {
                 self.greeted.push(peer);
+                self.members.reconnected(peer);
             }
             self.members.pair_effects.push(PairEffect::Changed { peer });
         }
         for effect in std::mem::take(&mut self.members.pair_effects) {
             match effect {
                 PairEffect::Send { to, message } => self.links.send_pair(to, &message),
-                PairEffect::Changed { peer } => self.members.touch_all_on(peer),
+                PairEffect::Changed { peer } => self.members.wake_all_on(peer),
+                PairEffect::Doubted { peer } => self.members.wake_led_by(peer),
             }
         }
-        self.members.touch_due(now);
+        self.members.take_done(store, now);
+        let (members, snapshots) = (&mut self.members, &mut self.snapshots);
+        let mut arrival = Arrival { members, snapshots, store: &mut *store, now };
+        fx.run_again |= self.links.take_waiting(now, &mut arrival);
+        self.members.wake_due(now);
+        self.members.tick_woken(store, now);
         self.members.tick_touched(store, now);
         let (members, links) = (&mut self.members, &mut self.links);
         fx.run_again |= self.snapshots.turn(members, store, links, now);
@@ -496,22 +545,23 @@ impl Replication {
         self.members.tick_touched(store, now);
     }
 
+    /// Whether a link has something to hand out at a turn's end.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.links.has_unsent()
+    }
+
     /// Hands out what is to be sent, and says when this must run again at the latest.
     pub fn end_turn(&mut self, now: Nanos, fx: &mut Effects) {
-        self.members.send_outgoing(&mut self.links);
+        self.members.outbox.send(&mut self.links);
         self.links.flush(now, fx);
         let due = [self.links.next_due(), self.members.liveness.next_due()];
         let others = self.members.next_due().into_iter().chain(self.snapshots.next_due());
         let due = due.into_iter().chain(others).min().expect("there are two");
         let wake_at = fx.wake_at.map_or(due, |at| at.min(due));
         fx.wake_at = Some(wake_at);
-        fx.run_again |= self.members.has_events();
+        fx.run_again |= self.members.has_events() || self.members.is_behind();
         self.links.sleeps_until(if fx.run_again { now } else { wake_at.max(now) });
-    }
-
-    fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-        self.random >> 20
     }
 }
 
@@ -525,7 +575,8 @@ struct Arrival<'a> {
 
 impl Sink for Arrival<'_> {
     fn pair(&mut self, from: Peer, message: &PairMessage) {
-        let Members { liveness, pair_effects, .. } = &mut *self.members;
+        let Members { liveness, pair_effects, unheard, .. } = &mut *self.members;
+        unheard.look_at(liveness, from, message);
         liveness.receive(from, message, self.now, pair_effects);
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!     reports of the groups' leaders ─┐                 ┌─► Create ─► a spare shard
-//!     how long each shard is missed ──┼─► Placement ────┼─► Remove, Add, Promote ─► the group's leader
+//!     who is missed, who reaches whom ┼─► Placement ────┼─► Remove, Add, Promote ─► the group's leader
 //!     what spare shards answer ───────┘   step(now)
 //!
 //!     {A B C}  C dead ─► Create d ─► Remove C ─► {A B} ─► Add d ─► {A B d} ─► Promote d ─► {A B D}
@@ -14,9 +14,14 @@
 //! where this one stopped. All that it would lose is the name of a member that was created and never
 //! added; its shard drops it when the group is whole ([`MemberStep::Holds`]).
 //!
-//! **Who is dead.** A member whose shard neither the system group's leader has heard for
-//! [`DEAD_AFTER_NANOS`] nor the group's own leader hears; or one whose shard lives and says that it has
-//! no such member. So one broken link replaces nobody. A restart within that time costs no copy.
+//! **Who is lost.** A member that its group's leader does not reach, nor has any other storage replica of
+//! the group for [`DEAD_AFTER_NANOS`] (operators may say longer, or shorter); or one whose shard lives and
+//! says that it has no such member. Each shard's heartbeats say whom it reaches
+//! ([`Liveness::reached_by`](forebay_core::liveness::Liveness::reached_by)), so the leader of the system
+//! group knows of links that are not its own, and one broken link replaces nobody, whoever leads on which
+//! side of it: the group goes on with two copies until its lead has moved to a member that reaches all
+//! ([`successor`]), which costs no copy. A member that nobody who could lead its group reaches is of no
+//! use to it, even if others hear it. A restart within that time costs no copy either.
 //!
 //! **The spare** is created before anything is removed, and the dead member is removed before the
 //! spare is added: {A B} needs the two votes that {A B C} without C needs, while {A B C d} would need
@@ -28,20 +33,20 @@
 //! Invariants, asserted: an order to a group's leader names the configuration that it was made of;
 //! no member is removed but a dead one; no group is left with log replicas only.
 //!
-//! Left out: moving members that live (balance over time is the autoadmin's), and a node that is
-//! stopped for maintenance: it counts as dead.
+//! Left out: moving members that live (balance over time is the autoadmin's), and telling a node that is
+//! stopped for maintenance from a dead one: `replace_after_seconds` of the configuration is for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_core::ids::{GroupId, ShardId, Slot};
-use forebay_core::liveness::Peer;
+use forebay_core::liveness::{Peer, SHARDS_PER_NODE};
 use forebay_core::message::peer::{GroupReport, MemberStep};
 use forebay_core::paxos::{Az, Member, MemberId, MemberRole};
 use forebay_core::time::Nanos;
 
 use super::topology::{Topology, node_of, peer_of};
 
-/// A shard that has not been heard for so long is dead, and its members are replaced: the detection
+/// A shard that has not been reached for so long is lost, and its members are replaced: the detection
 /// time, to which the [400 ms](forebay_core::liveness::LivenessSettings) of its last heartbeat are to be
 /// added. Longer than a restart takes, shorter than anybody would like to wait with two copies.
 pub const DEAD_AFTER_NANOS: u64 = 5 * Nanos::PER_SECOND;
@@ -100,18 +105,75 @@ enum Next {
 }
 
 /// See the module's docs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Placement {
+    /// Missed for so long, a shard is dead.
+    dead_after_nanos: u64,
     nodes: Vec<Node>,
     groups: BTreeMap<GroupId, Group>,
     /// Those to be looked at in the next step.
     sick: BTreeSet<GroupId>,
     heard: BTreeSet<Peer>,
     dead: BTreeSet<Peer>,
+    /// Which shard has not reached which other one, as far as is known, and since when.
+    cuts: BTreeMap<(Peer, Peer), Nanos>,
+    /// Those that have lasted as long as it takes to be lost.
+    apart: BTreeSet<(Peer, Peer)>,
+    /// It has taken a look.
+    looked: bool,
     occupied: Vec<(GroupId, Peer, Nanos)>,
 }
 
+/// What the leader of the system group knows of a shard at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// How long it has been missed; 0 while it is heard.
+    pub missed_nanos: u64,
+    /// Whom it reaches.
+    pub reaches: &'a [Peer],
+}
+
+/// Who should lead instead of the member on shard `me`, which has not reached some members for long: a
+/// storage replica that reaches all of them, so that a healthy one need not be replaced. The caller sees
+/// to it that it reaches whom it asks.
+pub(super) fn successor(
+    members: &[Member],
+    me: Peer,
+    reaches: impl Fn(Peer, Peer) -> bool,
+) -> impl Iterator<Item = Member> {
+    let reaches_all = move |member: &Member| {
+        let others = members.iter().filter(|other| other.peer != member.peer);
+        others.map(|other| other.peer).all(|other| reaches(member.peer, other))
+    };
+    let able = |member: &&Member| member.role == MemberRole::Storage;
+    let others = members.iter().filter(move |member| member.peer != me);
+    others.filter(able).copied().filter(reaches_all)
+}
+
+impl Default for Placement {
+    fn default() -> Placement {
+        Placement::new(DEAD_AFTER_NANOS)
+    }
+}
+
 impl Placement {
+    /// Knows nothing yet; shards that are missed for so long will be dead.
+    #[must_use]
+    pub fn new(dead_after_nanos: u64) -> Placement {
+        Placement {
+            dead_after_nanos,
+            nodes: Vec::new(),
+            groups: BTreeMap::new(),
+            sick: BTreeSet::new(),
+            heard: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            cuts: BTreeMap::new(),
+            apart: BTreeSet::new(),
+            looked: false,
+            occupied: Vec::new(),
+        }
+    }
+
     /// Learns the cluster's nodes.
     pub fn set_nodes(&mut self, topology: &Topology) {
         let node =
@@ -210,16 +272,16 @@ impl Placement {
             && known.spare.is_none_or(|spare| spare.member != member)
     }
 
-    /// What is to be done now, as orders to shards. `missed_nanos` says how long a shard has been
-    /// missed; 0 while it is heard. [`MemberStep::Create`] comes without the payload.
-    pub fn step(
+    /// What is to be done now, as orders to shards. `see` says what is known of a shard at the moment.
+    /// [`MemberStep::Create`] comes without the payload.
+    pub fn step<'a>(
         &mut self,
         now: Nanos,
-        missed_nanos: impl Fn(Peer) -> u64,
+        see: impl Fn(Peer) -> Seen<'a>,
         mut random: impl FnMut() -> u64,
         orders: &mut Vec<(Peer, MemberStep)>,
     ) {
-        self.look(missed_nanos);
+        self.look(now, see);
         self.occupied.retain(|(_, _, until)| now < *until);
         if self.sick.is_empty() {
             return;
@@ -257,23 +319,61 @@ impl Placement {
         }
     }
 
-    /// Takes a look at all shards; if one died or came back, all groups are looked at.
-    fn look(&mut self, missed_nanos: impl Fn(Peer) -> u64) {
+    /// It was blind for a while: for how long shards have not reached each other is to be found out again.
+    pub fn look_anew(&mut self) {
+        self.cuts.clear();
+        self.looked = false;
+    }
+
+    /// Takes a look at all shards; if one died or came back, or two are apart or together again, all
+    /// groups are looked at. It costs what a round of heartbeats does.
+    fn look<'a>(&mut self, now: Nanos, see: impl Fn(Peer) -> Seen<'a>) {
         let (mut heard, mut dead) = (BTreeSet::new(), BTreeSet::new());
-        for (place, node) in self.nodes.iter().enumerate() {
-            for shard in 0..node.shards {
-                let peer = peer_of(place, ShardId(shard));
-                match missed_nanos(peer) {
-                    0 => _ = heard.insert(peer),
-                    missed if missed >= DEAD_AFTER_NANOS => _ = dead.insert(peer),
-                    _ => {}
+        let nodes = self.nodes.iter().enumerate();
+        let shards = nodes.flat_map(|(place, node)| {
+            (0..node.shards).map(move |shard| peer_of(place, ShardId(shard)))
+        });
+        let shards: Vec<(Peer, u64)> = shards.map(|peer| (peer, see(peer).missed_nanos)).collect();
+        for (peer, missed) in &shards {
+            match *missed {
+                0 => _ = heard.insert(*peer),
+                missed if missed >= self.dead_after_nanos => _ = dead.insert(*peer),
+                _ => {}
+            }
+        }
+        let mut cuts = BTreeMap::new();
+        let mut reaches: BTreeSet<Peer> = BTreeSet::new();
+        for from in shards.iter().map(|(peer, _)| *peer) {
+            // All members of a group are on shards of one number.
+            let beside = |to: &Peer| to.0 % SHARDS_PER_NODE == from.0 % SHARDS_PER_NODE;
+            reaches.clear();
+            reaches.extend(see(from).reaches.iter().filter(|to| beside(to)));
+            for (to, missed) in shards.iter().filter(|(to, _)| *to != from && beside(to)) {
+                if !reaches.contains(to) {
+                    // Whoever led before has waited for as long as this shard has.
+                    let begun = if self.looked { now } else { Nanos(now.since(Nanos(*missed))) };
+                    let since = self.cuts.get(&(from, *to)).copied().unwrap_or(begun);
+                    cuts.insert((from, *to), since);
                 }
             }
         }
-        if (&heard, &dead) != (&self.heard, &self.dead) {
-            (self.heard, self.dead) = (heard, dead);
+        (self.cuts, self.looked) = (cuts, true);
+        let lasting = self.cuts.iter().filter(|(_, since)| {
+            let lasted = now.since(**since);
+            lasted >= self.dead_after_nanos
+        });
+        let apart = lasting.map(|(pair, _)| *pair).collect();
+        if (&heard, &dead, &apart) != (&self.heard, &self.dead, &self.apart) {
+            (self.heard, self.dead, self.apart) = (heard, dead, apart);
             self.sick.extend(self.groups.keys());
         }
+    }
+
+    /// Whether no storage replica among `members` has reached this one of them for too long.
+    fn is_lost_to(&self, members: &[Member], lost: &Member) -> bool {
+        let able = |member: &&Member| member.role == MemberRole::Storage && member.id != lost.id;
+        let mut able = members.iter().filter(able);
+        able.all(|member| self.apart.contains(&(member.peer, lost.peer)))
     }
 
     /// Members on each node.
@@ -298,8 +398,12 @@ impl Placement {
 
     /// Whether the shard's node is in the cluster no more, or was not heard for too long.
     fn is_dead(&self, peer: Peer) -> bool {
-        let node = self.nodes.get(node_of(peer));
-        node.is_some_and(|node| node.shards == 0) || self.dead.contains(&peer)
+        self.is_gone(peer) || self.dead.contains(&peer)
+    }
+
+    /// Whether the shard's node is in the cluster no more.
+    fn is_gone(&self, peer: Peer) -> bool {
+        self.nodes.get(node_of(peer)).is_some_and(|node| node.shards == 0)
     }
 
     fn next(
@@ -320,7 +424,9 @@ impl Placement {
         }
         let (slot, members) = (report.at.slot, report.at.configuration.members());
         let gone = |(place, member): &(usize, &Member)| {
-            let silent = report.marks.is_unreached(*place) && self.is_dead(member.peer);
+            let unreached = report.marks.is_unreached(*place);
+            let silent =
+                unreached && (self.is_gone(member.peer) || self.is_lost_to(members, member));
             member.peer != leader && (report.marks.is_lost(*place) || silent)
         };
         let dead = members.iter().enumerate().find(gone).map(|(_, member)| *member);

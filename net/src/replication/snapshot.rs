@@ -3,7 +3,7 @@
 //! ```text
 //!   Effect::NeedsSnapshot ─┐                                    ┌─ ask of a peer ─► pin, read, part
 //!   Offer from a leader ───┼─► wanted ─► Fetch (one a shard) ◄──┤
-//!   a state that was lost ─┘      │ ask, part, ask, part …      └─ (Serve, a few a shard)
+//!   a lost or damaged state┘      │ ask, part, ask, part …      └─ (Serve, a few a shard)
 //!                                 ▼
 //!                     Store: install_part … take_installed ─► Input::SnapshotInstalled
 //! ```
@@ -497,6 +497,9 @@ impl Snapshots {
     ) -> bool {
         self.due = None;
         self.take_done(members, store, now);
+        if let Some(again) = members.repair(store, now) {
+            self.wake_by(again);
+        }
         members.take_wanting(&mut self.wanted);
         if self.fetch.is_none() && !self.wanted.is_empty() && now < self.fetch_at {
             self.wake_by(self.fetch_at);

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 
-use forebay_core::ids::ShardId;
+use forebay_core::ids::{Ballot, ShardId};
 use forebay_core::paxos::{Az, Change};
-use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp};
+use forebay_storage::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, ShardFile};
 use forebay_storage::log::LogConfig;
 use forebay_storage::sim_disk::{SimDisk, SimRandom};
-use forebay_storage::store::{self, BlockingDisk, Opened, RangeEnd, StoreConfig, Visit};
+use forebay_storage::store::{self, BlockingDisk, Opened, RangeEnd, Read, StoreConfig, Visit};
 
 use super::*;
 
@@ -103,6 +103,8 @@ struct World {
     number: u64,
     /// One in so many turns of the leader has a write.
     write_one_in: usize,
+    /// The key whose page was damaged.
+    hit: Option<Vec<u8>>,
 }
 
 impl World {
@@ -161,6 +163,7 @@ impl World {
             items: BTreeMap::new(),
             number: 0,
             write_one_in: 1,
+            hit: None,
         }
     }
 
@@ -258,6 +261,19 @@ impl World {
         self.nodes.iter().position(leads)
     }
 
+    /// Who leads first, a while after it began: a member that starts waits one lease length.
+    fn await_leader(&mut self, writes: bool) -> usize {
+        self.run(LivenessSettings::DEFAULT.restart_wait_nanos() / Nanos::PER_MILLI, writes);
+        for _ in 0..100 {
+            self.run(10, writes);
+            if let Some(leader) = self.leader() {
+                self.run(100, writes);
+                return leader;
+            }
+        }
+        panic!("nobody leads: {:?}", [0, 1, 2].map(|index| self.status(index)));
+    }
+
     fn status(&self, index: usize) -> MemberStatus {
         self.nodes[index].replication.statuses().next().expect("one member")
     }
@@ -294,8 +310,7 @@ impl World {
     }
 
     fn leave_behind(&mut self) -> usize {
-        self.run(400, true);
-        let away = (self.leader().expect("somebody leads") + 1) % NODES;
+        let away = (self.await_leader(true) + 1) % NODES;
         self.nodes[away].away = true;
         self.nodes[away].inbox.clear();
         let applied = self.status(away).figures.applied_slot;
@@ -341,13 +356,18 @@ fn another_source_is_asked_when_the_first_serves_nothing() {
     for _ in 0..400 {
         let now = world.now;
         let node = &mut world.nodes[leader];
-        pinned += u64::from(node.store.pin_snapshot(node.group, Slot(1), now).is_ok());
+        // All before the member that was away has asked.
+        while node.store.pin_snapshot(node.group, Slot(1), now).is_ok() {
+            pinned += 1;
+        }
         world.run(10, false);
     }
     assert!(pinned >= 4);
     let other = (0..NODES).find(|node| *node != leader && *node != away).expect("three");
     let served = |world: &World, node: usize| world.nodes[node].store.stats().snapshot_served_bytes;
-    assert!(served(&world, other) > 0 && !world.status(away).needs_snapshot);
+    let status = world.status(away);
+    let both = [leader, other].map(|node| served(&world, node));
+    assert!(both[1] > 0 && !status.needs_snapshot, "{pinned} {both:?} {status:?}");
     world.assert_equal();
 }
 
@@ -374,4 +394,167 @@ fn a_log_replica_that_is_told_to_keeps_state_and_catches_up() {
     assert_eq!(world.status(2).role, MemberRole::Storage);
     world.run(300, true);
     world.assert_equal();
+}
+
+#[test]
+fn a_member_that_holds_its_own_removal_asks_whether_it_is_one_still() {
+    let mut world = World::new([MemberRole::Storage; NODES], 11);
+    let leader = world.await_leader(true);
+    world.run(200, true);
+    let (removed, other) = ((leader + 1) % NODES, (leader + 2) % NODES);
+    let (now, node) = (world.now, &mut world.nodes[leader]);
+    let Members { liveness, list, effects, .. } = &mut node.replication.members;
+    let replica = &mut list[node.group.0 as usize].as_deref_mut().expect("it leads").replica;
+    let at = At { now, liveness, random: 0 };
+    let change = Change::Remove { id: member(removed) };
+    replica.change(change, 3, at, effects).expect("two are left");
+    node.replication.members.carry_out(&mut node.store, node.group);
+    // It accepts that, and hears a leader that has nothing to say to it any more.
+    let mut asked = false;
+    for _ in 0..40 {
+        world.run(100, false);
+        let now = world.now;
+        let relics = world.nodes[removed].replication.relics(now);
+        asked |= relics.iter().any(|(group, id, _)| (*group, *id) == (GROUP, member(removed)));
+        for index in [leader, other] {
+            assert_eq!(world.nodes[index].replication.relics(now), [], "node {index} is one");
+        }
+    }
+    assert!(asked, "its state would be kept for nobody");
+}
+
+#[test]
+fn a_leader_reports_until_it_was_noted_and_again_when_a_member_is_reached_no_more() {
+    let mut world = World::new([MemberRole::Storage; NODES], 4);
+    let leader = world.await_leader(true);
+    let me = peer_of(leader, ShardId(0));
+    let reports = |world: &mut World| {
+        let (now, mut reports) = (world.now, Vec::new());
+        world.nodes[leader].replication.reports(now, &mut reports);
+        reports.into_iter().map(|(_, report)| report).collect::<Vec<_>>()
+    };
+    assert_eq!(reports(&mut world), [], "nobody to report to is known");
+    world.nodes[leader].replication.watched_by(me, Ballot(1));
+    let first = reports(&mut world);
+    assert_eq!(first.len(), 1);
+    assert_eq!(reports(&mut world), [], "it was told just now");
+    world.run(400, false);
+    assert_eq!(reports(&mut world), first, "nobody took note");
+    let told = first[0];
+    let replication = &mut world.nodes[leader].replication;
+    replication.noted(me, told.group, told.ballot, told.at.slot, told.marks);
+    world.run(400, true);
+    assert_eq!(reports(&mut world), []);
+    assert!(world.nodes[leader].replication.members.news.is_empty(), "it costs nothing now");
+    let away = (leader + 1) % NODES;
+    world.nodes[away].away = true;
+    world.run(2000, false);
+    let after = reports(&mut world);
+    let place = told.at.configuration.members().iter().position(|at| at.id == member(away));
+    assert!(after[0].marks.is_unreached(place.expect("it is a member")), "{after:?}");
+}
+
+impl World {
+    /// Reads a key of every node that leads, strongly, as clients do; false if that met damage.
+    fn read_a_key(&mut self) -> bool {
+        let at = self.random.below(self.items.len());
+        let any = self.items.iter().nth(at).expect("that many");
+        let hit = self.hit.as_ref().filter(|_| self.random.chance(1, 2));
+        let (key, item) = hit.and_then(|key| self.items.get_key_value(key)).unwrap_or(any);
+        let Some(leader) = self.nodes.iter().position(|node| node.replication.leads(node.group))
+        else {
+            return true;
+        };
+        let node = &mut self.nodes[leader];
+        match node.store.get(node.group, key) {
+            Read::Item(found) => assert!(found == item, "never served: {key:?}"),
+            Read::Absent => panic!("{key:?} was acknowledged"),
+            Read::Damaged => return false,
+            Read::Wait(page) => {
+                node.store.fetch(page);
+            }
+        }
+        true
+    }
+
+    /// Changes a bit of a page that a key of the state is in.
+    fn damage(&mut self, index: usize) {
+        for key in self.items.keys() {
+            let node = &mut self.nodes[index];
+            if let Read::Wait(page) = node.store.get(node.group, key) {
+                let id = node.store.fetch(page).0;
+                node.disk.flip_bit(ShardFile::Pages, id * BLOCK_BYTES as u64 + 100, 3);
+                self.hit = Some(key.clone());
+                return;
+            }
+        }
+        panic!("everything is in the cache");
+    }
+}
+
+#[test]
+fn a_leader_whose_state_is_damaged_hands_over_and_becomes_whole_while_writes_go_on() {
+    let mut world = World::new([MemberRole::Storage; NODES], 5);
+    world.write_one_in = 8;
+    world.run(3000, true);
+    // Nothing that was written last is in flight when the ledger is read.
+    world.run(100, false);
+    let leader = world.leader().expect("somebody leads");
+    world.damage(leader);
+    let (mut stopped, mut moved, mut met) = (false, false, 0);
+    for _ in 0..4_000 {
+        world.run(1, false);
+        met += u64::from(!world.read_a_key());
+        let status = world.status(leader);
+        moved |= world.leader().is_some_and(|now| now != leader);
+        if status.damaged {
+            stopped = true;
+            assert!(!status.serves);
+            let (node, now) = (&mut world.nodes[leader], world.now);
+            assert_eq!(node.replication.lag(node.group, now), None, "nobody reads it");
+        }
+        if world.nodes[leader].store.stats().repaired_pages > 0 {
+            break;
+        }
+    }
+    let stats = world.nodes[leader].store.stats();
+    assert!(stopped && moved && met > 0, "stopped {stopped}, moved {moved}, met {met} times");
+    assert_eq!((stats.damaged_pages, stats.repaired_pages, stats.members_damaged), (1, 1, 0));
+    world.run(300, true);
+    world.assert_equal();
+}
+
+#[test]
+fn a_leader_that_nobody_can_replace_serves_what_it_can_read() {
+    let roles = [MemberRole::Storage, MemberRole::Storage, MemberRole::Log];
+    let mut world = World::new(roles, 6);
+    world.run(2000, true);
+    world.run(100, false);
+    let leader = world.leader().expect("somebody leads");
+    let other = (0..2).find(|index| *index != leader).expect("two keep the state");
+    world.nodes[other].away = true;
+    // Until it is missed, it would be handed the lead.
+    world.run(800, false);
+    assert_eq!(world.leader(), Some(leader));
+    world.damage(leader);
+    let (mut served, mut met) = (0, 0);
+    for _ in 0..1_500 {
+        world.run(1, false);
+        match world.read_a_key() {
+            true => served += 1,
+            false => met += 1,
+        }
+    }
+    assert!(served > 100 && met > 0, "{served} reads, {met} met the damage");
+    assert_eq!(world.leader(), Some(leader));
+    assert!(!world.status(leader).damaged, "it is not stopped");
+    // The other one comes back, and leads.
+    world.nodes[other].away = false;
+    for _ in 0..500 {
+        world.run(10, false);
+        if world.nodes[leader].store.stats().repaired_pages > 0 {
+            break;
+        }
+    }
+    assert_eq!(world.nodes[leader].store.stats().repaired_pages, 1, "{:?}", world.status(leader));
 }

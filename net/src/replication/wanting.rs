@@ -28,7 +28,9 @@ impl Members {
         let fits = member.is_some_and(|member| {
             member.id == route.to && member.replica.peer_of(route.from) == Some(from)
         });
-        self.misdirected += u64::from(!fits);
+        if !fits {
+            self.unheard.note_misdirected(from, route.group, route.to);
+        }
         group.filter(|_| fits)
     }
 
@@ -69,6 +71,7 @@ impl Members {
         if let Some(member) = self.find(group) {
             (member.want, member.role) = (None, MemberRole::Storage);
         }
+        self.set_stopped(group, false);
     }
 
     /// A leader wants this log replica to keep state.

@@ -6,6 +6,7 @@ use forebay_core::ids::GroupId;
 use forebay_core::liveness::Peer;
 use forebay_core::message::{AdminReply, ArchivedAdminRequest, ErrorCode};
 use forebay_core::paxos::MemberRole;
+use forebay_core::time::Nanos;
 
 use super::refusal::Refusal;
 use super::request::Outcome;
@@ -29,6 +30,12 @@ impl Shard {
         asker: Asker,
         request: &ArchivedAdminRequest<'_>,
     ) -> Result<Outcome, Refusal> {
+        if !self.connections.takes_commands(asker.conn) {
+            return Err(Refusal::constant(
+                ErrorCode::AccessDenied,
+                "operators' commands want an operator's certificate; `forebay certs` makes one",
+            ));
+        }
         let invalid = |words: String| Refusal::new(ErrorCode::InvalidRequest, words);
         if request.command.len() > ADMIN_BYTES_MAX {
             return Err(invalid(format!("a command of {} bytes", request.command.len())));
@@ -79,7 +86,7 @@ impl Shard {
     /// The shard that leads the system group, as far as this one knows.
     fn system_leader(&self) -> Option<Peer> {
         let replication = self.replication.as_deref()?;
-        let leader = self.system.group.and_then(|group| replication.leader(group));
+        let leader = self.system.group.and_then(|group| replication.leader(group, self.now));
         leader.or_else(|| replication.watcher())
     }
 
@@ -149,22 +156,30 @@ impl Shard {
             applied_slot: status.figures.applied_slot.0,
             trimmed_slot: status.figures.trimmed_slot.0,
             needs_snapshot: status.needs_snapshot,
+            damaged: status.damaged,
             snapshot_bytes: status.snapshot.map(|of| (of.bytes, of.bytes_total)),
         };
         replication.statuses().map(describe).collect()
     }
 
     fn move_leader(&mut self, group: GroupId, to: Peer) -> AdminAnswer {
-        let refused = |words: String| AdminAnswer::Refused(words);
+        match self.hand_over(group, to, self.now) {
+            Ok(()) => AdminAnswer::Accepted,
+            Err(words) => AdminAnswer::Refused(words),
+        }
+    }
+
+    /// Has the group's leader, which must be here, hand over to its member on shard `to`.
+    ///
+    /// # Errors
+    /// In words: it is not begun.
+    pub fn hand_over(&mut self, group: GroupId, to: Peer, now: Nanos) -> Result<(), String> {
         let Some(ordinal) = self.store.group(group) else {
-            return refused(format!("group {group} has no member on this shard"));
+            return Err(format!("group {group} has no member on this shard"));
         };
         let Some(replication) = self.replication.as_deref_mut() else {
-            return refused("this node is in no cluster".to_owned());
+            return Err("this node is in no cluster".to_owned());
         };
-        match replication.hand_over(&mut self.store, ordinal, to, self.now) {
-            Ok(()) => AdminAnswer::Accepted,
-            Err(words) => refused(words),
-        }
+        replication.hand_over(&mut self.store, ordinal, to, now)
     }
 }

@@ -12,6 +12,7 @@ use forebay_core::table::{NODES_ATTRIBUTE, PartitionDescription, TableDescriptio
 use forebay_core::time::Nanos;
 use forebay_storage::store::{GroupDescriptor, Refused};
 
+use super::healing::payload_of;
 use super::refusal::Refusal;
 use super::replicated::Mark;
 use super::system::{ShardMail, read_description, system_key};
@@ -176,13 +177,13 @@ impl Shard {
     }
 
     pub(super) fn create_partitions(&mut self, description: Box<TableDescription>, from: Peer) {
-        let payload = description.to_item().to_bytes().expect("a description is a valid item");
         let mut ticket = self.store.last_ticket();
         for partition in &description.partitions {
             let id = partition.group;
             if partition.shard != self.context.shard || self.store.group(id).is_some() {
                 continue;
             }
+            let payload = payload_of(&description, id);
             let created = if self.replication.is_some() {
                 let Some(created) = self.create_founder(partition, &payload) else { continue };
                 created
@@ -278,6 +279,9 @@ impl Shard {
     /// The members of one of the table's groups have changed: whoever was to found it, and has not,
     /// never will.
     pub(super) fn founders_replaced(&mut self, table: TableId) {
+        if !self.system.changes.contains_key(&table) {
+            return;
+        }
         let Some(description) = self.system.by_id(table).cloned() else { return };
         let Some(change) = self.system.changes.get_mut(&table).filter(|change| !change.dropping)
         else {

@@ -54,6 +54,8 @@ struct Connection {
     paused: bool,
     /// The shell was told so.
     pause_told: bool,
+    /// Its certificate is no operator's.
+    denies_commands: bool,
     /// Close once the outbox has been sent.
     ending: bool,
     /// The shell was told to close it; nothing is said any more.
@@ -120,6 +122,15 @@ impl Connections {
             ..Connection::default()
         };
         self.open += 1;
+    }
+
+    /// Operators' commands that come on it are refused.
+    pub(super) fn deny_commands(&mut self, conn: ConnId) {
+        self.get(conn).expect("it was just opened").denies_commands = true;
+    }
+
+    pub(super) fn takes_commands(&mut self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|connection| !connection.denies_commands)
     }
 
     pub(super) fn closed(&mut self, conn: ConnId) {
@@ -308,6 +319,11 @@ impl Connections {
                 self.queue(conn);
             }
         }
+    }
+
+    /// Whether a connection has something to hand out at a turn's end, or to be told.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// End of the turn: hand out what is ready.

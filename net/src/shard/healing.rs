@@ -14,27 +14,31 @@
 //! when what is written is as new as the configuration that does not list it: so no founder that was
 //! replaced is ever founded again.
 //!
+//! **Members lost with a shard's log** have an identity that nobody uses any more. Their shard says so to
+//! the groups, which remove them; new members on the same shard begin with their state, and what nobody
+//! needs any more is dropped as other relics are.
+//!
 //! **The list of nodes** is an item of the system group too, under a key that no table can have. It
 //! travels from shard 0 to shard 0 of the nodes, whoever leads: links that come up begin with its
 //! length, and who knows more tells. So a node that was away learns of nodes that joined meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use forebay_core::ids::{GroupId, ShardId, Slot, TableId};
+use forebay_core::ids::{Ballot, GroupId, ShardId, Slot, TableId};
 use forebay_core::item::{Item, ItemRef, ValueRef};
 use forebay_core::liveness::Peer;
 use forebay_core::message::ErrorCode;
 use forebay_core::message::peer::{GroupReport, MemberStep};
 use forebay_core::paxos::{Change, MemberId};
-use forebay_core::table::{TableDescription, TableStatus};
+use forebay_core::table::{PartitionDescription, TableDescription, TableStatus};
 use forebay_core::time::Nanos;
-use forebay_storage::store::{GroupOrdinal, Refused};
+use forebay_storage::store::{GroupOrdinal, LostMember, Refused};
 
 use super::Shard;
 use super::changes::Step;
 use super::replicated::Mark;
 use super::system::system_key;
-use crate::replication::{Joined, Placement, Promotion, Topology, TopologyNode};
+use crate::replication::{DEAD_AFTER_NANOS, Joined, Placement, Promotion, Topology, TopologyNode};
 
 /// How often reports are looked for, and orders given.
 const TICK_NANOS: u64 = 100 * Nanos::PER_MILLI;
@@ -44,6 +48,11 @@ const WATCH_NANOS: u64 = Nanos::PER_SECOND;
 const HOLDS_NANOS: u64 = 2 * Nanos::PER_SECOND;
 /// Members asked about at a time.
 const HOLDS_MAX: usize = 64;
+/// How often a shard tells of members that were lost with its log: more often than a group's leader
+/// forgets it.
+const LOST_NANOS: u64 = 400 * Nanos::PER_MILLI;
+/// Lost members told of at a time: the others follow when these are replaced.
+const LOST_MAX: usize = 1024;
 /// Key of the list of nodes in the system group: no table has such a name.
 pub(super) const NODES_KEY: &str = "/nodes";
 const NODES_JSON: &str = "json";
@@ -51,11 +60,14 @@ const NODES_JSON: &str = "json";
 /// See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Healing {
-    /// On the shard that leads the system group.
+    /// On the shard that leads the system group, under this ballot. It outlives a lapse of the lease: what
+    /// groups' leaders have told under a ballot they do not tell again under it.
     placement: Option<Box<Placement>>,
+    ballot: Ballot,
     tick_at: Nanos,
     watch_at: Nanos,
     holds_at: Nanos,
+    lost_at: Nanos,
     /// Which table a group is of.
     tables: HashMap<GroupId, TableId>,
     /// Tables whose members are to be written down.
@@ -66,6 +78,8 @@ pub(super) struct Healing {
     written: HashMap<GroupId, Slot>,
     /// The list of nodes that is on its way to the system group.
     growing: Option<Topology>,
+    /// After how long a silent node's members are replaced, if an operator says so.
+    replace_after_nanos: Option<u64>,
 }
 
 impl Healing {
@@ -98,13 +112,37 @@ impl Healing {
     }
 }
 
-/// What a new member's shard keeps with the group: the table, and of its groups this one's members.
-fn payload_of(description: &TableDescription, group: GroupId) -> Vec<u8> {
-    let mut own = description.clone();
-    for partition in own.partitions.iter_mut().filter(|partition| partition.group != group) {
-        (partition.founders, partition.members) = (Default::default(), None);
+/// What a member's shard keeps with the group: the table, and of its partitions this group's. What lies
+/// before it, and after it, is one partition each, whose members nobody asks for here: with all of them,
+/// what a table of many partitions costs would grow with their square.
+pub(super) fn payload_of(description: &TableDescription, group: GroupId) -> Vec<u8> {
+    let all = &description.partitions;
+    let at = all.iter().position(|partition| partition.group == group);
+    let at = at.expect("the table has the partition");
+    let other = |partition: &PartitionDescription, hash_first: u64, hash_last: u64| {
+        let (founders, members) = (Default::default(), None);
+        PartitionDescription { hash_first, hash_last, founders, members, ..*partition }
+    };
+    let own = &all[at];
+    let mut partitions = vec![*own];
+    if at > 0 {
+        partitions.insert(0, other(&all[at - 1], 0, own.hash_first - 1));
     }
-    own.to_item().to_bytes().expect("a description is a valid item")
+    if let Some(next) = all.get(at + 1) {
+        partitions.push(other(next, own.hash_last + 1, u64::MAX));
+    }
+    let TableDescription { id, name, schema, hash_seed, status, created_unix_millis, .. } =
+        description;
+    let kept = TableDescription {
+        id: *id,
+        name: name.clone(),
+        schema: schema.clone(),
+        hash_seed: *hash_seed,
+        partitions,
+        status: *status,
+        created_unix_millis: *created_unix_millis,
+    };
+    kept.to_item().to_bytes().expect("a description is a valid item")
 }
 
 /// The list of nodes in an item of the system group.
@@ -116,6 +154,12 @@ pub(super) fn read_nodes(item: &[u8]) -> Option<Topology> {
 }
 
 impl Shard {
+    /// How long a node may be silent before its members are replaced, where this shard decides that. To be
+    /// said before the shard's first turn.
+    pub fn set_replace_after(&mut self, nanos: u64) {
+        self.healing.replace_after_nanos = Some(nanos);
+    }
+
     /// Does what is due for the groups' members. When to come back.
     pub(super) fn heal(&mut self, now: Nanos) -> Option<Nanos> {
         self.replication.as_deref()?;
@@ -129,8 +173,12 @@ impl Shard {
             self.place_members(now);
             self.write_members();
         }
+        if let Some(replication) = self.replication.as_deref_mut() {
+            replication.yield_leads(&mut self.store, now);
+        }
         self.report_groups(now);
         self.ask_about_relics(now);
+        self.tell_of_lost(now);
         Some(self.healing.tick_at)
     }
 
@@ -140,22 +188,34 @@ impl Shard {
         else {
             return false;
         };
-        let leads = self.system.loaded && replication.holds_lease(group, now);
-        if !leads {
+        let ballot = replication.ballot(group);
+        let leads = self.system.loaded && replication.leads(group);
+        if !leads || (self.healing.placement.is_some() && self.healing.ballot != ballot) {
             let tables = std::mem::take(&mut self.healing.tables);
-            let Healing { tick_at, holds_at, .. } = self.healing;
+            let Healing { tick_at, holds_at, lost_at, replace_after_nanos, .. } = self.healing;
             let tables = if self.system.loaded { tables } else { HashMap::new() };
-            self.healing = Healing { tick_at, holds_at, tables, ..Healing::default() };
+            let kept =
+                Healing { tick_at, holds_at, lost_at, replace_after_nanos, ..Healing::default() };
+            self.healing = Healing { tables, ..kept };
+        }
+        if !leads {
+            return false;
+        }
+        if !replication.holds_lease(group, now) {
+            if let Some(placement) = &mut self.healing.placement {
+                placement.look_anew();
+            }
             return false;
         }
         if self.healing.placement.is_none() {
-            let mut placement = Box::<Placement>::default();
+            let replace_after = self.healing.replace_after_nanos.unwrap_or(DEAD_AFTER_NANOS);
+            let mut placement = Box::new(Placement::new(replace_after));
             if let Some(topology) = replication.topology() {
                 placement.set_nodes(topology);
             }
             let peers = replication.members_of(group).map(|member| member.peer);
             placement.know(GroupId::SYSTEM, ShardId(0), peers);
-            self.healing.placement = Some(placement);
+            (self.healing.placement, self.healing.ballot) = (Some(placement), ballot);
             for description in self.system.by_name.values() {
                 self.healing.know(description);
                 for partition in &description.partitions {
@@ -191,8 +251,9 @@ impl Shard {
         let Some(placement) = self.healing.placement.as_deref_mut() else { return };
         let replication = self.replication.as_deref().expect("it leads");
         let (system, mut orders) = (&mut self.system, Vec::new());
-        let missed = |peer| replication.missed_nanos(peer, now);
-        placement.step(now, missed, || system.random(), &mut orders);
+        let reached = replication.reached(now);
+        let see = |peer| replication.see(peer, &reached, now);
+        placement.step(now, see, || system.random(), &mut orders);
         for (to, mut order) in orders {
             if let MemberStep::Create { group, payload, .. } = &mut order
                 && let Some(table) = self.healing.tables.get(group)
@@ -260,10 +321,30 @@ impl Shard {
         }
         self.healing.holds_at = now + HOLDS_NANOS;
         let Some(replication) = self.replication.as_deref_mut() else { return };
-        let relics = replication.relics(now);
+        let mut relics = replication.relics(now);
+        relics.extend(self.store.lost_members().map(|lost| {
+            let slot = lost.configuration.map_or(Slot(0), |known| known.slot);
+            (lost.group, lost.member, slot)
+        }));
         let Some(watcher) = replication.watcher() else { return };
         for (group, member, slot) in relics.into_iter().take(HOLDS_MAX) {
             self.tell(watcher, MemberStep::Holds { group, member, slot }, now);
+        }
+    }
+
+    /// Tells the groups of members that were lost with this shard's log.
+    fn tell_of_lost(&mut self, now: Nanos) {
+        if now < self.healing.lost_at {
+            return;
+        }
+        self.healing.lost_at = now + LOST_NANOS;
+        let (me, Some(replication)) = (self.me(), self.replication.as_deref_mut()) else { return };
+        for LostMember { group, member, configuration } in self.store.lost_members().take(LOST_MAX)
+        {
+            let known = configuration.iter().flat_map(|known| known.configuration.members());
+            for peer in known.map(|other| other.peer).filter(|peer| *peer != me) {
+                replication.send_member(peer, &MemberStep::Absent { group, member });
+            }
         }
     }
 
@@ -352,13 +433,24 @@ impl Shard {
                 self.healing.dirty.insert(table);
                 self.founders_replaced(table);
             }
+        } else {
+            // Of a table that is being made, or deleted. It is told again, and may count then.
+            return;
         }
         self.tell(from, MemberStep::Noted { group, ballot, slot: at.slot, marks }, now);
     }
 
     /// Whether nobody needs the member any more.
     fn may_drop(&self, group: GroupId, member: MemberId, slot: Slot) -> bool {
-        let Some(placement) = &self.healing.placement else { return false };
+        let (Some(placement), Some(replication)) = (&self.healing.placement, &self.replication)
+        else {
+            return false;
+        };
+        // Without the lease, another one may lead by now and have given it to the group.
+        let leads = |system| replication.holds_lease(system, self.now);
+        if !self.system.group.is_some_and(leads) {
+            return false;
+        }
         let written = self.healing.written.get(&group).copied().unwrap_or_default();
         let newer = placement.report(group).is_none_or(|report| report.at.slot >= slot);
         newer && placement.may_drop(group, member, written)
@@ -377,6 +469,13 @@ impl Shard {
             if replication.is_blank(ordinal) {
                 // Created for a plan that was given up. It has nothing, and nothing is lost with it.
                 return self.drop_relic(group, earlier);
+            }
+            if self.store.logs_lost() > 0 && self.store.may_be_reborn(ordinal) {
+                // The same, with a state that was here before: the new one has it.
+                replication.remove(ordinal);
+                self.store.forsake(ordinal);
+                self.group_gone(ordinal);
+                return self.create_spare(from, id, payload, now);
             }
             return self.tell(from, MemberStep::Occupied { group, member: earlier }, now);
         }
@@ -406,19 +505,31 @@ impl Shard {
 
     /// Nobody needs this member any more, or it never had anything.
     fn drop_relic(&mut self, group: GroupId, member: MemberId) {
-        let Some(ordinal) = self.store.group(group) else { return };
+        let Some(ordinal) = self.store.group(group) else {
+            // Refused for the moment, it is asked for again.
+            let _ = self.store.drop_lost(group, member);
+            return;
+        };
         let Some(replication) = self.replication.as_deref_mut() else { return };
         if replication.member(ordinal).0 != member || replication.leads(ordinal) {
             return;
         }
-        // What is refused for the moment is asked for again.
         if self.store.drop_group(ordinal).is_ok() {
             replication.remove(ordinal);
-            self.tables.remove_group(ordinal);
-            if self.system.group == Some(ordinal) {
-                self.system.group = None;
-                self.system.forget();
-            }
+            self.group_gone(ordinal);
+        } else {
+            // It is asked for again. The log may be full behind a checkpoint that waits for a page of
+            // this state, which will not come: it waits for it no more.
+            replication.stop_unneeded(&mut self.store, ordinal);
+        }
+    }
+
+    /// This shard serves the group no more.
+    fn group_gone(&mut self, ordinal: GroupOrdinal) {
+        self.tables.remove_group(ordinal);
+        if self.system.group == Some(ordinal) {
+            self.system.group = None;
+            self.system.forget();
         }
     }
 
@@ -489,11 +600,7 @@ impl Shard {
     ///
     /// # Errors
     /// Nothing was begun, for this reason, for people.
-    pub(super) fn grow(
-        &mut self,
-        node: TopologyNode,
-        replaces: Option<[u8; 16]>,
-    ) -> Result<(), String> {
+    pub fn grow(&mut self, node: TopologyNode, replaces: Option<[u8; 16]>) -> Result<(), String> {
         let known = self.replication.as_deref().and_then(|replication| replication.topology());
         let known = known.cloned().ok_or("this node is in no cluster")?;
         if known.place_of(&node.node_id).is_some_and(|place| known.nodes[place] == node) {

@@ -67,6 +67,7 @@ pub use system::{Mail, ShardMail};
 use crate::frame::{FrameError, Template};
 use crate::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use crate::metrics::ShardMetrics;
+use crate::refusals::Words;
 use crate::replication::{Event, Joined, Replication, SnapshotSettings};
 use connections::Connections;
 use page::PageBuilder;
@@ -176,6 +177,8 @@ pub struct Shard {
     waiting: VecDeque<Waiting>,
     /// On a shard of a cluster, once it knows who is in it.
     replication: Option<Box<Replication>>,
+    /// Of what it refused, on their way to the log.
+    refusal_words: Words,
     snapshots: SnapshotSettings,
     /// This node's name in its certificate, where peers and clients show theirs.
     certified: Option<String>,
@@ -220,6 +223,7 @@ impl Shard {
             tables: Tables::default(),
             waiting: VecDeque::with_capacity(1024),
             replication: None,
+            refusal_words: Words::default(),
             snapshots: SnapshotSettings::DEFAULT,
             certified: None,
             slots: SlotQueues::default(),
@@ -281,10 +285,34 @@ impl Shard {
         &self.store
     }
 
+    /// A sealed part of the log turned out damaged, and the log still holds it.
+    pub fn note_log_damage(&mut self) {
+        self.store.note_log_damage();
+    }
+
     /// The shard's part in its cluster, for status and for simulations.
     #[must_use]
     pub fn replication(&self) -> Option<&Replication> {
         self.replication.as_deref()
+    }
+
+    /// For simulations: see [`Store::want_checkpoint`].
+    pub fn want_checkpoint(&mut self) {
+        self.store.want_checkpoint();
+    }
+
+    /// For simulations: see [`Store::keep_old`].
+    pub fn keep_old(&mut self) {
+        self.store.keep_old();
+    }
+
+    /// For simulations: its member of the group stands for election, whatever it hears of the leader.
+    pub fn stand(&mut self, group: GroupId, now: Nanos) {
+        if let Some(replication) =
+            self.replication.as_deref_mut().filter(|_| self.store.failure().is_none())
+        {
+            replication.stand(&mut self.store, group, now);
+        }
     }
 
     /// For simulations: has its store keep what its members learn to be chosen.
@@ -300,6 +328,15 @@ impl Shard {
     /// Messages for other shards of the node, in order.
     pub fn take_mail(&mut self) -> std::vec::Drain<'_, Mail> {
         self.mail.drain(..)
+    }
+
+    /// Whether a turn is of use now although nothing but [`Machine::sent`] was called since the last one,
+    /// which asked for a later one: what came back left something to send, or somebody to hear more of.
+    /// Otherwise such a turn only looks at the clock.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        let links = self.replication.as_deref().is_some_and(Replication::has_unsent);
+        links || self.connections.has_unsent() || self.stopping
     }
 
     /// Answers, or queues the answer behind the entries in flight that it depends on.
@@ -408,6 +445,15 @@ impl Asker {
     }
 }
 
+/// What the other side of a connection has shown of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// The name in its certificate.
+    pub name: &'a str,
+    /// It may give operators' commands.
+    pub operates: bool,
+}
+
 /// Whom a reply goes to.
 #[derive(Clone, Copy, Debug)]
 struct Asker {
@@ -511,14 +557,18 @@ impl Shard {
         conn: ConnId,
         listener: usize,
         token: Option<u64>,
-        name: Option<&str>,
+        shown: Option<Shown<'_>>,
         now: Nanos,
     ) {
         let is_peer = token.is_some() || listener == PEER_LISTENER;
         if let Some(replication) = self.replication.as_deref_mut().filter(|_| is_peer) {
+            let name = shown.map(|shown| shown.name);
             return replication.connected(conn, token, name, now);
         }
         self.connections.opened(conn);
+        if shown.is_some_and(|shown| !shown.operates) {
+            self.connections.deny_commands(conn);
+        }
         if is_peer {
             // Too early: this shard does not know yet who is in the cluster.
             return self.connections.end(conn);

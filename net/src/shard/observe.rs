@@ -40,6 +40,7 @@ pub const METRIC_NAMES: MetricNames = MetricNames {
         "UnsupportedVersion",
         "UnknownKind",
         "InvalidRequest",
+        "AccessDenied",
         "UnknownTable",
         "TableExists",
         "TableNotActive",
@@ -108,9 +109,11 @@ impl Shard {
         self.publish_at = self.now + PUBLISH_NANOS;
         let metrics = &self.context.metrics;
         metrics.connections_open.set(self.connections.open_count() as u64);
-        if let Some(replication) = &self.replication {
+        if let Some(replication) = self.replication.as_deref_mut() {
             observe_members(metrics, replication, self.now);
             observe_links(metrics, replication.links());
+            replication.take_refusals(&mut self.refusal_words);
+            metrics.publish_refusals(&mut self.refusal_words);
         }
         metrics.connections_paused.set(self.connections.paused_count() as u64);
         metrics.pending_replies.set(self.waiting.len() as u64);
@@ -163,7 +166,17 @@ impl Shard {
             .set_total(stats.checkpoint_written_bytes / stats.page_bytes);
         metrics.pages_file_bytes.set(stats.pages_file_bytes);
         metrics.pages_free_blocks.set(stats.pages_free_blocks);
-        metrics.damage_found.set_total(stats.page_read_errors);
+        let scrub = self.store.scrub_stats();
+        metrics.scrub_pages.set_total(scrub.pages);
+        metrics.scrub_damaged_pages.set_total(scrub.damaged);
+        metrics.scrub_passes.set_total(scrub.passes);
+        metrics.scrub_passed_boottime_nanoseconds.set(scrub.passed_at.0);
+        metrics.damage_found.set_total(stats.page_read_errors + scrub.damaged);
+        metrics.damage_pages_found.set_total(stats.damaged_pages);
+        metrics.damage_pages_repaired.set_total(stats.repaired_pages);
+        metrics.damage_members.set(stats.members_damaged);
+        metrics.damage_log_ranges.set_total(stats.log_damaged_ranges);
+        metrics.damage_members_lost.set(stats.members_lost);
         metrics.snapshots_installed.set_total(stats.snapshots_installed);
         metrics.snapshots_given_up.set_total(stats.snapshots_given_up);
         metrics.snapshot_served_bytes.set_total(stats.snapshot_served_bytes);
@@ -226,7 +239,10 @@ fn observe_members(metrics: &ShardMetrics, replication: &Replication, now: Nanos
     metrics.members_awaiting_snapshot.set(awaiting);
     metrics.member_lag_slots_max.set(lag_max);
     metrics.protocol_errors.set_total(protocol_errors);
-    metrics.messages_misdirected.set_total(replication.misdirected());
+    let unheard = replication.unheard();
+    metrics.messages_misdirected.set_total(unheard.misdirected());
+    metrics.messages_stale_ballot.set_total(unheard.stale_ballots());
+    metrics.messages_stale_epoch.set_total(unheard.stale_epochs());
 }
 
 fn observe_links(metrics: &ShardMetrics, links: &Links) {
@@ -236,16 +252,27 @@ fn observe_links(metrics: &ShardMetrics, links: &Links) {
     metrics.link_peers.set(peers);
     metrics.links_established.set_total(counted.established);
     metrics.link_reconnects.set_total(counted.reconnects);
+    metrics.links_replaced.set_total(counted.replaced);
+    metrics.link_dials.set_total(counted.dials);
     metrics.link_dials_failed.set_total(counted.dials_failed);
+    metrics.link_greetings_timed_out.set_total(counted.greetings_timed_out);
+    metrics.link_strangers_evicted.set_total(counted.strangers_evicted);
+    metrics.link_ranges_cut.set_total(counted.ranges_cut);
     metrics.links_silent.set_total(counted.silent);
     metrics.link_sent_messages.set_total(counted.messages_sent);
     metrics.link_received_messages.set_total(counted.messages_received);
     metrics.link_sent_bytes.set_total(counted.bytes_sent);
     metrics.link_received_bytes.set_total(counted.bytes_received);
     metrics.link_sent_batches.set_total(counted.buffers_sent);
-    let dropped = counted.dropped_unconnected + counted.dropped_full + counted.dropped_lost;
+    let dropped = counted.dropped_unconnected
+        + counted.dropped_full
+        + counted.dropped_lost
+        + counted.dropped_waiting;
     metrics.link_dropped_messages.set_total(dropped);
     for (counter, (_, count)) in metrics.link_refusals.iter().zip(counted.refusals()) {
+        counter.set_total(count);
+    }
+    for (counter, count) in metrics.refused_by_peers.iter().zip(counted.refused_by_peers) {
         counter.set_total(count);
     }
 }

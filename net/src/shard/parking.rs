@@ -1,4 +1,5 @@
-//! Requests that cannot go on yet: parked until a page arrives, or stalled until the store has room.
+//! Requests that cannot go on yet: parked until a page arrives, or stalled until the store has room, or
+//! until a change of a group's members or its leader, some round trips, is done.
 //!
 //! ```text
 //!   parked    page 7 ─► request ─► request        each page's requests in the order they came
@@ -190,16 +191,15 @@ impl Parking {
         Some(held)
     }
 
-    /// Puts a write behind the others that wait for room.
+    /// Puts a write behind the others that wait for room, or for their group.
     pub(super) fn stall(&mut self, held: Held) {
         self.held_bytes += held.bytes();
         self.stalled.push_back(held);
     }
 
-    /// Puts a write back that found no room after all.
-    pub(super) fn stall_again(&mut self, held: Held) {
-        self.held_bytes += held.bytes();
-        self.stalled.push_front(held);
+    /// The last `count` come first again: they were tried, in their order, and still wait.
+    pub(super) fn first_again(&mut self, count: usize) {
+        self.stalled.rotate_right(count);
     }
 
     /// The write whose turn it is.

@@ -157,7 +157,9 @@ impl Shard {
         }
     }
 
-    /// Begins a put of `self.key`, or a delete; None if there is no room for the moment.
+    /// Begins a put of `self.key`, or a delete; None if there is no room for the moment, or the group's
+    /// members or its leader are changing: the write waits, so that clients see of a heal nothing, and of
+    /// a hand-over no more than its milliseconds.
     #[inline]
     pub(super) fn begin_write(
         &mut self,
@@ -181,15 +183,22 @@ impl Shard {
         };
         match replication.propose(&mut self.store, group, key, item) {
             Ok(slot) => Ok(Some(Mark::Slot(group, slot, self.slots.reign(group)))),
-            Err(NotProposed::Refused(Refused::Overloaded)) => Ok(None),
+            Err(NotProposed::Refused(Refused::Overloaded) | NotProposed::Changing) => Ok(None),
             Err(NotProposed::Refused(refused)) => Err(refused.into()),
+            Err(NotProposed::NotLeading) if replication.takes_over(group, self.now) => Ok(None),
             Err(NotProposed::NotLeading) => Err(self.not_leader(group)),
             Err(NotProposed::NotNow) => Err(Refusal::constant(
                 ErrorCode::Overloaded,
-                "as many writes as may wait for the group's other members do, or it is changing",
+                "as many writes as may wait for the group's other members do",
             )
             .retry_after(RETRY_NANOS)),
         }
+    }
+
+    /// Whether the member here is about to lead: what it is asked may wait for that.
+    pub(super) fn takes_over(&self, group: GroupOrdinal) -> bool {
+        let replication = self.replication.as_deref();
+        replication.is_some_and(|replication| replication.takes_over(group, self.now))
     }
 
     /// Everything that has been begun in the group: what was read of it depends on no more.
@@ -261,7 +270,8 @@ impl Shard {
     pub(super) fn not_leader(&self, group: GroupOrdinal) -> Refusal {
         let replication = self.replication.as_deref();
         let leader = replication.and_then(|replication| {
-            let peer = replication.leader(group).filter(|peer| *peer != replication.me().peer)?;
+            let leader = replication.leader(group, self.now);
+            let peer = leader.filter(|peer| *peer != replication.me().peer)?;
             replication.topology()?.native(peer)
         });
         let mut refusal =
@@ -390,6 +400,11 @@ impl Shard {
         replication.end_turn(now, fx);
     }
 
+    /// In what time every page is read from the disk once; None: pages that nobody asks for are not read.
+    pub fn set_scrub_period(&mut self, nanos: Option<u64>) {
+        self.store.set_scrub_period(nanos);
+    }
+
     /// How fast snapshots for members of replicated groups are served and fetched.
     pub fn set_snapshot_bytes_per_second(&mut self, bytes_per_second: u64) {
         self.snapshots.bytes_per_second = bytes_per_second;
@@ -431,7 +446,7 @@ impl Shard {
         let Some((id, _, _)) = founders.iter().find(|(_, peer, _)| *peer == me).copied() else {
             return;
         };
-        if !bootstrap || self.system.group.is_some() {
+        if !bootstrap || self.system.group.is_some() || self.store.logs_lost() > 0 {
             return;
         }
         match create(replication, &mut self.store, GroupId::SYSTEM, id, &founders, &[]) {
@@ -446,6 +461,11 @@ impl Shard {
         partition: &PartitionDescription,
         payload: &[u8],
     ) -> Option<Result<(GroupOrdinal, Ticket), Refused>> {
+        if self.store.logs_lost() > 0 {
+            // It may have been founded here before, in the part of the log that is lost, and no identity
+            // comes back (**Rule (identity)**). The other founders replace this one.
+            return None;
+        }
         let replication = self.replication.as_deref_mut()?;
         let me = replication.me().peer;
         let id = partition.founders().find(|founder| founder.peer == me)?.id;

@@ -338,12 +338,13 @@ impl Shard {
         self.arrived = arrived;
     }
 
-    /// Queues a write behind the others that wait for room.
+    /// Queues a write behind the others that wait for room, or for their group.
     fn stall(&mut self, asker: Asker, payload: Payload<'_>, progress: Option<Box<Progress>>) {
         if !self.parking.has_place() {
             let refusal = Refusal::constant(
                 ErrorCode::Overloaded,
-                "the log or memory is full for the moment, and so is the queue of waiting writes",
+                "for the moment the log or memory is full, or groups change, and the queue of waiting \
+                 writes is full too",
             )
             .retry_after(20 * Nanos::PER_MILLI);
             match progress.map(|progress| *progress) {
@@ -361,16 +362,21 @@ impl Shard {
         self.parking.stall(Held { asker, payload, progress });
     }
 
-    /// Runs the writes that waited for room, as far as there is some.
+    /// Runs the writes that waited, as far as there is room. One whose group changes its members or its
+    /// leader goes on waiting, and keeps its place; those behind it do not wait for it.
     pub(super) fn resume_stalled(&mut self) {
-        while self.parking.stalled() > 0 && self.store.has_room() {
+        let (mut left, mut kept) = (self.parking.stalled(), 0);
+        while left > 0 && self.store.has_room() {
+            left -= 1;
             let stalled = self.parking.next_stalled().expect("counted");
             let Held { asker, payload, progress } = stalled;
             // A write that arrives stalls in the same turn, or as soon as its page is here.
             let stalled_at = asker.asked_at;
             match self.dispatch(asker, &payload, progress) {
                 Ok(Outcome::Stall(progress)) => {
-                    return self.parking.stall_again(Held { asker, payload, progress });
+                    self.parking.stall(Held { asker, payload, progress });
+                    kept += 1;
+                    continue;
                 }
                 Ok(Outcome::Wait(page, progress)) => {
                     self.park(asker, Payload::Copied(payload), page, progress);
@@ -386,5 +392,6 @@ impl Shard {
             let waited = self.now.since(stalled_at);
             self.context.metrics.writes_stalled_nanoseconds.add(waited);
         }
+        self.parking.first_again(kept);
     }
 }

@@ -1,9 +1,6 @@
 //! The tables that this shard knows, and which of their partitions it holds.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use forebay_core::ids::TableId;
+use forebay_core::ids::{IdMap, TableId};
 use forebay_core::message::ErrorCode;
 use forebay_core::table::TableDescription;
 use forebay_storage::store::GroupOrdinal;
@@ -62,28 +59,12 @@ impl Table {
     }
 }
 
-/// Table ids are random already; no client can choose one.
-#[derive(Debug, Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        unreachable!("an id is hashed as one number, not as {} bytes", bytes.len());
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id;
-    }
-}
-
 /// See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    by_id: HashMap<TableId, Table, BuildHasherDefault<IdHasher>>,
+    by_id: IdMap<TableId, Table>,
+    /// Whose partition each group of this shard is.
+    by_group: IdMap<GroupOrdinal, TableId>,
 }
 
 impl Tables {
@@ -97,15 +78,19 @@ impl Tables {
     }
 
     pub(super) fn remove(&mut self, id: TableId) {
-        self.by_id.remove(&id);
+        for partition in self.by_id.remove(&id).into_iter().flat_map(|table| table.partitions) {
+            self.by_group.remove(&partition.group);
+        }
     }
 
     /// The group has no member here any more.
     pub(super) fn remove_group(&mut self, group: GroupOrdinal) {
-        self.by_id.retain(|_, table| {
-            table.partitions.retain(|partition| partition.group != group);
-            !table.partitions.is_empty()
-        });
+        let Some(id) = self.by_group.remove(&group) else { return };
+        let Some(table) = self.by_id.get_mut(&id) else { return };
+        table.partitions.retain(|partition| partition.group != group);
+        if table.partitions.is_empty() {
+            self.by_id.remove(&id);
+        }
     }
 
     /// Adds a partition of the table that `description` describes.
@@ -123,12 +108,13 @@ impl Tables {
             .or_insert_with(|| Table { description: description.clone(), partitions: Vec::new() });
         let at = table.partitions.partition_point(|partition| partition.hash_first < hash_first);
         table.partitions.insert(at, LocalPartition { hash_first, hash_last, epoch, group });
+        self.by_group.insert(group, description.id);
     }
 
     /// The table whose partition a group of this shard is.
     pub(super) fn name_of(&self, group: GroupOrdinal) -> Option<&str> {
-        let holds = |table: &&Table| table.partitions.iter().any(|part| part.group == group);
-        self.by_id.values().find(holds).map(|table| table.description.name.as_str())
+        let table = self.by_id.get(self.by_group.get(&group)?)?;
+        Some(table.description.name.as_str())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Table> {

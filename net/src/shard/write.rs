@@ -357,7 +357,12 @@ impl Shard {
         condition: &ArchivedOption<ArchivedCondition>,
         return_old_on_failure: bool,
     ) -> Result<Evaluated, Refusal> {
-        self.readable(group)?;
+        if let Err(refusal) = self.readable(group) {
+            return match self.takes_over(group) {
+                true => Ok(Evaluated::Stop(Outcome::Stall(None))),
+                false => Err(refusal),
+            };
+        }
         self.old.clear();
         let current = match self.store.current(group, self.key.as_bytes(), &mut self.old) {
             Current::Item { in_flight } => CurrentItem { exists: true, in_flight },

@@ -88,17 +88,19 @@ impl Credentials {
     }
 
     /// The name in the certificate, which everybody else will check as it is checked here.
-    fn name(&self, files: &TlsFiles, role: Role) -> Result<String, TlsError> {
+    fn name(&self, files: &TlsFiles, roles: &'static [Role]) -> Result<String, TlsError> {
         let problem = |problem: String| {
             Err(TlsError::Certificate { path: files.certificate.clone(), problem })
         };
         let [own, between @ ..] = &*self.chain else { unreachable!("an empty file was refused") };
-        let Some(name) = role.name_in(own) else {
-            let prefix = role.prefix();
-            return problem(format!("it bears no name that begins with {prefix}"));
+        let Some((role, name)) = Role::first_of(roles, own) else {
+            let prefixes: Vec<&str> = roles.iter().map(|role| role.prefix()).collect();
+            let prefixes = prefixes.join(" or ");
+            return problem(format!("it bears no name that begins with {prefixes}"));
         };
         let now = UnixTime::now();
-        let dialer = DialerVerifier::new(role, Arc::clone(&self.roots), Arc::clone(&self.provider));
+        let dialer =
+            DialerVerifier::new(roles, Arc::clone(&self.roots), Arc::clone(&self.provider));
         let dialer = dialer.expect("there is an authority");
         if let Err(error) = dialer.verify_client_cert(own, between, now) {
             return problem(explain(&error));
@@ -113,10 +115,14 @@ impl Credentials {
         Ok(name)
     }
 
-    /// For those who dial in `role`.
-    fn server(&self, files: &TlsFiles, role: Role) -> Result<Arc<ServerConfig>, TlsError> {
+    /// For those who dial in one of `roles`.
+    fn server(
+        &self,
+        files: &TlsFiles,
+        roles: &'static [Role],
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let roots = Arc::clone(&self.roots);
-        let verifier = DialerVerifier::new(role, roots, Arc::clone(&self.provider));
+        let verifier = DialerVerifier::new(roles, roots, Arc::clone(&self.provider));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])
             .expect("the provider speaks TLS 1.3")
@@ -165,9 +171,9 @@ impl Loaded {
     fn read(files: &TlsFiles) -> Result<Loaded, TlsError> {
         let credentials = Credentials::read(files)?;
         Ok(Loaded {
-            name: credentials.name(files, Role::Node)?,
-            clients: credentials.server(files, Role::Client)?,
-            peers: credentials.server(files, Role::Node)?,
+            name: credentials.name(files, Role::PEERS)?,
+            clients: credentials.server(files, Role::DIALERS)?,
+            peers: credentials.server(files, Role::PEERS)?,
             dialing: credentials.client(files)?,
         })
     }
@@ -240,13 +246,13 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Reads a client's files.
+    /// Reads the files of a client, an operator, or a node.
     ///
     /// # Errors
     /// A file is wrong; the error says which and how.
     pub fn read(files: &TlsFiles) -> Result<ClientTls, TlsError> {
         let credentials = Credentials::read(files)?;
-        let name = credentials.name(files, Role::Client)?;
+        let name = credentials.name(files, Role::DIALERS)?;
         Ok(ClientTls { config: credentials.client(files)?, name })
     }
 
@@ -259,7 +265,15 @@ impl ClientTls {
         ClientTls::read(&TlsFiles::in_directory(directory, "client"))
     }
 
-    /// The name in the certificate, without `client.`.
+    /// The same of an operator: `operator.pem` and `operator.key`.
+    ///
+    /// # Errors
+    /// A file is wrong; the error says which and how.
+    pub fn operator_in_directory(directory: &Path) -> Result<ClientTls, TlsError> {
+        ClientTls::read(&TlsFiles::in_directory(directory, "operator"))
+    }
+
+    /// The name in the certificate, without its role.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -303,8 +317,8 @@ impl NodeTls {
         let credentials = Credentials::read(files).unwrap();
         let loaded = Loaded {
             name: self.name.clone(),
-            clients: credentials.server(files, Role::Client).unwrap(),
-            peers: credentials.server(files, Role::Node).unwrap(),
+            clients: credentials.server(files, Role::DIALERS).unwrap(),
+            peers: credentials.server(files, Role::PEERS).unwrap(),
             dialing: credentials.client(files).unwrap(),
         };
         *self.loaded.write().unwrap() = Arc::new(loaded);

@@ -19,16 +19,17 @@ use tokio::sync::mpsc;
 use super::layer::Layer;
 use super::lobby::{Adopted, Arrival, Dial};
 use super::refusal::Refusal;
-use super::{NodeTls, Records};
+use super::{NodeTls, Records, Role};
 use crate::lane::Receiver;
 use crate::machine::{CloseReason, ConnId, Effects, SendBuf};
-use crate::shard::Shard;
+use crate::shard::{Shard, Shown};
 
 /// A connection that the ring is taking over.
 #[derive(Debug)]
 struct Adopting {
     listener: usize,
     dialed: Option<u64>,
+    role: Role,
     name: String,
     records: Records,
     early: Vec<u8>,
@@ -72,9 +73,10 @@ impl Host {
     /// The ring has taken a connection over.
     pub(crate) fn connected(&mut self, shard: &mut Shard, conn: ConnId, token: u64, now: Nanos) {
         let adopting = self.adopting.remove(&token).expect("the ring returns each token once");
-        let Adopting { listener, dialed, name, records, early } = adopting;
+        let Adopting { listener, dialed, role, name, records, early } = adopting;
         self.layer.opened(conn, records, early);
-        shard.connected_as(conn, listener, dialed, Some(&name), now);
+        let shown = Shown { name: &name, operates: role.operates() };
+        shard.connected_as(conn, listener, dialed, Some(shown), now);
     }
 
     /// The ring could not take a connection over.
@@ -120,10 +122,11 @@ impl Host {
         while let Ok(arrival) = self.arrivals.try_recv() {
             match arrival {
                 Arrival::Connection(adopted) => {
-                    let Adopted { descriptor, listener, dialed, name, records, early } = *adopted;
+                    let Adopted { descriptor, listener, dialed, role, name, records, early } =
+                        *adopted;
                     let token = self.next_token;
                     self.next_token += 1;
-                    let adopting = Adopting { listener, dialed, name, records, early };
+                    let adopting = Adopting { listener, dialed, role, name, records, early };
                     self.adopting.insert(token, adopting);
                     fx.adopt.push((token, descriptor));
                 }

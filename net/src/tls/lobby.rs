@@ -100,7 +100,9 @@ pub(crate) struct Adopted {
     pub(crate) listener: usize,
     /// The token of the dial that it answers.
     pub(crate) dialed: Option<u64>,
-    /// In the other side's certificate.
+    /// Who the other side is, by its certificate.
+    pub(crate) role: Role,
+    /// In that certificate.
     pub(crate) name: String,
     pub(crate) records: Records,
     /// Plain bytes that came with the handshake's end.
@@ -223,9 +225,9 @@ impl Shared {
     /// Somebody came through a door.
     async fn receive(&self, mut stream: TcpStream, from: SocketAddr, shard: usize, which: Which) {
         let loaded = self.tls.loaded();
-        let (config, role) = match which {
-            Which::Native => (&loaded.clients, Role::Client),
-            Which::Peer => (&loaded.peers, Role::Node),
+        let config = match which {
+            Which::Native => &loaded.clients,
+            Which::Peer => &loaded.peers,
         };
         let mut records = Records::serving(Arc::clone(config));
         let mut early = Vec::new();
@@ -248,7 +250,7 @@ impl Shared {
             }
             Err(_) => return refusals.count(Refusal::HandshakeTimeout, || format!("from {from}")),
         }
-        self.hand_over(stream, records, early, role, shard, None, || format!("from {from}"));
+        self.hand_over(stream, records, early, which, shard, None, || format!("from {from}"));
     }
 
     /// A shard wants to reach a peer.
@@ -266,7 +268,7 @@ impl Shared {
         match dialed.await {
             Ok(Ok((stream, records))) => {
                 let whom = || format!("to {address}");
-                self.hand_over(stream, records, early, Role::Node, shard, Some(token), whom);
+                self.hand_over(stream, records, early, Which::Peer, shard, Some(token), whom);
             }
             Ok(Err(error)) => {
                 if let ShakeError::Records(records) = &error {
@@ -287,13 +289,17 @@ impl Shared {
         stream: TcpStream,
         records: Records,
         early: Vec<u8>,
-        role: Role,
+        which: Which,
         shard: usize,
         dialed: Option<u64>,
         whom: impl Fn() -> String,
     ) {
         let refusals = self.tls.refusals();
-        let name = records.peer_name(role).expect("the verifier looked at it");
+        let (listener, roles) = match which {
+            Which::Native => (0, Role::DIALERS),
+            Which::Peer => (crate::shard::PEER_LISTENER, Role::PEERS),
+        };
+        let (role, name) = records.peer_name(roles).expect("the verifier looked at it");
         let descriptor = match to_blocking(stream) {
             Ok(descriptor) => descriptor,
             Err(error) => {
@@ -305,11 +311,7 @@ impl Shared {
             }
         };
         refusals.shaken();
-        let listener = match role {
-            Role::Client => 0,
-            Role::Node => crate::shard::PEER_LISTENER,
-        };
-        let adopted = Adopted { descriptor, listener, dialed, name, records, early };
+        let adopted = Adopted { descriptor, listener, dialed, role, name, records, early };
         if !self.send(shard, Arrival::Connection(Box::new(adopted))) {
             refusals.count(Refusal::ShardFull, whom);
         }

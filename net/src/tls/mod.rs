@@ -18,7 +18,7 @@
 //!
 //! # Certificates
 //! One authority, private to the cluster, vouches for everybody; a name says what a certificate is for
-//! (module `role`): `node.NAME` for a node, `client.NAME` for a client. A node's NAME stands in the
+//! (module `role`): `node.NAME` for a node, `client.NAME` for a client, `operator.NAME` for an operator. A node's NAME stands in the
 //! cluster's topology beside its id, and a link is refused (`wrong_certificate`) if the name in the
 //! certificate and the id in the greeting do not belong together. Host names and addresses in
 //! certificates are not looked at: nodes move, and the authority vouches for nobody else.
@@ -42,8 +42,7 @@
 //! | `stream` | a client's side over blocking sockets |
 //! | `refusal` | every refusal has a name, a counter and a line in the log |
 //!
-//! Left out: revocation lists (reissue the authority), roles of clients (every client may do
-//! everything, operators' commands too), kernel TLS.
+//! Left out: revocation lists (reissue the authority), rights of clients by table, kernel TLS.
 
 mod error;
 mod files;

@@ -169,13 +169,13 @@ impl Records {
         self.is_over
     }
 
-    /// The other side's name in its certificate.
-    pub(crate) fn peer_name(&self, role: Role) -> Option<String> {
+    /// The first of these roles that the other side's certificate is for, and its name in that.
+    pub(crate) fn peer_name(&self, roles: &[Role]) -> Option<(Role, String)> {
         let chain: Option<&[CertificateDer<'_>]> = match &self.side {
             Side::Dialing(connection) => connection.peer_certificates(),
             Side::Serving(connection) => connection.peer_certificates(),
         };
-        role.name_in(chain?.first()?)
+        Role::first_of(roles, chain?.first()?)
     }
 
     /// Whether there is something to send that is nobody's plain bytes.

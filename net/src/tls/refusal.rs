@@ -11,12 +11,11 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// Between two lines in the log about the same name.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+use crate::refusals;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident = $text:literal $words:literal,)*) => {
@@ -173,28 +172,22 @@ impl Refusals {
 /// What the log has said so far.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    said: [(u64, Option<Instant>); COUNT],
+    said: refusals::Log<Refusal>,
 }
 
 impl Log {
     /// The lines that are due.
     pub(crate) fn due(&mut self, refusals: &Refusals, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
-        for (&refusal, (said, at)) in Refusal::ALL.iter().zip(&mut self.said) {
+        for &refusal in Refusal::ALL {
+            let words = || {
+                let last = refusals.last.lock();
+                let mut last = last.unwrap_or_else(|poisoned| poisoned.into_inner());
+                last[refusal as usize].take()
+            };
             let count = refusals.get(refusal);
-            let rests = at.is_some_and(|at| now.duration_since(at) < LOG_INTERVAL);
-            if count == *said || rests {
-                continue;
-            }
-            let mut last = refusals.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let detail = last[refusal as usize].take().unwrap_or_default();
-            let times = count - *said;
-            let name = refusal.name();
-            lines.push(match times {
-                1 => format!("TLS: {name}: {detail}"),
-                _ => format!("TLS: {name}, {times} times; the last: {detail}"),
-            });
-            (*said, *at) = (count, Some(now));
+            let line = self.said.due(refusal, refusal.name(), count, now, words);
+            lines.extend(line.map(|line| format!("TLS: {line}")));
         }
         lines
     }
@@ -203,6 +196,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusals::LOG_INTERVAL;
 
     #[test]
     fn each_name_is_logged_once_an_interval_with_its_count() {

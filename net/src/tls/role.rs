@@ -1,9 +1,17 @@
 //! What the names in certificates mean, and whom each side believes.
 //!
 //! ```text
-//!   subjectAltName, dNSName   node.NAME     a node: serves clients and peers, and dials peers
-//!                             client.NAME   a client: dials nodes
+//!   subjectAltName, dNSName   node.NAME       a node: serves clients and peers, and dials peers
+//!                             client.NAME     a client: dials nodes
+//!                             operator.NAME   an operator: the same, and commands them
 //! ```
+//!
+//! | whose certificate | peers' port | requests | operators' commands (`forebay admin`) |
+//! |---|---|---|---|
+//! | `node.NAME` | its own node's messages | yes | yes: nodes take lost ones in again |
+//! | `operator.NAME` | `wrong_role` | yes | yes |
+//! | `client.NAME` | `wrong_role` | yes | `AccessDenied` |
+//! | anything else | refused | refused | refused |
 //!
 //! A certificate is believed if the cluster's authority has signed it, at this time, for that side of a
 //! TLS connection, and it bears a name of the wanted role. NAME is of letters, digits, `-` and `.`.
@@ -30,15 +38,29 @@ pub enum Role {
     Node,
     /// It dials nodes.
     Client,
+    /// It dials nodes, and gives them operators' commands.
+    Operator,
 }
 
 impl Role {
+    /// Who may come to the port for clients; of several names in a certificate the first here counts.
+    pub(crate) const DIALERS: &'static [Role] = &[Role::Operator, Role::Node, Role::Client];
+    /// Who may come to the port for peers.
+    pub(crate) const PEERS: &'static [Role] = &[Role::Node];
+
+    /// Whether it may give operators' commands.
+    #[must_use]
+    pub fn operates(self) -> bool {
+        self != Role::Client
+    }
+
     /// What its names begin with.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         match self {
             Role::Node => "node.",
             Role::Client => "client.",
+            Role::Operator => "operator.",
         }
     }
 
@@ -50,8 +72,16 @@ impl Role {
         names.next().filter(|name| !name.is_empty()).map(str::to_owned)
     }
 
-    fn check(self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        match self.name_in(certificate) {
+    /// The first of these roles that the certificate is for, and its name in that.
+    pub(crate) fn first_of(
+        roles: &[Role],
+        certificate: &CertificateDer<'_>,
+    ) -> Option<(Role, String)> {
+        roles.iter().find_map(|role| Some((*role, role.name_in(certificate)?)))
+    }
+
+    fn check(roles: &[Role], certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        match Role::first_of(roles, certificate) {
             Some(_) => Ok(()),
             None => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
@@ -89,7 +119,7 @@ impl ServerCertVerifier for NodeVerifier {
             now,
             algorithms,
         )?;
-        Role::Node.check(end_entity).map(|()| ServerCertVerified::assertion())
+        Role::check(&[Role::Node], end_entity).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -115,22 +145,22 @@ impl ServerCertVerifier for NodeVerifier {
     }
 }
 
-/// Believes those who dial in one role.
+/// Believes those who dial in one of some roles.
 #[derive(Debug)]
 pub(super) struct DialerVerifier {
-    role: Role,
+    roles: &'static [Role],
     inner: Arc<dyn ClientCertVerifier>,
 }
 
 impl DialerVerifier {
     /// None if there is no authority to believe in.
     pub(super) fn new(
-        role: Role,
+        roles: &'static [Role],
         roots: Arc<RootCertStore>,
         provider: Arc<CryptoProvider>,
     ) -> Option<DialerVerifier> {
         let inner = WebPkiClientVerifier::builder_with_provider(roots, provider);
-        Some(DialerVerifier { role, inner: inner.build().ok()? })
+        Some(DialerVerifier { roles, inner: inner.build().ok()? })
     }
 }
 
@@ -146,7 +176,7 @@ impl ClientCertVerifier for DialerVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        self.role.check(end_entity).map(|()| verified)
+        Role::check(self.roles, end_entity).map(|()| verified)
     }
 
     fn verify_tls12_signature(

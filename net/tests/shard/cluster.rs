@@ -73,6 +73,8 @@ pub(crate) struct Node {
     /// What its cluster.json says.
     known: Option<Topology>,
     incarnations: u64,
+    /// The process is stopped (SIGSTOP).
+    pub(crate) stopped: bool,
 }
 
 /// See the module's docs.
@@ -111,6 +113,7 @@ impl Cluster {
             slots: 0,
             known: None,
             incarnations: 0,
+            stopped: false,
         };
         let mut cluster = Cluster {
             nodes: (0..azs.len()).map(node).collect(),
@@ -242,6 +245,11 @@ impl Cluster {
         for id in ids {
             for side in 0..2 {
                 let Some(wire) = self.wires.get_mut(&id) else { break };
+                if let End::Node(place, _) = wire.ends[side]
+                    && self.nodes[place].stopped
+                {
+                    continue;
+                }
                 let bytes = std::mem::take(&mut wire.to[side]);
                 if bytes.is_empty() {
                     continue;
@@ -267,7 +275,7 @@ impl Cluster {
 
     fn turn(&mut self, place: usize) {
         let (now, node) = (self.now, &mut self.nodes[place]);
-        let Some(shard) = &mut node.shard else { return };
+        let Some(shard) = node.shard.as_mut().filter(|_| !node.stopped) else { return };
         while let Some(done) = node.disk.complete_next() {
             shard.disk_done(done, now);
         }

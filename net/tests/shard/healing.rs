@@ -98,6 +98,42 @@ fn a_change_that_loses_its_planner_half_way_is_finished_by_the_next() {
 }
 
 #[test]
+fn what_groups_have_reported_is_known_after_a_lapse_of_the_planners_lease() {
+    for step in 0..12 {
+        let mut cluster = Cluster::new(50 + step, &[0, 1, 2, 3], 3);
+        let table = cluster.create_table("ledger", 4).id.0;
+        put_all(&mut cluster, table, 5);
+        let planner = |members: &Members| {
+            let system = members.iter().filter(|(_, member)| member.group == 0 && member.lease);
+            system.map(|(place, _)| *place).next().expect("one leads")
+        };
+        let planned = planner(&cluster.members());
+        let (victim, other) = ((planned + 1) % 3, (planned + 2) % 3);
+        cluster.kill(victim);
+        // Everybody has told that it is missed, and there is no spare node yet.
+        dead(&mut cluster);
+        // Its lease ends for a moment, which the others hardly notice.
+        cluster.millis(9 * step);
+        cluster.nodes[planned].stopped = true;
+        cluster.millis(380);
+        cluster.nodes[planned].stopped = false;
+        cluster.millis(1000);
+        assert_eq!(planner(&cluster.members()), planned, "nobody else could be elected");
+        let join = AdminCommand::Join { node: cluster.described(3), replaces: None };
+        assert_eq!(cluster.admin(planned, &join), Some(AdminAnswer::Accepted));
+        cluster.millis(300);
+        let Some(AdminAnswer::Node(known)) = cluster.admin(other, &AdminCommand::Describe) else {
+            panic!("a node describes itself")
+        };
+        let topology = known.topology.expect("it is in a cluster");
+        assert_eq!(cluster.admin(3, &AdminCommand::Joined(topology)), Some(AdminAnswer::Accepted));
+        let left = [planned as u32, other as u32, 3];
+        cluster.wait_until("replaced", |members| on(&left, members));
+        check_all(&mut cluster, table, 5);
+    }
+}
+
+#[test]
 fn a_node_joins_is_written_down_everywhere_and_takes_members() {
     let mut cluster = Cluster::new(20, &[0, 1, 2, 3], 3);
     let table = cluster.create_table("ledger", 3).id.0;

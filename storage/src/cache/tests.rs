@@ -184,3 +184,20 @@ fn pages_forgotten_before_their_write_are_not_written() {
     assert!(cache.is_written());
     assert_eq!(cache.stats().frames, 0);
 }
+
+#[test]
+fn a_write_is_whole_when_waiting_would_not_make_it_longer() {
+    let mut cache = PageCache::new(SHARD, 4 << 20).unwrap();
+    assert!(!cache.has_whole_write());
+    for id in 100..100 + WRITE_BLOCKS as u64 {
+        assert!(!cache.has_whole_write());
+        page(&mut cache, id, 1).unwrap();
+    }
+    assert!(cache.has_whole_write());
+    assert_eq!(write_all(&mut cache, &mut 0), 1);
+    page(&mut cache, 300, 1).unwrap();
+    page(&mut cache, 301, 2).unwrap();
+    assert!(!cache.has_whole_write());
+    page(&mut cache, 400, 1).unwrap();
+    assert!(cache.has_whole_write());
+}

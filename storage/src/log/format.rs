@@ -33,11 +33,12 @@
 //! |---|---|---|---|
 //! | 0 | 4 | checksum | running CRC, see below |
 //! | 4 | 3 | payload_bytes | without padding |
-//! | 7 | 1 | kind | see [`RecordKind`] |
+//! | 7 | 1 | kind | see [`RecordKind`]; bit 7: the origin stands before the payload |
 //! | 8 | 8 | group | whose entry |
 //! | 16 | 8 | slot | index in the group's log |
 //! | 24 | 8 | ballot | under which it was accepted |
-//! | 32 | payload_bytes | payload | |
+//! | 32 | 8, if bit 7 of kind | origin | under which it was proposed first, where that is not `ballot`; counted in payload_bytes |
+//! | | payload_bytes | payload | |
 //! | | 0-7 | zeros | to the next multiple of 8 |
 //!
 //! # One pass of CRC, and nothing outside it
@@ -70,6 +71,10 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 /// What the 3-byte length can say.
 pub const PAYLOAD_BYTES_MAX: u32 = (1 << 24) - 1;
 const RECORD_ALIGN: usize = 8;
+/// Of an origin that stands before the payload.
+pub const ORIGIN_BYTES: usize = 8;
+/// Of the kind's byte: it does.
+const ORIGIN_FLAG: u8 = 0x80;
 
 /// Offsets in the batch header.
 pub(super) mod at {
@@ -169,6 +174,16 @@ pub struct RecordHeader {
     pub slot: Slot,
     /// Under which it was accepted.
     pub ballot: Ballot,
+    /// Under which it was proposed for the first time; of what is no entry, as `ballot`.
+    pub origin: Ballot,
+}
+
+impl RecordHeader {
+    /// Bytes that stand before the payload: where an entry was proposed again by a later lead.
+    #[must_use]
+    pub fn origin_bytes(&self) -> usize {
+        if self.origin == self.ballot { 0 } else { ORIGIN_BYTES }
+    }
 }
 
 /// A verified record, in place.
@@ -442,7 +457,7 @@ pub const fn record_bytes(payload_bytes: usize) -> usize {
 }
 
 /// Writes a record into `to`, which is exactly [`record_bytes`] long; its checksum is still to come,
-/// by [`sum_record`].
+/// by [`sum_record`]. `payload_bytes` counts the origin, if one goes before the payload.
 #[inline]
 pub(crate) fn encode_record(
     to: &mut [u8],
@@ -456,11 +471,17 @@ pub(crate) fn encode_record(
     to[last..].copy_from_slice(&[0; RECORD_ALIGN]);
     let (header, mut payload) =
         to.split_first_chunk_mut::<RECORD_HEADER_BYTES>().expect("room for a record header");
-    let length_and_kind = payload_bytes as u32 | u32::from(record.kind.0) << 24;
+    let flag = if record.origin == record.ballot { 0 } else { ORIGIN_FLAG };
+    let length_and_kind = payload_bytes as u32 | u32::from(record.kind.0 | flag) << 24;
     put(header, 4, length_and_kind.to_le_bytes());
     put(header, 8, record.group.0.to_le_bytes());
     put(header, 16, record.slot.0.to_le_bytes());
     put(header, 24, record.ballot.0.to_le_bytes());
+    if flag != 0 {
+        let (here, rest) = payload.split_at_mut(ORIGIN_BYTES);
+        here.copy_from_slice(&record.origin.0.to_le_bytes());
+        payload = rest;
+    }
     for part in parts {
         let (here, rest) = payload.split_at_mut(part.len());
         here.copy_from_slice(part);
@@ -542,15 +563,25 @@ impl<'a> Batch<'a> {
             let bytes = next_record(rest).expect("parse walked these records");
             let length_and_kind = u32::from_le_bytes(get(bytes, 4));
             let payload_bytes = (length_and_kind & PAYLOAD_BYTES_MAX) as usize;
+            let kind = (length_and_kind >> 24) as u8;
+            let ballot = Ballot(u64::from_le_bytes(get(bytes, 24)));
+            let payload = &bytes[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_bytes];
+            let (origin, payload) = match payload.split_first_chunk() {
+                Some((origin, payload)) if kind & ORIGIN_FLAG != 0 => {
+                    (Ballot(u64::from_le_bytes(*origin)), payload)
+                }
+                _ => (ballot, payload),
+            };
             let record = LogRecord {
                 lsn,
                 header: RecordHeader {
-                    kind: RecordKind((length_and_kind >> 24) as u8),
+                    kind: RecordKind(kind & !ORIGIN_FLAG),
                     group: GroupId(u64::from_le_bytes(get(bytes, 8))),
                     slot: Slot(u64::from_le_bytes(get(bytes, 16))),
-                    ballot: Ballot(u64::from_le_bytes(get(bytes, 24))),
+                    ballot,
+                    origin,
                 },
-                payload: &bytes[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_bytes],
+                payload,
             };
             rest = &rest[bytes.len()..];
             lsn = lsn.after(bytes.len() as u64);
@@ -559,11 +590,20 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The record at the start of `bytes`, with its padding, if it fits.
+/// The record at the start of `bytes`, with its padding, if it fits. An origin is there only where it
+/// says something.
 fn next_record(bytes: &[u8]) -> Option<&[u8]> {
     let header = bytes.first_chunk::<RECORD_HEADER_BYTES>()?;
-    let payload_bytes = u32::from_le_bytes(get(header, 4)) & PAYLOAD_BYTES_MAX;
-    bytes.get(..record_bytes(payload_bytes as usize))
+    let length_and_kind = u32::from_le_bytes(get(header, 4));
+    let payload_bytes = (length_and_kind & PAYLOAD_BYTES_MAX) as usize;
+    let record = bytes.get(..record_bytes(payload_bytes))?;
+    if (length_and_kind >> 24) as u8 & ORIGIN_FLAG != 0 {
+        let origin = record[RECORD_HEADER_BYTES..].first_chunk::<ORIGIN_BYTES>()?;
+        if payload_bytes < ORIGIN_BYTES || *origin == get(header, 24) {
+            return None;
+        }
+    }
+    Some(record)
 }
 
 /// The payload of [`RecordKind::PUT`].

@@ -96,11 +96,15 @@ pub const RECORD_BYTES_MAX: usize =
 
 /// Smallest segment of a log that takes every record: two of the largest batches.
 pub const SEGMENT_BYTES_MIN: u64 =
-    2 * format::batch_bytes_for(format::record_bytes(RECORD_BYTES_MAX)) as u64;
+    2 * format::batch_bytes_for(format::record_bytes(RECORD_BYTES_MAX + format::ORIGIN_BYTES))
+        as u64;
 /// Largest segment: a batch's length, and a seal claims the rest of one, has 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Fewest segments of any log: one is written, one is needed, one comes free.
 const SEGMENTS_MIN_ANY: u32 = 3;
+/// Half of the reserve is for copies: of a piece that begins anywhere, of a batch that goes on after
+/// it, and of the blocks that their own batches do not fill.
+const RUN_PART: u64 = 8;
 /// Fewest segments of a log that takes every record and keeps [`LogConfig::standard`]'s reserve.
 pub const SEGMENTS_MIN: u32 = 4;
 /// Of [`LogConfig::standard`].
@@ -183,10 +187,19 @@ impl LogConfig {
         self.capacity_bytes() - self.reserve_bytes
     }
 
+    /// How much of the log may be read for one entry that left memory: entries of a group are found
+    /// from a known place on that lies no farther ahead. A part of the reserve, which must hold all
+    /// that is copied from such a piece before any of it is left behind.
+    pub(crate) fn run_bytes(&self) -> u64 {
+        let part = self.reserve_bytes / RUN_PART / BLOCK * BLOCK;
+        part.clamp(BLOCK, recovery::READ_BYTES)
+    }
+
     /// Bytes of a batch that holds the largest record.
     #[must_use]
     pub fn largest_batch_bytes(&self) -> u64 {
-        let large = format::batch_bytes_for(format::record_bytes(self.record_bytes_max as usize));
+        let payload_bytes = self.record_bytes_max as usize + format::ORIGIN_BYTES;
+        let large = format::batch_bytes_for(format::record_bytes(payload_bytes));
         (large as u64).max(u64::from(self.batch_bytes_max))
     }
 

@@ -30,9 +30,10 @@
 //! incarnation behind, if nothing else: no two openings have the same, which links and leases rely on.
 //!
 //! It takes no room in the log, as a marker batch would: a shard that crashes again and again does
-//! not use up the reserve that its checkpoint needs. Where the ring has no block free there is none:
-//! the block at P is still needed, so no batch was ever begun there, and the incarnation is not left
-//! behind.
+//! not use up the reserve that its checkpoint needs. The writer leaves the last block before what is
+//! needed free for it, so there is room however full the log. (Writers of before did not. In a ring
+//! that they filled to its last block there is no opening block: the block at P is still needed, so no
+//! batch was ever begun there, and the incarnation is not left behind.)
 //!
 //! Left out: whoever writes to a log that was never used needs none of this; nothing is there.
 
@@ -41,8 +42,8 @@ use super::{BLOCK, LogConfig, LogPoint};
 use crate::block::{BlockBuf, DiskOp, Durability, OpId, ShardFile};
 use forebay_core::ids::Lsn;
 
-/// The write of the opening block for a writer that goes on at `point`; None if the ring is full to
-/// its last block.
+/// The write of the opening block for a writer that goes on at `point`; None if an earlier version
+/// filled the ring to its last block.
 #[must_use]
 pub fn opening_block(
     config: &LogConfig,

@@ -12,8 +12,9 @@
 use forebay_core::ids::Lsn;
 
 use super::format::{BadBatch, Batch, BatchHeader, BatchKind, at};
+use super::recovery::READ_BYTES;
 use super::{BLOCK, LogConfig, LogPoint};
-use crate::block::BLOCK_BYTES;
+use crate::block::{BLOCK_BYTES, BlockBuf, DiskOp, OpId, ShardFile};
 
 /// See the module's page. Invariant: `carry[start..]` begins at `point.lsn`, unless `skip_bytes`
 /// of the stream are still to be dropped before it.
@@ -141,6 +142,63 @@ impl ChainReader {
             return Err(BadBatch::Chain { expected, found });
         }
         Ok(())
+    }
+}
+
+/// The log from one of its batches on, whatever came before, read in pieces of [`READ_BYTES`] while
+/// it is written.
+#[derive(Debug)]
+pub(crate) struct LogFrom {
+    chain: ChainReader,
+    /// The position that is asked for next.
+    next: Lsn,
+}
+
+impl LogFrom {
+    /// From the batch at `lsn` on.
+    pub(crate) fn batch(config: LogConfig, lsn: Lsn) -> LogFrom {
+        LogFrom { chain: ChainReader::entered(config, lsn, Lsn(u64::MAX)), next: lsn }
+    }
+
+    /// The read of the next piece of what lies before `durable`; None if all of that was asked for.
+    /// What it brings goes to [`LogFrom::feed`], before another is asked for. `spare` is used if it is
+    /// of the right size.
+    pub(crate) fn read(
+        &mut self,
+        durable: Lsn,
+        op: OpId,
+        spare: Option<BlockBuf>,
+    ) -> Option<DiskOp> {
+        let config = &self.chain.config;
+        let offset_bytes = config.offset_bytes(self.next);
+        let before_durable = durable.0.saturating_sub(self.next.0);
+        let bytes = READ_BYTES.min(config.capacity_bytes() - offset_bytes).min(before_durable);
+        if bytes == 0 {
+            return None;
+        }
+        let spare = spare.filter(|buf| buf.len() as u64 == bytes);
+        let buf = spare.unwrap_or_else(|| BlockBuf::zeroed(bytes as usize / BLOCK_BYTES));
+        self.next = self.next.after(bytes);
+        Some(DiskOp::Read { op, file: ShardFile::Log, offset_bytes, buf })
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.chain.feed(bytes);
+    }
+
+    /// The next batch of what was fed.
+    pub(crate) fn next(&mut self) -> ChainStep<'_> {
+        self.chain.next()
+    }
+
+    /// Where the next batch begins.
+    pub(crate) fn lsn(&self) -> Lsn {
+        self.chain.point.lsn
+    }
+
+    /// Whether a batch that begins at `lsn` is among what will come anyway, in what was asked for.
+    pub(crate) fn brings(&self, lsn: Lsn) -> bool {
+        (self.lsn()..self.next).contains(&lsn)
     }
 }
 

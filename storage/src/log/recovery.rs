@@ -51,6 +51,9 @@ use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
 pub const READ_BYTES: u64 = 256 << 10;
 /// Reads in flight.
 const READS_MAX: usize = 4;
+/// What a damaged log may have held of incarnations that nothing else names: as many openings without
+/// a checkpoint. Links and leases rely on that none is used twice.
+const INCARNATIONS_LOST: u64 = 1 << 20;
 
 /// Where a scan starts and what is known beforehand; from the superblock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +106,19 @@ impl RecoveredLog {
             cut: None,
         }
     }
+
+    /// The log that goes on where a damaged one was given up, which began at `start`: beyond every
+    /// position that anything in the ring may name, and beyond every incarnation. Nothing of the old
+    /// one is part of it, and nothing can come back.
+    #[must_use]
+    pub fn after_loss(config: &LogConfig, start: Lsn, damage: &LogDamage) -> RecoveredLog {
+        // The writer never went a lap beyond where its log began.
+        let seen = damage.durable_lsn.max(start.after(config.capacity_bytes()));
+        let lsn = Lsn(seen.0.next_multiple_of(config.segment_bytes));
+        let incarnation = damage.incarnation + INCARNATIONS_LOST;
+        let point = LogPoint { lsn, previous_checksum: 0, incarnation };
+        RecoveredLog { point, segments: vec![point], ..RecoveredLog::brand_new() }
+    }
 }
 
 /// Acknowledged batches are unreadable. The shard must not serve or vote on what was in them:
@@ -119,6 +135,8 @@ pub struct LogDamage {
     pub bad: BadBatch,
     /// The next batch whose header verifies: the damage ends there at the latest.
     pub next_good_lsn: Option<Lsn>,
+    /// The highest incarnation that some header or the superblock names.
+    pub incarnation: u64,
 }
 
 /// Why a scan ended without a log to go on with.
@@ -450,6 +468,7 @@ impl LogScan {
                 durable_lsn: self.durable_lsn,
                 bad,
                 next_good_lsn: self.next_good_lsn,
+                incarnation: self.incarnation,
             }))
         } else {
             Phase::Flush { op: None, done: false }

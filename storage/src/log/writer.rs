@@ -263,7 +263,7 @@ impl LogWriter {
         parts: &[&[u8]],
     ) -> Result<Lsn, AppendError> {
         assert!(kept_bytes <= self.config.reserve_bytes);
-        self.append_below(Lsn(self.limit().0 - kept_bytes), record, parts)
+        self.append_below(Lsn(self.limit().0.saturating_sub(kept_bytes)), record, parts)
     }
 
     /// Whether [`LogWriter::append`] would take a record of this many bytes of payload now.
@@ -299,6 +299,7 @@ impl LogWriter {
             let (bytes, max) = (payload_bytes as u64, self.config.record_bytes_max.into());
             return Err(AppendError::TooLarge { bytes, max });
         }
+        let payload_bytes = payload_bytes + record.origin_bytes();
         let bytes = record_bytes(payload_bytes);
         let fits = match &self.open {
             Some(open) if open.used + bytes <= open.room => {
@@ -662,13 +663,14 @@ impl LogWriter {
         self.stats
     }
 
-    /// First position that may not be written.
+    /// First position that may not be written. The last block before what is needed stays free: it
+    /// is the next opening's ([`opening`](super::opening)).
     fn limit(&self) -> Lsn {
-        self.trim_lsn.after(self.config.capacity_bytes())
+        self.trim_lsn.after(self.config.capacity_bytes() - BLOCK)
     }
 
     fn client_limit(&self) -> Lsn {
-        self.trim_lsn.after(self.config.client_bytes())
+        self.trim_lsn.after(self.config.client_bytes()).min(self.limit())
     }
 
     #[cold]

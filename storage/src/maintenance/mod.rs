@@ -14,6 +14,7 @@
 //!
 //! Here so far: [`verify`], which reads sealed log segments again.
 
+mod ordinary;
 pub mod verify;
 
 pub use verify::{Verifier, VerifierConfig, VerifierError, VerifyJob, VerifyOutcome, VerifyReport};

@@ -26,6 +26,7 @@ use forebay_core::ids::Lsn;
 use glommio::io::DmaFile;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use super::ordinary;
 use crate::log::reader::{ChainReader, ChainStep};
 use crate::log::{BadBatch, LogConfig, SealedSegment};
 
@@ -198,6 +199,10 @@ struct Lane {
 
 impl Lane {
     fn run(self, started: &SyncSender<Result<(), VerifierError>>, wake: &dyn Fn()) {
+        if let Err(error) = ordinary::step_down() {
+            let _ = started.send(Err(VerifierError::Executor(error)));
+            return;
+        }
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name("forebay-verify")
             .io_memory(IO_MEMORY_BYTES)

@@ -28,6 +28,8 @@
 //!   [`OverlayConfig::generation_bytes_max`]: [`Overlay::stage`] refuses first, and everything
 //!   staged can be applied.
 //! - Entries of one key are applied in slot order.
+//! - Abandoned entries alone never keep a generation full: a merge begins only where something was
+//!   applied, so where nothing was their chunks come free without one ([`Overlay::reclaim`]).
 //!
 //! Left out: durability (the log's), pacing of the merge (the checkpoint's), and any eviction; an
 //! entry leaves only by being merged or by its group's deletion.
@@ -282,6 +284,27 @@ impl Overlay {
     pub fn abandon(&mut self, staged: Staged) {
         self.arena.unstage(staged);
         self.active.entries_charged -= 1;
+    }
+
+    /// Gives back chunks that hold nothing but abandoned entries, where that is certain without a
+    /// merge: nothing is applied in the active generation, and no earlier one waits for its merge.
+    /// True if there were any.
+    pub fn reclaim(&mut self) -> bool {
+        if self.frozen_present || self.active.index.len() > 0 {
+            return false;
+        }
+        self.arena.seal_open_chunk_unless_staged();
+        let (active, arena) = (&mut self.active, &mut self.arena);
+        let before = active.chunks.len();
+        active.chunks.retain(|&chunk| {
+            let staged = arena.staged_in(chunk);
+            if staged == 0 {
+                active.chunk_bytes -= arena.chunk_bytes(chunk);
+                arena.recycle(chunk);
+            }
+            staged > 0
+        });
+        active.chunks.len() < before
     }
 
     /// The latest applied entry of a key. A delete is an entry too: the tree must not be asked.

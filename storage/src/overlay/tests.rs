@@ -472,3 +472,26 @@ fn a_thousand_writes_in_flight_on_one_key_leave_in_any_order() {
     }
     assert!(in_flight.is_empty());
 }
+
+#[test]
+fn abandoned_entries_alone_never_keep_a_generation_full() {
+    let mut overlay = Overlay::new(SMALL);
+    let kept = put(&mut overlay, 1, 1, &key(1, b"kept", b""), b"in flight");
+    let (other, item) = (key(2, b"again", b""), [7; 500]);
+    let mut reclaimed = 0;
+    for slot in 2..3_000 {
+        let mut staged = overlay.stage(1, Slot(slot), &other, Some(&item));
+        if staged.is_err() {
+            assert!(overlay.reclaim());
+            reclaimed += 1;
+            staged = overlay.stage(1, Slot(slot), &other, Some(&item));
+        }
+        overlay.abandon(staged.expect("what was abandoned makes room"));
+        assert!(overlay.active_bytes() <= SMALL.generation_bytes_max);
+    }
+    assert!(reclaimed > 1);
+    assert_eq!(overlay.staged(kept).item, Some(&b"in flight"[..]));
+    // Where something is applied, its merge gives all of it back.
+    apply(&mut overlay, kept);
+    assert!(!overlay.reclaim());
+}

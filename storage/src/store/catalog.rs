@@ -13,7 +13,7 @@
 //!     80       payload          the shard's own description of the group
 //! ```
 //!
-//! Of a member of a replicated group the version is 2, `members` is 0, and between tree and payload
+//! Of a member of a replicated group the version is 3, `members` is 0, and between tree and payload
 //! stand:
 //!
 //! ```text
@@ -23,9 +23,11 @@
 //!     96     8 last_slot            the last one that the log has an entry of
 //!    104     8 created_lsn          records of the group before it are another member's
 //!    112     1 role                 0 storage replica, 1 log replica
-//!    113     3 reserved             0
+//!    113     1 flags                1: its promises are lost, and it takes no part any more
+//!    114     2 reserved             0
 //!    116     4 configurations_bytes
-//!    120       configurations       in force after trimmed_slot, and all chosen since, with their slots
+//!    120     8 chosen_origin        under which the entry at chosen_slot was proposed first; 0: not known
+//!    128       configurations       in force after trimmed_slot, and all chosen since, with their slots
 //! ```
 
 use forebay_core::ids::{Ballot, GroupId, Lsn, Slot};
@@ -38,12 +40,13 @@ use crate::tree::page::CHILD_BYTES;
 /// Version of a group of one.
 const VERSION: u8 = 1;
 /// Version of a member of a replicated group, and the newest that this program reads.
-const VERSION_MEMBER: u8 = 2;
+const VERSION_MEMBER: u8 = 3;
 const TREE_AT: usize = 32;
 const PAYLOAD_AT: usize = TREE_AT + CHILD_BYTES;
-const MEMBER_BYTES: usize = 40;
+const MEMBER_BYTES: usize = 48;
+const FLAG_LOST: u8 = 1;
 
-const _: () = assert!(PAYLOAD_AT == 80 && PAYLOAD_AT + MEMBER_BYTES == 120);
+const _: () = assert!(PAYLOAD_AT == 80 && PAYLOAD_AT + MEMBER_BYTES == 128);
 
 /// What a checkpoint stores of a member of a replicated group besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct CatalogMember {
     pub id: MemberId,
     /// What it keeps.
     pub role: MemberRole,
+    /// The origin of the entry at the chosen slot; 0 if it is not known.
+    pub chosen_origin: Ballot,
     /// Slots up to this one are not in the log.
     pub trimmed_slot: Slot,
     /// The last slot that the log has an entry of, chosen or not.
@@ -60,6 +65,8 @@ pub struct CatalogMember {
     pub created_lsn: Lsn,
     /// In force after `trimmed_slot`, and every one chosen since.
     pub configurations: Vec<ConfigurationAt>,
+    /// Its promises are lost: it takes no part any more under this identity.
+    pub lost: bool,
 }
 
 /// A group as its checkpoint has it.
@@ -148,20 +155,21 @@ impl CatalogMember {
         to.extend_from_slice(&self.trimmed_slot.0.to_le_bytes());
         to.extend_from_slice(&self.last_slot.0.to_le_bytes());
         to.extend_from_slice(&self.created_lsn.0.to_le_bytes());
-        to.extend_from_slice(&[role_code(self.role), 0, 0, 0, 0, 0, 0, 0]);
+        to.extend_from_slice(&[role_code(self.role), u8::from(self.lost), 0, 0, 0, 0, 0, 0]);
+        to.extend_from_slice(&self.chosen_origin.0.to_le_bytes());
         let at = to.len();
         for configuration in &self.configurations {
             configuration.encode(to);
         }
         let configurations_bytes = (to.len() - at) as u32;
-        to[at - 4..at].copy_from_slice(&configurations_bytes.to_le_bytes());
+        to[at - 12..at - 8].copy_from_slice(&configurations_bytes.to_le_bytes());
     }
 
     /// The member at the start of `bytes`, and what follows it.
     fn decode(bytes: &[u8]) -> Option<(CatalogMember, &[u8])> {
         let (fixed, rest) = bytes.split_first_chunk::<MEMBER_BYTES>()?;
         let u64_at = |at: usize| Some(u64::from_le_bytes(fixed[at..at + 8].try_into().ok()?));
-        let bytes = u32::from_le_bytes(fixed[36..].try_into().ok()?);
+        let bytes = u32::from_le_bytes(fixed[36..40].try_into().ok()?);
         let (mut encoded, payload) = rest.split_at_checked(bytes as usize)?;
         let mut configurations: Vec<ConfigurationAt> = Vec::new();
         while !encoded.is_empty() {
@@ -172,16 +180,18 @@ impl CatalogMember {
             configurations.push(at);
             encoded = &encoded[taken..];
         }
-        if fixed[33..36] != [0; 3] {
+        if fixed[33] > FLAG_LOST || fixed[34..36] != [0; 2] {
             return None;
         }
         let member = CatalogMember {
             id: MemberId(u64_at(0)?),
             role: role_of(fixed[32])?,
+            chosen_origin: Ballot(u64_at(40)?),
             trimmed_slot: Slot(u64_at(8)?),
             last_slot: Slot(u64_at(16)?),
             created_lsn: Lsn(u64_at(24)?),
             configurations,
+            lost: fixed[33] == FLAG_LOST,
         };
         Some((member, payload))
     }
@@ -212,26 +222,36 @@ mod tests {
         let member = CatalogMember {
             id: MemberId(0x0a0b),
             role: MemberRole::Log,
+            chosen_origin: Ballot(0x0201),
             trimmed_slot: Slot(3),
             last_slot: Slot(12),
             created_lsn: Lsn(0x5000),
             configurations: vec![ConfigurationAt { slot: Slot(2), configuration }],
+            lost: false,
         };
         CatalogEntry { members: 0, member: Some(member), ..sample() }
     }
 
     #[test]
     fn golden_bytes_of_a_member() {
-        let mut expected = vec![2, 0, 0, 0, 5, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0];
+        let mut expected = vec![3, 0, 0, 0, 5, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0];
         expected.extend_from_slice(&[9, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[0; 48]);
         expected.extend_from_slice(&[0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[12, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[1, 0, 0, 0, 40, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[1, 0, 0, 0, 40, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[1, 1, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[1, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(b"table");
         assert_eq!(member().encode(), expected);
+        let mut lost = member();
+        lost.member.as_mut().unwrap().lost = true;
+        expected[113] = 1;
+        assert_eq!(lost.encode(), expected);
+        assert_eq!(CatalogEntry::decode(&expected), Some(lost));
+        expected[113] = 2;
+        assert_eq!(CatalogEntry::decode(&expected), None);
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub(super) struct Checkpoint {
     pub(super) number: u64,
     pub(super) written_bytes: u64,
     pub(super) page_writes: usize,
-    /// The first checkpoint of a new shard is due without any change.
+    /// It is due without any change: the first of a new shard, or of a log that was given up.
     pub(super) format: bool,
 }
 
@@ -184,6 +184,11 @@ impl Checkpoint {
     /// Lets the next checkpoint begin as soon as there is something to put into it.
     pub(super) fn want(&mut self) {
         self.wanted = true;
+    }
+
+    /// Lets the next checkpoint begin at once, whether anything has changed or not.
+    pub(super) fn demand(&mut self) {
+        self.format = true;
     }
 
     /// Whether it waits for something that may never come.
@@ -238,6 +243,11 @@ impl Store {
         }
         self.write_pages();
         self.finish_writing(now);
+    }
+
+    /// For simulations: a checkpoint begins as soon as there is something to put into it.
+    pub fn want_checkpoint(&mut self) {
+        self.checkpoint.want();
     }
 
     /// Begins a checkpoint if one is due; otherwise says when to look again.
@@ -350,11 +360,17 @@ impl Store {
         trim < next_trim && (nearly_full || full()) || start < self.log.durable_lsn() && full()
     }
 
-    /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint.
+    /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint. While
+    /// the merge makes more pages, neighbours are waited for, but not with an idle device.
     pub(super) fn write_pages(&mut self) {
         let hurry = self.closing || self.is_falling_behind();
         let max = if hurry { usize::MAX } else { PAGE_WRITES_MAX };
+        let more_to_come = matches!(self.checkpoint.phase, Phase::Merging | Phase::Catalog);
         while self.checkpoint.page_writes < max {
+            let may_wait = more_to_come && !self.cache.is_half_dirty();
+            if may_wait && self.checkpoint.page_writes > 0 && !self.cache.has_whole_write() {
+                return;
+            }
             let op = self.next_op();
             let Some(write) = self.cache.next_write(op) else { return };
             if let DiskOp::Write { bytes, .. } = &write {
@@ -473,6 +489,7 @@ impl Store {
             catalog: self.catalog,
             file_blocks: root.file_blocks,
             space_digest: root.digest,
+            logs_lost: self.repair.logs_lost(),
         };
         let mut buf = BlockBuf::zeroed(1);
         superblock.encode(&mut buf);

@@ -1,10 +1,8 @@
 //! The shard's groups: created and dropped by records in the shard's log, checkpointed as entries
 //! of the catalog tree.
 
-use std::collections::HashMap;
-
 use forebay_core::group::Group;
-use forebay_core::ids::{Ballot, GroupId, Slot};
+use forebay_core::ids::{Ballot, GroupId, IdMap, Slot};
 
 use super::catalog::CatalogEntry;
 use super::members::MemberState;
@@ -58,7 +56,7 @@ pub(super) struct GroupState {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     states: Vec<Option<GroupState>>,
-    by_id: HashMap<GroupId, GroupOrdinal>,
+    by_id: IdMap<GroupId, GroupOrdinal>,
 }
 
 impl Groups {
@@ -148,6 +146,11 @@ impl GroupState {
 }
 
 impl GroupState {
+    /// Whether anybody may ask for it.
+    pub(super) fn is_here(&self) -> bool {
+        !self.dropped && self.member.as_ref().is_none_or(|member| !member.lost)
+    }
+
     /// The state contains every slot up to here.
     pub(super) fn applied_slot(&self) -> Slot {
         self.member.as_ref().map_or(self.progress.applied_slot(), |member| member.applied())
@@ -183,6 +186,7 @@ impl Store {
             group: descriptor.id,
             slot: Slot(0),
             ballot: SOLE_BALLOT,
+            origin: SOLE_BALLOT,
         };
         let appended = self.log.append(&header, &[descriptor.payload]);
         let position = appended.map_err(|error| self.log_refused(error))?;
@@ -205,6 +209,7 @@ impl Store {
             group: state.progress.id(),
             slot: Slot(0),
             ballot: state.progress.ballot(),
+            origin: state.progress.ballot(),
         };
         let appended = self.log.append(&header, &[]);
         let position = appended.map_err(|error| self.log_refused(error))?;
@@ -213,9 +218,9 @@ impl Store {
         Ok(self.enqueue(position, group, Slot(0), PendingEntry::GroupDrop))
     }
 
-    /// Every group that has not been dropped, with the shard's description of it.
+    /// Every group that has not been dropped, or lost with its log, with the shard's description of it.
     pub fn groups(&self) -> impl Iterator<Item = (GroupOrdinal, GroupDescriptor<'_>)> {
-        self.groups.iter().filter(|(_, state)| !state.dropped).map(|(group, state)| {
+        self.groups.iter().filter(|(_, state)| state.is_here()).map(|(group, state)| {
             (group, GroupDescriptor { id: state.progress.id(), payload: &state.payload })
         })
     }
@@ -232,10 +237,10 @@ impl Store {
         self.groups.get(group).applied_slot()
     }
 
-    /// The group with this id, unless it was dropped.
+    /// The group with this id, unless it was dropped, or lost with its log.
     #[must_use]
     pub fn group(&self, id: GroupId) -> Option<GroupOrdinal> {
-        self.groups.find(id).filter(|group| !self.groups.get(*group).dropped)
+        self.groups.find(id).filter(|group| self.groups.get(*group).is_here())
     }
 
     /// The drop of `group` is chosen: its entries leave memory, its pages the next checkpoint.

@@ -1,7 +1,9 @@
 //! The merge of a checkpoint: the frozen generation into its groups' trees, dropped groups' pages
 //! freed, and the changed groups' entries into the catalog.
 //!
-//! [`super::pace`] says how much a turn does.
+//! [`super::pace`] says how much a turn does. A group whose state is damaged and is about to be replaced
+//! is passed over: its catalog entry says what it is, with the tree of the checkpoint before
+//! ([`super::repair`]).
 
 use std::ops::Bound;
 
@@ -106,10 +108,12 @@ fn catalog_entry(state: &GroupState) -> CatalogEntry {
         member: Some(CatalogMember {
             id: member.id,
             role: member.role,
+            chosen_origin: frozen.chosen_origin,
             trimmed_slot: frozen.trimmed,
             last_slot: frozen.last,
             created_lsn: member.created_lsn,
             configurations: frozen.configurations.clone(),
+            lost: member.lost,
         }),
         payload,
     }
@@ -133,6 +137,10 @@ impl Store {
                     return;
                 }
                 self.checkpoint.next_part += 1;
+                continue;
+            }
+            if self.is_stopped(part.group) {
+                self.pass_over(part.group);
                 continue;
             }
             let Some(used) = self.merge_slice(part.group, left, now, work) else { return };
@@ -191,9 +199,26 @@ impl Store {
             }
             other => {
                 self.merge_blocked(other, now, work);
+                if self.checkpoint.blocked
+                    && let Some(page) = self.checkpoint.merge.missing().first().copied()
+                {
+                    self.suspect(group, page);
+                }
                 None
             }
         }
+    }
+
+    /// The group's state is to be replaced: the checkpoint goes on without it.
+    fn pass_over(&mut self, group: GroupOrdinal) {
+        let checkpoint = &mut self.checkpoint;
+        if checkpoint.cursor.take().is_some() {
+            checkpoint.merge.abandon(&mut self.cache, &mut self.space);
+        }
+        checkpoint.blocked = false;
+        checkpoint.next_part += 1;
+        let state = self.groups.get_mut(group);
+        state.frozen_slot = state.checkpoint_slot;
     }
 
     fn merge_blocked(&mut self, step: MergeStep, now: Nanos, work: &mut Work) {

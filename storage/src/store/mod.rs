@@ -27,7 +27,9 @@ mod merging;
 mod pace;
 mod read;
 mod recovery;
+mod repair;
 mod room;
+mod scrub;
 mod sealed;
 mod snapshot;
 mod stats;
@@ -56,6 +58,8 @@ pub use members::{
 };
 pub use read::{Current, PageId, RangeEnd, Read, TOGETHER_MAX, Visit};
 pub use recovery::{BlockingDisk, OpenError, Opened, RecoveryProgress, open};
+pub use repair::LostMember;
+pub use scrub::ScrubStats;
 pub use snapshot::{
     InstallError, InstallProgress, InstallStage, Installed, NotPinned, SnapshotPin, SnapshotRead,
 };
@@ -63,6 +67,8 @@ pub use stats::{GroupFigures, StoreStats};
 
 use checkpoint::Checkpoint;
 use groups::Groups;
+use repair::Repair;
+use scrub::Scrub;
 use snapshot::Snapshots;
 
 use members::{Append, Carrier, ReadBack, StagedEntries};
@@ -219,6 +225,8 @@ pub struct Store {
     appended_lsn: Lsn,
     /// What the entries that they may not trim take in the log, about.
     history_bytes: u64,
+    /// See [`Store::members_without_entries`].
+    members_without_entries: u64,
     /// Their old entries on the way to the log's head.
     carrier: Carrier,
     /// Entries of theirs that were staged, ever.
@@ -242,6 +250,8 @@ pub struct Store {
     unread: Vec<PageRef>,
     /// Pages that could not be had, and when they are asked for again.
     damaged: HashMap<PageRef, Nanos>,
+    repair: Repair,
+    scrub: Scrub,
     /// Largest key and item together that log, overlay and cache can all hold.
     entry_bytes_max: usize,
     op_issued: u64,
@@ -249,6 +259,8 @@ pub struct Store {
     closing: bool,
     last_write_at: Nanos,
     page_read_errors: u64,
+    /// See [`Store::wrong_pages`].
+    wrong_pages: u64,
     /// What was chosen here, for whoever watches.
     watched: Option<Vec<ChosenEntry>>,
 }
@@ -368,6 +380,7 @@ impl Store {
             group: state.progress.id(),
             slot,
             ballot: state.progress.ballot(),
+            origin: state.progress.ballot(),
         };
         let Ok(staged) = self.overlay.stage(group.0, slot, key, item) else {
             self.space.give_back(runs);
@@ -435,6 +448,8 @@ impl Store {
             self.apply_durable();
         } else if self.cache.owns_read(done.op) {
             self.page_read(done, now);
+        } else if self.scrub.owns(done.op) {
+            self.scrub_read(done);
         } else if self.owns_read_back(done.op) {
             self.read_back_done(done);
         } else if Store::is_carry_op(done.op) {
@@ -518,6 +533,7 @@ impl Store {
         let mut work = Work::default();
         if self.failure.is_none() {
             self.forget_damage(now);
+            self.confirm_damage(&mut work);
             self.fetch_unread();
             self.append_queued();
             self.carry(now, &mut work);
@@ -527,6 +543,7 @@ impl Store {
             self.step_behind(now, &mut work);
             self.step_install(now, &mut work);
             self.step_checkpoint(now, &mut work);
+            self.step_scrub(now, &mut work);
             self.seal(now, &mut work);
         }
         disk.append(&mut self.disk);

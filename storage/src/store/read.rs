@@ -11,7 +11,7 @@ use forebay_core::time::Nanos;
 
 use super::{GroupOrdinal, Store};
 use crate::block::DiskDone;
-use crate::cache::ReadStart;
+use crate::cache::{ReadError, ReadStart};
 use crate::notice;
 use crate::overlay::{EntryRef, KeyHash};
 pub use crate::tree::walk::TOGETHER_MAX;
@@ -120,7 +120,7 @@ impl Store {
         }
         walk::lookup_together(&self.cache, &trees[..len], &mut lookups[..len]);
         for (lookup, &i) in lookups.into_iter().zip(&in_tree[..len]) {
-            reads[i] = self.read_of(lookup);
+            reads[i] = self.read_of(wanted[i].0, lookup);
         }
     }
 
@@ -128,10 +128,10 @@ impl Store {
         if let Some(entry) = self.overlay.get(group.0, key, hash) {
             return entry.item.map_or(Read::Absent, Read::Item);
         }
-        self.read_of(walk::lookup(&self.cache, &self.groups.get(group).tree, key))
+        self.read_of(group, walk::lookup(&self.cache, &self.groups.get(group).tree, key))
     }
 
-    fn read_of<'s>(&'s self, lookup: Lookup<'s>) -> Read<'s> {
+    fn read_of<'s>(&'s self, group: GroupOrdinal, lookup: Lookup<'s>) -> Read<'s> {
         let missing = match lookup {
             Lookup::Found(item) => return Read::Item(item),
             Lookup::Absent => return Read::Absent,
@@ -141,7 +141,11 @@ impl Store {
             },
             Lookup::Missing(page) => page,
         };
-        if self.is_damaged(missing) { Read::Damaged } else { Read::Wait(missing) }
+        if self.is_damaged(missing) {
+            self.suspect(group, missing);
+            return Read::Damaged;
+        }
+        Read::Wait(missing)
     }
 
     /// Copies the newest item under `key`, chosen or in flight, to the end of `item`.
@@ -199,7 +203,10 @@ impl Store {
         );
         match self.range_to_end(group, bounds, descending, &mut cursor, visit) {
             Ok(end) => end,
-            Err(page) if self.is_damaged(page) => RangeEnd::Damaged,
+            Err(page) if self.is_damaged(page) => {
+                self.suspect(group, page);
+                RangeEnd::Damaged
+            }
             Err(page) => {
                 let mut ahead = Vec::new();
                 cursor.read_ahead(&self.cache, READ_AHEAD_PAGES, &mut ahead);
@@ -292,6 +299,12 @@ impl Store {
         }
     }
 
+    /// Reads that the disk carried out and that brought something else than the page asked for.
+    #[must_use]
+    pub fn wrong_pages(&self) -> u64 {
+        self.wrong_pages
+    }
+
     /// Moves the pages that arrived, or turned out unreadable, to the end of `pages`.
     pub fn take_loaded(&mut self, pages: &mut Vec<PageId>) {
         pages.append(&mut self.loaded);
@@ -318,8 +331,10 @@ impl Store {
         let page = self.cache.page_of_read(done.op);
         if let Err(error) = self.cache.finish_read(done) {
             self.page_read_errors += 1;
+            self.wrong_pages += u64::from(!matches!(error, ReadError::Disk { .. }));
             notice::say(format_args!("shard {}: {error}", self.shard()));
             self.damaged.insert(page, now + READ_RETRY_NANOS);
+            self.failed_again(page);
         }
         self.loaded.push(PageId(page.id));
     }

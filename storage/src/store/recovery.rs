@@ -11,6 +11,9 @@
 //! entry that the scan delivers is applied; entries that the group's tree already has are skipped
 //! by their slot.
 //!
+//! A log that is damaged where it is needed ends the opening in groups of one; members of replicated
+//! groups are given up with it, and replaced ([`super::repair`]).
+//!
 //! It runs before anybody is served, on blocking I/O behind [`BlockingDisk`]: the shell's files, or
 //! the simulated disk.
 
@@ -24,7 +27,9 @@ use super::catalog::{CatalogEntry, catalog_group};
 use super::checkpoint::Checkpoint;
 use super::groups::{GroupState, Groups};
 use super::members::{Carrier, StagedEntries};
+use super::repair::Repair;
 use super::room::{FIRST_BLOCKS, RESERVE_BLOCKS};
+use super::scrub::Scrub;
 use super::snapshot::Snapshots;
 use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
@@ -161,6 +166,13 @@ pub enum OpenError {
         /// An estimate that suffices.
         bytes: u64,
     },
+    /// The log is damaged, and there is no room to write down that the shard's members are lost: free
+    /// disk space, then start again.
+    #[error(
+        "the log is damaged, and the disk has no room for the checkpoint that says which members are \
+         lost with it: free some"
+    )]
+    NoRoomForLoss,
     /// The device failed.
     #[error("the pages file: {0}")]
     Disk(#[from] DiskError),
@@ -195,7 +207,16 @@ pub fn open(
     // process was killed, the power stayed on). They will be built upon, so they must stay.
     disk.carry_out(DiskOp::Flush { op: OpId(0), file: ShardFile::Pages }).result?;
     let mut opening = Opening::new(config, node_id, chosen.as_ref(), disk)?;
-    let recovered = opening.replay(disk, progress)?;
+    let mut lost = None;
+    let recovered = match opening.replay(disk, progress) {
+        Err(OpenError::Log(ScanError::Damage(damage))) if opening.has_peers() => {
+            // What was read of the log before the damage is of no use either.
+            opening = Opening::new(config, node_id, chosen.as_ref(), disk)?;
+            lost = Some(damage);
+            opening.lose_log(&damage)
+        }
+        other => other?,
+    };
     if chosen.is_none() && (recovered.chain_bytes > 0 || recovered.cut.is_some()) {
         return Err(OpenError::SuperblocksLost { log_bytes: recovered.chain_bytes });
     }
@@ -216,12 +237,24 @@ pub fn open(
                      do not know what they accepted there, and get it from the others";
         warning = Some(warning.map_or(words.to_owned(), |first| format!("{first}; {words}")));
     }
+    if let Some(damage) = lost {
+        let words = format!(
+            "{damage}; promises may have been in it, so no member of this shard takes part any more as \
+             what it was: {} of them are replaced by new members, which go on from the last checkpoint \
+             and fetch the rest. Look at the device",
+            opening.members
+        );
+        warning = Some(warning.map_or(words.clone(), |first| format!("{first}; {words}")));
+    }
     opening.set_aside(disk);
     let mut store = opening.into_store(&recovered, buffers, now);
     store.list_behind();
     if chosen.is_none() {
         store.format(disk, now)?;
     } else {
+        if lost.is_some() {
+            store.write_down_loss(disk, now)?;
+        }
         store.mark_opening(disk)?;
     }
     Ok(Opened { store, warning })
@@ -251,9 +284,10 @@ pub(super) struct Opening {
     pub(super) config: StoreConfig,
     node_id: u128,
     pub(super) superblock: Superblock,
-    trim_lsn: Lsn,
+    pub(super) trim_lsn: Lsn,
     pub(super) groups: Groups,
     pub(super) members: usize,
+    pub(super) members_without_entries: u64,
     pub(super) staged: StagedEntries,
     /// Damaged batches before the checkpoint's point.
     pub(super) history_lost: bool,
@@ -287,6 +321,7 @@ impl Opening {
                 trim_lsn,
                 groups,
                 members: 0,
+                members_without_entries: 0,
                 staged: StagedEntries::default(),
                 history_lost: false,
                 cache,
@@ -306,6 +341,8 @@ impl Opening {
         let space = SpaceMap::load(shard, &root_of(superblock), older_root.as_ref(), |block| {
             read_block(disk, block).ok()
         })?;
+        // Of a log that was given up since the older one, nothing is kept.
+        let older = older.filter(|older| older.logs_lost == superblock.logs_lost);
         let trim_lsn = older.map_or(superblock.history_start(), |older| older.history_start());
         let mut opening = Opening {
             config,
@@ -314,6 +351,7 @@ impl Opening {
             trim_lsn,
             groups,
             members: 0,
+            members_without_entries: 0,
             staged: StagedEntries::default(),
             history_lost: false,
             cache,
@@ -525,6 +563,7 @@ impl Opening {
             appends: VecDeque::new(),
             appended_lsn: Lsn(0),
             history_bytes,
+            members_without_entries: self.members_without_entries,
             carrier: Carrier::default(),
             staged_count: 0,
             reads: Vec::new(),
@@ -542,12 +581,15 @@ impl Opening {
             loaded: Vec::new(),
             unread: Vec::new(),
             damaged: HashMap::new(),
+            repair: Repair::opened(self.superblock.logs_lost, u64::from(self.history_lost)),
+            scrub: Scrub::default(),
             entry_bytes_max,
             op_issued: ops::OTHER,
             failure: None,
             closing: false,
             last_write_at: now,
             page_read_errors: 0,
+            wrong_pages: 0,
             watched: None,
         }
     }
@@ -591,6 +633,7 @@ fn blank(config: &StoreConfig, node_id: u128) -> Superblock {
         catalog: TreeRef::EMPTY,
         file_blocks: 0,
         space_digest: 0,
+        logs_lost: 0,
     }
 }
 
@@ -648,18 +691,29 @@ impl Store {
             let grow = grow.expect("one growth at a time");
             self.space.grown(disk.carry_out(grow).result)?;
         }
-        let mut begun = Vec::new();
         while self.checkpoint.number() == 0 {
-            self.turn(now, &mut begun);
-            for op in begun.drain(..) {
-                let done = disk.carry_out(op);
-                let result = done.result;
-                self.disk_done(done, now);
-                if self.failure.is_some() {
-                    result?;
-                }
-            }
+            self.turn_alone(disk, now)?;
         }
         Ok(())
+    }
+
+    /// A turn before anybody is served, and what it wants of the disk. Whether that was anything.
+    pub(super) fn turn_alone(
+        &mut self,
+        disk: &mut dyn BlockingDisk,
+        now: Nanos,
+    ) -> Result<bool, OpenError> {
+        let mut begun = Vec::new();
+        self.turn(now, &mut begun);
+        let any = !begun.is_empty();
+        for op in begun {
+            let done = disk.carry_out(op);
+            let result = done.result;
+            self.disk_done(done, now);
+            if self.failure.is_some() {
+                result?;
+            }
+        }
+        Ok(any)
     }
 }

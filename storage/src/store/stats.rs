@@ -41,6 +41,11 @@ pub struct StoreStats {
     pub snapshots_given_up: u64,
     pub snapshot_served_bytes: u64,
     pub snapshot_arrived_bytes: u64,
+    pub damaged_pages: u64,
+    pub repaired_pages: u64,
+    pub members_damaged: u64,
+    pub members_lost: u64,
+    pub log_damaged_ranges: u64,
 }
 
 /// One group in numbers.
@@ -97,6 +102,11 @@ impl Store {
             snapshots_given_up: self.snapshots.given_up,
             snapshot_served_bytes: self.snapshots.served_bytes,
             snapshot_arrived_bytes: self.install_progress().map_or(0, |progress| progress.bytes),
+            damaged_pages: self.repair.damaged_pages,
+            repaired_pages: self.repair.repaired_pages,
+            members_damaged: self.damaged_members() as u64,
+            members_lost: self.lost_members().count() as u64,
+            log_damaged_ranges: self.repair.log_ranges,
         }
     }
 

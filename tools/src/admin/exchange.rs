@@ -10,16 +10,23 @@ use forebay_core::message::{AdminRequest, ArchivedAdminReply, ArchivedErrorReply
 use forebay_net::frame::{self, Inbox};
 use forebay_net::machine::SendBuf;
 use forebay_net::replication::{AdminAnswer, AdminCommand};
-use forebay_net::tls::ClientTls;
+use forebay_net::tls::{ClientTls, TlsFiles};
 
 use crate::exit::{Exit, Failure};
 
 /// What this command shows to every node that it asks.
 static CERTIFICATES: OnceLock<ClientTls> = OnceLock::new();
 
-/// Speaks TLS from here on, with the client's certificate in a directory.
+/// Speaks TLS from here on, with the operator's certificate in a directory.
 pub(crate) fn show_certificates(directory: &Path) -> Result<(), Failure> {
-    let tls = ClientTls::in_directory(directory)?;
+    let tls = ClientTls::operator_in_directory(directory)?;
+    CERTIFICATES.get_or_init(|| tls);
+    Ok(())
+}
+
+/// Speaks TLS from here on, with a node's own certificate.
+pub(crate) fn show_as_node(files: &TlsFiles) -> Result<(), Failure> {
+    let tls = ClientTls::read(files)?;
     CERTIFICATES.get_or_init(|| tls);
     Ok(())
 }

@@ -12,7 +12,7 @@ mod exchange;
 mod join;
 mod rejoin;
 
-pub(crate) use exchange::show_certificates;
+pub(crate) use exchange::show_as_node;
 pub(crate) use rejoin::Rejoin;
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use forebay_net::replication::{
 };
 
 use crate::exit::{Exit, Failure};
-use exchange::{ask, resolve};
+use exchange::{ask, resolve, show_certificates};
 
 const EXAMPLES: &str = "Examples:
   forebay admin init 10.0.0.1:4700 10.0.0.2:4700 10.0.0.3:4700
@@ -58,7 +58,7 @@ const INIT_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Where authority.pem, client.pem and client.key are, as `forebay certs` makes them; for nodes
+    /// Where authority.pem, operator.pem and operator.key are, as `forebay certs` makes them; for nodes
     /// that speak TLS
     #[arg(long, value_name = "DIR", global = true)]
     certificates: Option<PathBuf>,
@@ -285,6 +285,7 @@ fn table(
             let lag = match member.snapshot_bytes {
                 // Of a snapshot.
                 Some((bytes, total)) => format!("{} %", bytes * 100 / total.max(1)),
+                None if member.damaged => "damaged".to_owned(),
                 None if member.needs_snapshot => "too far".to_owned(),
                 None => chosen.saturating_sub(known).to_string(),
             };

@@ -4,6 +4,7 @@
 //!   the node whose shard 0 leads the system group, every second:
 //!     a node is not heard ─► Describe ─► its old address
 //!       answers under another id, and is in no cluster  ─► it lost its data: join, in its old one's stead
+//!       answers under this id, and is in no cluster     ─► it was taken in, and nobody told it: tell it
 //!       does not answer, or is the old one               ─► it is down, or cut off: leave it
 //! ```
 //!
@@ -73,12 +74,15 @@ fn look(own: SocketAddr, ends: &AtomicBool) -> Result<(), Failure> {
         let old = &topology.nodes[(peer.0 / SHARDS_PER_NODE) as usize];
         let Some(address) = topology.native(peer) else { continue };
         let Ok(found) = describe(address) else { continue };
-        let lost_its_data =
-            found.clustered && found.topology.is_none() && found.node_id != old.node_id;
-        if !lost_its_data {
+        if !found.clustered || found.topology.is_some() {
             continue;
         }
-        match join::join(own, address, Some(old.node_id)) {
+        // Whoever took it in may have died before it was told.
+        let lost_its_data = found.node_id != old.node_id;
+        match join::join(own, address, lost_its_data.then_some(old.node_id)) {
+            Ok((_, place)) if !lost_its_data => {
+                eprintln!("forebay: the node at {address} is told that it is in place {place}");
+            }
             Ok((_, place)) => eprintln!(
                 "forebay: the node at {address} has lost its data; it is node {:032x} now, in place \
                  {place}",

@@ -50,6 +50,9 @@ fn one(s: &Superblock, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  previous_checksum     {:08x}", s.log_start.previous_checksum)?;
     writeln!(out, "  history_bytes         {}", s.history_bytes)?;
     writeln!(out, "  durable_lsn           {}", s.durable_lsn)?;
+    if s.logs_lost > 0 {
+        writeln!(out, "  logs_lost             {}", s.logs_lost)?;
+    }
     writeln!(out, "  log                   {} segments of {segment}", s.log.segments)?;
     match s.catalog.root {
         Some(root) => {

@@ -57,6 +57,9 @@ pub(super) fn show(
             entry.applied_slot,
             escape(&entry.payload)
         )?;
+        if entry.member.as_ref().is_some_and(|member| member.lost) {
+            writeln!(out, "  its promises were lost with a damaged log: it is being replaced")?;
+        }
         verdict = verdict.and(report("tree", shard, &entry.tree, out)?);
         if items {
             for_each_item(shard, &entry.tree, &mut |key_bytes, item| {

@@ -6,17 +6,26 @@
 //!
 //! Two replicas whose trees are the state at the same slot of the same group must have the same
 //! content digest there, and what a replica calls chosen is never taken back: its chosen and
-//! checkpointed slots grow, and what was durable before a restart is there after it.
+//! checkpointed slots grow, and what was durable before a restart is there after it. A member is known
+//! by its identity: one that was replaced, or lost its data, never comes back under it.
 //!
 //! Digests are compared where they exist without reading every page: at the slots of checkpoints.
 //! In the end, when nothing is written any more, every replica checkpoints the same slot, so each
 //! run compares all of them at least once.
 
-use std::collections::HashMap;
-
+use forebay_core::ids::IdMap;
 use forebay_storage::store::{ChosenEntry, GroupFigures};
 
-/// What one node said of a group last.
+/// A member, and the node that it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Whose {
+    pub(super) node: usize,
+    pub(super) group: u64,
+    /// Its identity; 0 where a node stands alone.
+    pub(super) member: u64,
+}
+
+/// What one member said of its group last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     checkpoint_slot: u64,
@@ -26,11 +35,11 @@ struct Said {
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     /// By group and slot: the digest, and who said so first.
-    digests: HashMap<(u64, u64), (u128, usize)>,
-    said: HashMap<(usize, u64), Said>,
+    digests: IdMap<(u64, u64), (u128, usize)>,
+    said: IdMap<Whose, Said>,
     compared: u64,
     /// By group: for each slot from 1 on what was applied in it, and who did first.
-    entries: HashMap<u64, Vec<Option<(u128, usize)>>>,
+    entries: IdMap<u64, Vec<Option<(u128, usize)>>>,
     entries_compared: u64,
 }
 
@@ -57,11 +66,11 @@ impl Agreement {
         Ok(())
     }
 
-    /// A node shows a group.
-    pub(super) fn observe(&mut self, node: usize, figures: &GroupFigures) -> Result<(), String> {
-        let group = figures.id.0;
+    /// A node shows a member.
+    pub(super) fn observe(&mut self, whose: Whose, figures: &GroupFigures) -> Result<(), String> {
+        let Whose { node, group, .. } = whose;
         let slot = figures.checkpoint_slot.0;
-        let said = self.said.entry((node, group)).or_default();
+        let said = self.said.entry(whose).or_default();
         if slot < said.checkpoint_slot {
             return Err(format!(
                 "node {node} had checkpointed group {group} up to slot {}, and now to {slot}",

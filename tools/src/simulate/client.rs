@@ -17,9 +17,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use forebay_core::item::ItemRef;
 use forebay_core::message::{
     ArchivedBatchGetReply, ArchivedBatchWriteReply, ArchivedErrorReply, ArchivedGetReply,
-    ArchivedNotLeaderReply, ArchivedTableReply, ArchivedWriteReply, BatchGetRequest,
-    BatchOperation, BatchWriteRequest, CreateTableRequest, DeleteRequest, DescribeTableRequest,
-    ErrorCode, GetRequest, Kind, Message, PutRequest, ReturnValues, UpdateRequest,
+    ArchivedLagging, ArchivedNotLeaderReply, ArchivedTableReply, ArchivedWriteReply,
+    BatchGetRequest, BatchOperation, BatchWriteRequest, CreateTableRequest, DeleteRequest,
+    DescribeTableRequest, EVENTUAL_VERSION, ErrorCode, Eventual, GetReply, GetRequest, Kind, Lag,
+    Message, PutRequest, ReturnValues, UpdateRequest,
 };
 use forebay_core::table::{TableDescription, TableStatus};
 use forebay_net::frame::{self, Frame, FrameSerializer, Inbox};
@@ -29,9 +30,10 @@ use rkyv::Serialize;
 
 use super::between;
 use super::history::{Call, Outcome};
-use super::items::{self, PK, entry_name, register_name, value_of};
+use super::items::{self, Name, PK, entry_name, register_name, value_of};
 use super::network::WireId;
 use super::node::listener_of;
+use super::staleness::{Answer, Read};
 use super::workload::{Part, REGISTERS, Stage, Target, Workload};
 
 const MILLI: u64 = 1_000_000;
@@ -40,8 +42,9 @@ const MILLI: u64 = 1_000_000;
 const TABLE: &str = "ledger";
 /// Groups of the table.
 const PARTITIONS: u32 = 2;
-/// A request without an answer is given up.
-const DEADLINE_NANOS: u64 = 1_500 * MILLI;
+/// A request without an answer is given up. Some clients soon look for another leader; others go on
+/// asking one that was stopped and does not know that it leads no more.
+const DEADLINES_NANOS: [u64; 3] = [1_500 * MILLI, 600 * MILLI, 1_500 * MILLI];
 /// Requests under way on one connection.
 const UNDER_WAY_MAX: usize = 24;
 /// And while all is read in the end.
@@ -50,10 +53,15 @@ const AUDITING_MAX: usize = 12;
 const PACE_NANOS: (u64, u64) = (30 * MILLI, 120 * MILLI);
 /// Between two questions about the table.
 const SETUP_NANOS: u64 = 100 * MILLI;
+/// From then on, if there is no table yet, whoever knows of none is asked to make it: that is who leads
+/// the system group. Before, nobody is believed.
+const GUIDED_NANOS: u64 = 1_000 * MILLI;
 /// Between two looks at what is left to be read.
 const AUDIT_NANOS: u64 = 30 * MILLI;
 /// Before the next dial.
 const PAUSE_NANOS: (u64, u64) = (5 * MILLI, 60 * MILLI);
+/// How old the state may be that an eventual read is answered from; 0: any age.
+const STALENESS_MILLIS: [u32; 4] = [0, 0, 150, 1_000];
 /// Smallest batches are two; these are the largest.
 const BATCH_MAX: usize = 5;
 
@@ -62,6 +70,8 @@ enum Request {
     Table,
     One(Part),
     Get(Part, Target),
+    /// Of any replica, and how old it may be in milliseconds (0: of any age).
+    Eventual(Target, u32),
     Many(Vec<Part>),
 }
 
@@ -106,6 +116,7 @@ impl Link {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) number: usize,
+    deadline_nanos: u64,
     /// By node.
     pub(super) links: Vec<Link>,
     /// Who leads each partition, as far as it knows.
@@ -137,6 +148,7 @@ impl Client {
         };
         Client {
             number,
+            deadline_nanos: DEADLINES_NANOS[number % DEADLINES_NANOS.len()],
             links: (0..nodes).map(link).collect(),
             leaders: (0..PARTITIONS).map(|_| random.below(nodes)).collect(),
             guide: 0,
@@ -149,6 +161,25 @@ impl Client {
             item: Vec::new(),
             due: None,
         }
+    }
+
+    /// The partition that a strong read is about that this node was asked for and has not answered.
+    pub(super) fn strong_read(
+        &self,
+        node: usize,
+        correlation: u64,
+        work: &Workload,
+    ) -> Option<usize> {
+        let asked = self.links[node].asked.iter().find(|asked| asked.correlation == correlation)?;
+        match asked.request {
+            Request::Get(_, target) => Some(work.partition(target)),
+            Request::Table | Request::One(_) | Request::Eventual(..) | Request::Many(_) => None,
+        }
+    }
+
+    /// Whether a read that this node was asked for has no answer yet.
+    pub(super) fn awaits_read(&self, node: usize) -> bool {
+        self.links[node].asked.iter().any(|asked| matches!(asked.request, Request::Get(..)))
     }
 
     /// Whether this connection is the one in use to that node.
@@ -165,7 +196,7 @@ impl Client {
         let links = self.links.iter().filter_map(|link| match link.line {
             Line::Idle(at) => Some(at),
             Line::Dialing => None,
-            Line::Open(_) => link.asked.front().map(|asked| asked.began + DEADLINE_NANOS),
+            Line::Open(_) => link.asked.front().map(|asked| asked.began + self.deadline_nanos),
         });
         paced.into_iter().chain(links).min()
     }
@@ -221,7 +252,7 @@ impl Client {
                     if link
                         .asked
                         .front()
-                        .is_some_and(|first| first.began + DEADLINE_NANOS <= now) =>
+                        .is_some_and(|first| first.began + self.deadline_nanos <= now) =>
                 {
                     self.give_up(node, now, work);
                 }
@@ -286,12 +317,19 @@ impl Client {
                 }
                 _ => Target::Register(key),
             };
-            let node = self.leaders[work.partition(target)];
+            let eventual = matches!(what, 62..70 | 89..92);
+            let node = match eventual {
+                true => self.random.below(self.links.len()),
+                false => self.leaders[work.partition(target)],
+            };
             let link = &self.links[node];
             if link.wire().is_some() && link.asked.len() < UNDER_WAY_MAX {
                 self.operate(node, what, key, target, now, work);
             } else {
                 work.operations.not_sent += 1;
+                if eventual {
+                    continue;
+                }
                 self.doubt(node);
             }
         }
@@ -312,7 +350,8 @@ impl Client {
             40..50 => self.exchange(node, key, now, work),
             50..57 => self.delete(node, key, now, work),
             70..85 => self.put_entry(node, now, work),
-            57..70 | 85..92 => self.get(node, target, false, now, work),
+            57..62 | 85..89 => self.get(node, target, false, now, work),
+            62..70 | 89..92 => self.get_eventually(node, target, now, work),
             92..96 => self.write_batch(node, key, now, work),
             _ => self.get_batch(node, key, now, work),
         }
@@ -391,7 +430,7 @@ impl Client {
         self.item = bytes;
     }
 
-    fn part_of(&self, target: Target, now: u64, work: &mut Workload) -> (Part, String) {
+    fn part_of(&self, target: Target, now: u64, work: &mut Workload) -> (Part, Name) {
         match target {
             Target::Register(key) => {
                 let name = work.history.begin(self.number, key, Call::Read, now);
@@ -413,6 +452,25 @@ impl Client {
         };
         self.ask(node, &get, Request::Get(part, target), now);
         self.links[node].asked.back_mut().expect("just asked").audits = audits;
+        self.item = bytes;
+    }
+
+    fn get_eventually(&mut self, node: usize, target: Target, now: u64, work: &Workload) {
+        let name = match target {
+            Target::Register(key) => register_name(key),
+            Target::Entry(entry) => entry_name(entry),
+        };
+        let mut bytes = std::mem::take(&mut self.item);
+        let read = GetRequest {
+            table: work.table_id(),
+            epoch: 0,
+            key: items::key_item(&mut bytes, &name),
+            projection: None,
+            consistent: false,
+        };
+        let age_max = STALENESS_MILLIS[self.random.below(STALENESS_MILLIS.len())];
+        let eventual = Eventual { read, staleness_max_millis: age_max };
+        self.ask(node, &eventual, Request::Eventual(target, age_max), now);
         self.item = bytes;
     }
 
@@ -475,13 +533,18 @@ impl Client {
                 return;
             }
             let target = work.targets.pop().expect("counted");
-            let node = self.leaders[work.partition(target)];
+            let node = work.reread.unwrap_or(self.leaders[work.partition(target)]);
             if self.links[node].wire().is_none() {
                 work.targets.push(target);
                 return self.doubt(node);
             }
             work.auditing += 1;
-            self.get(node, target, true, now, work);
+            if work.reread.is_some() {
+                self.get_eventually(node, target, now, work);
+                self.links[node].asked.back_mut().expect("just asked").audits = true;
+            } else {
+                self.get(node, target, true, now, work);
+            }
         }
     }
 
@@ -525,11 +588,43 @@ impl Client {
         let broken = || format!("a {kind:?} that is none");
         let began = asked.began;
         match (kind, asked.request) {
+            (Kind::ErrorReply | Kind::NotLeaderReply, Request::Eventual(..)) => {
+                // Nothing is learned from a replica that has no state, or an old one.
+                let error = frame.message::<ArchivedErrorReply<'_>>();
+                let code = error.map(|error| ErrorCode::from_wire(error.code.to_native()));
+                let stale = kind == Kind::ErrorReply && code == Some(Some(ErrorCode::TooStale));
+                work.operations.too_stale += u64::from(stale);
+                work.operations.refused += 1;
+                work.auditing -= usize::from(asked.audits);
+            }
+            (Kind::GetReply, Request::Eventual(target, age_max)) => {
+                let reply = frame.message::<ArchivedLagging<GetReply<'_>>>();
+                let reply = reply.filter(|_| frame.message_version == EVENTUAL_VERSION);
+                let reply = reply.ok_or_else(broken)?;
+                let item = reply.reply.item.as_ref().map(|item| item.get());
+                let read = match target {
+                    Target::Register(key) => {
+                        let name = register_name(key);
+                        let found = item.map(|item| value_of(item, &name)).transpose()?;
+                        Read::Register { key, found }
+                    }
+                    Target::Entry(entry) => {
+                        let name = entry_name(entry);
+                        let found = item.map(|item| value_of(item, &name)).transpose()?;
+                        Read::Entry { entry, found: found.is_some() }
+                    }
+                };
+                let age_millis = Lag::from(&reply.lag).age_millis;
+                let answer = Answer { node, asked_at: began, answered_at: now, age_millis, read };
+                work.operations.eventual += 1;
+                work.auditing -= usize::from(asked.audits);
+                work.staleness.answered(answer, age_max)?;
+            }
             (Kind::ErrorReply, request) => {
                 let error = frame.message::<ArchivedErrorReply<'_>>().ok_or_else(broken)?;
                 let code = ErrorCode::from_wire(error.code.to_native());
                 if let (Some(ErrorCode::ConditionFailed), Request::One(part)) = (code, &request) {
-                    let name = name_of(*part);
+                    let name = part.name();
                     let item = error.item.as_ref();
                     let found = item.map(|item| value_of(item.get(), &name)).transpose()?;
                     work.ended(*part, Outcome::Found(found), began, now);
@@ -540,10 +635,13 @@ impl Client {
                     Some(code) if code.had_no_effect() => Outcome::NoEffect,
                     _ => Outcome::Unknown,
                 };
+                let guided = matches!(request, Request::Table) && now >= GUIDED_NANOS;
                 let asked = Asked { request, ..asked };
                 over(asked, outcome, work, now);
                 self.audit_at = now + AUDIT_NANOS;
-                self.refused(node, code, now, work);
+                if !guided || code != Some(ErrorCode::UnknownTable) {
+                    self.refused(node, code, now, work);
+                }
             }
             (Kind::NotLeaderReply, request) => {
                 let reply = frame.message::<ArchivedNotLeaderReply>().ok_or_else(broken)?;
@@ -570,7 +668,7 @@ impl Client {
                     }
                     _ => false,
                 };
-                let name = name_of(part);
+                let name = part.name();
                 let old = reply.attributes.as_ref();
                 let old = old.map(|item| value_of(item.get(), &name)).transpose()?;
                 let outcome = if exchanged { Outcome::Found(old) } else { Outcome::Done };
@@ -578,7 +676,7 @@ impl Client {
             }
             (Kind::GetReply, Request::Get(part, _)) => {
                 let reply = frame.message::<ArchivedGetReply<'_>>().ok_or_else(broken)?;
-                let name = name_of(part);
+                let name = part.name();
                 let item = reply.item.as_ref();
                 let found = item.map(|item| value_of(item.get(), &name)).transpose()?;
                 work.ended(part, Outcome::Found(found), began, now);
@@ -612,7 +710,7 @@ impl Client {
                     let outcome = match length {
                         u32::MAX => Outcome::NoEffect,
                         0 => Outcome::Found(None),
-                        _ => Outcome::Found(Some(value_of(item, &name_of(part))?)),
+                        _ => Outcome::Found(Some(value_of(item, &part.name())?)),
                     };
                     work.ended(part, outcome, began, now);
                 }
@@ -626,7 +724,7 @@ impl Client {
     fn concerned(&self, request: &Request, work: &Workload) -> Option<usize> {
         let part = match request {
             Request::One(part) | Request::Get(part, _) => part,
-            Request::Table | Request::Many(_) => return None,
+            Request::Table | Request::Eventual(..) | Request::Many(_) => return None,
         };
         Some(work.partition(match part {
             Part::Register(name) => Target::Register(name.key),
@@ -653,6 +751,9 @@ impl Client {
                 ErrorCode::TableExists
                 | ErrorCode::TableNotActive
                 | ErrorCode::NotLeader
+                // Members move.
+                | ErrorCode::UnknownTable
+                | ErrorCode::WrongPartition
                 | ErrorCode::LeadershipLost,
             ) => {
                 self.doubt(node);
@@ -672,6 +773,13 @@ fn over(asked: Asked, outcome: Outcome, work: &mut Workload, now: u64) {
     let Asked { began, request, audits, .. } = asked;
     match request {
         Request::Table => {}
+        Request::Eventual(target, _) => {
+            work.operations.unknown += 1;
+            if audits {
+                work.auditing -= 1;
+                work.targets.push(target);
+            }
+        }
         Request::One(part) => work.ended(part, outcome, began, now),
         Request::Get(part, target) => {
             work.ended(part, outcome, began, now);
@@ -683,14 +791,5 @@ fn over(asked: Asked, outcome: Outcome, work: &mut Workload, now: u64) {
         Request::Many(parts) => {
             parts.into_iter().for_each(|part| work.ended(part, outcome, began, now));
         }
-    }
-}
-
-/// The key that a part is about.
-fn name_of(part: Part) -> String {
-    match part {
-        Part::Register(name) => register_name(name.key),
-        Part::EntryWrite(entry) => entry_name(entry),
-        Part::EntryRead(reading) => entry_name(reading.entry),
     }
 }

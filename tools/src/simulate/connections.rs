@@ -62,7 +62,16 @@ impl World {
                 (Some(Owner::Node { node, conn }), Item::Bytes(bytes)) => {
                     let found = &mut self.nodes[node];
                     let open = found.conns.get(conn).is_some_and(|conn| !conn.closing);
-                    found.is_asked |= self.network.is_clients(wire);
+                    if found.stop_inside > 0 {
+                        let far = self.network.owner(wire, 1 - side);
+                        found.is_asked |= match far {
+                            // A leader is stopped between a read and its reply.
+                            Some(Owner::Client { client, .. }) => {
+                                !found.serves() || self.clients[client].awaits_read(node)
+                            }
+                            _ => false,
+                        };
+                    }
                     if open {
                         let local = found.clock.local(self.now);
                         let shard = found.shard.as_mut().expect("its connections end with it");
@@ -128,6 +137,12 @@ impl World {
 
     /// A connection breaks in the middle.
     pub(super) fn reset(&mut self, wire: WireId) {
+        let of_node =
+            |side| self.network.owner(wire, side).is_some_and(|owner| owner.node().is_some());
+        if of_node(0) && of_node(1) {
+            self.work.staleness.breaks(self.now);
+            self.trace.say(self.now, || "a connection between two nodes breaks".to_owned());
+        }
         for side in 0..2 {
             if self.network.owner(wire, side).is_some_and(|owner| owner != Owner::Nobody) {
                 self.ended(wire, side, CloseReason::Error(libc::ECONNRESET));

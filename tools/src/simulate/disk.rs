@@ -27,6 +27,19 @@ struct Bad {
     last: u64,
 }
 
+/// A plot waits for an operation of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strike {
+    /// Whose plot it is.
+    pub(super) fault: usize,
+    /// So many from now.
+    pub(super) left: u64,
+    /// Only superblocks count.
+    pub(super) superblocks: bool,
+    /// Until it has ended; otherwise when it begins.
+    pub(super) done: bool,
+}
+
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -36,6 +49,12 @@ pub(super) struct Disk {
     pub(super) times: u64,
     /// Nothing ends before.
     pub(super) stuck_until: u64,
+    /// Nothing of the log ends before.
+    pub(super) log_stuck_until: u64,
+    /// Nothing of the pages ends before.
+    pub(super) pages_stuck_until: u64,
+    pub(super) strike: Option<Strike>,
+    struck: Option<(usize, u64)>,
     lies: bool,
     bad: Vec<Bad>,
     /// Reads in flight that will fail.
@@ -50,6 +69,10 @@ impl Disk {
             random: SimRandom::new(seed),
             times: 1,
             stuck_until: 0,
+            log_stuck_until: 0,
+            pages_stuck_until: 0,
+            strike: None,
+            struck: None,
             lies,
             bad: Vec::new(),
             failing: Vec::new(),
@@ -88,9 +111,43 @@ impl Disk {
             DiskOp::Flush { op, .. } => (*op, between(random, 200 * MICRO, 1_000 * MICRO)),
             DiskOp::Grow { op, .. } => (*op, between(random, 50 * MICRO, 100 * MICRO)),
         };
-        let at = (now + nanos * self.times).max(self.stuck_until + nanos);
+        let at = (now + nanos * self.times).max(self.stuck_until(op.file()) + nanos);
+        if self.strike.is_some() {
+            self.aim(&op, now, at);
+        }
         self.hand_over(op);
         (id, at)
+    }
+
+    fn stuck_until(&self, file: ShardFile) -> u64 {
+        match file {
+            ShardFile::Log => self.stuck_until.max(self.log_stuck_until),
+            ShardFile::Pages => self.stuck_until.max(self.pages_stuck_until),
+        }
+    }
+
+    /// Whether it is what the plot waits for.
+    fn aim(&mut self, op: &DiskOp, now: u64, ends_at: u64) {
+        let Some(strike) = &mut self.strike else { return };
+        let counts = match op {
+            DiskOp::Write { file: ShardFile::Pages, durability, .. } => {
+                // A superblock is the one page write that is durable by itself.
+                !strike.superblocks || *durability == Durability::Durable
+            }
+            DiskOp::Flush { file: ShardFile::Pages, .. } => !strike.superblocks,
+            _ => false,
+        };
+        strike.left -= u64::from(counts);
+        if strike.left == 0 {
+            let late = between(&mut self.random, 0, 50 * MICRO);
+            self.struck = Some((strike.fault, late + if strike.done { ends_at } else { now }));
+            self.strike = None;
+        }
+    }
+
+    /// The plot whose moment has been set, and when that is.
+    pub(super) fn take_struck(&mut self) -> Option<(usize, u64)> {
+        self.struck.take()
     }
 
     fn hand_over(&mut self, op: DiskOp) {
@@ -112,6 +169,12 @@ impl Disk {
         if now < self.stuck_until {
             return Err(Some(self.stuck_until));
         }
+        if now < self.log_stuck_until.max(self.pages_stuck_until) {
+            let until = self.sim.file_of(op).map_or(0, |file| self.stuck_until(file));
+            if now < until {
+                return Err(Some(until));
+            }
+        }
         let mut done = self.sim.complete(op).ok_or(None)?;
         if let Some(at) = self.failing.iter().position(|failing| *failing == op) {
             self.failing.swap_remove(at);
@@ -121,16 +184,29 @@ impl Disk {
         Ok(done)
     }
 
+    /// Its files are deleted, and made again when the node starts.
+    pub(super) fn make_anew(&mut self, log_bytes: u64, pages_bytes: u64) {
+        self.sim = SimDisk::new(log_bytes, pages_bytes);
+        self.failing.clear();
+        self.bad.clear();
+    }
+
     /// What power leaves.
     pub(super) fn cut_power(&mut self) {
         self.sim = self.sim.after_power_cut(&mut self.random);
-        self.failing.clear();
+        self.is_new();
     }
 
     /// What a killed process leaves.
     pub(super) fn kill(&mut self) {
         self.sim = self.sim.after_process_crash(&mut self.random);
+        self.is_new();
+    }
+
+    fn is_new(&mut self) {
         self.failing.clear();
+        self.struck = None;
+        (self.log_stuck_until, self.pages_stuck_until) = (0, 0);
     }
 
     pub(super) fn inject(&mut self, file: ShardFile, fault: Fault) {
@@ -144,14 +220,14 @@ impl Disk {
     }
 
     /// The offset of a place that is given in millionths of the file.
-    fn offset(&self, file: ShardFile, at: u64) -> u64 {
+    pub(super) fn offset(&self, file: ShardFile, at: u64) -> u64 {
         let bytes = self.sim.file_bytes(file);
         (u128::from(bytes) * u128::from(at) / 1_000_000) as u64
     }
 
-    /// Blocks become unreadable; returns where.
+    /// Blocks become unreadable, from this offset on; returns which is the first.
     pub(super) fn spoil(&mut self, fault: usize, file: ShardFile, at: u64, blocks: u64) -> u64 {
-        let first = self.offset(file, at) / BLOCK_BYTES as u64;
+        let first = at / BLOCK_BYTES as u64;
         self.bad.push(Bad { fault, file, first, last: first + blocks - 1 });
         first
     }
@@ -174,20 +250,22 @@ impl Disk {
         offset_bytes
     }
 
-    /// Flips a bit; returns where.
-    pub(super) fn flip(&mut self, file: ShardFile, at: u64, bit: u8) -> u64 {
-        let offset = self.offset(file, at);
-        self.sim.flip_bit(file, offset, bit);
-        offset
+    /// Flips a bit.
+    pub(super) fn flip(&mut self, file: ShardFile, offset_bytes: u64, bit: u8) {
+        self.sim.flip_bit(file, offset_bytes, bit);
     }
 }
 
 impl BlockingDisk for Disk {
     fn carry_out(&mut self, op: DiskOp) -> DiskDone {
+        // A recovery takes no time here, so nothing happens in the middle of it.
+        let strike = self.strike.take();
         let (id, _) = self.submit(op, 0);
-        let stuck = std::mem::take(&mut self.stuck_until);
+        self.strike = strike;
+        let stuck = (self.stuck_until, self.log_stuck_until, self.pages_stuck_until);
+        (self.stuck_until, self.log_stuck_until, self.pages_stuck_until) = (0, 0, 0);
         let done = self.complete(id, 0).expect("just submitted");
-        self.stuck_until = stuck;
+        (self.stuck_until, self.log_stuck_until, self.pages_stuck_until) = stuck;
         done
     }
 }

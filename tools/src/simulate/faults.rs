@@ -1,5 +1,10 @@
 //! Carries out a plan's faults on the world.
 
+use forebay_core::ids::GroupId;
+use forebay_core::liveness::Peer;
+use forebay_core::paxos::MemberRole;
+use forebay_net::shard::Shard;
+use forebay_storage::block::ShardFile;
 use forebay_storage::sim_disk::{self, EIO};
 
 use super::node::Down;
@@ -49,6 +54,7 @@ impl World {
                 let until = &mut self.nodes[node].paused_until;
                 *until = (*until).max(now + nanos);
             }
+            Fault::Plot { plot, roll } => self.begin_plot(index, plot, roll),
             Fault::Cut { from, to } => self.network.cut(from, to, true),
             Fault::CutBothWays { a, b } => {
                 self.network.cut(a, b, true);
@@ -72,26 +78,33 @@ impl World {
             }
             Fault::FullDisk { node } => self.nodes[node].disk.set_full(true),
             Fault::FailFlush { node } => {
-                let file = forebay_storage::block::ShardFile::Pages;
+                let file = ShardFile::Pages;
                 self.nodes[node].disk.inject(file, sim_disk::Fault::Flush(EIO));
             }
             Fault::FailWrite { node, file } => {
                 self.nodes[node].disk.inject(file, sim_disk::Fault::Write(EIO));
             }
             Fault::BadSectors { node, file, at, blocks } => {
-                let first = self.nodes[node].disk.spoil(index, file, at, blocks);
+                let offset = self.place_in(node, file, at);
+                let first = self.nodes[node].disk.spoil(index, file, offset, blocks);
                 self.trace.say(now, || format!("from block {first} of {file:?}"));
             }
             Fault::FlipBit { node, file, at, bit } => {
-                let offset = self.nodes[node].disk.flip(file, at, bit);
+                let offset = self.place_in(node, file, at);
+                self.nodes[node].disk.flip(file, offset, bit);
+                self.damages(node);
                 self.trace.say(now, || format!("in byte {offset} of {file:?}"));
             }
+            Fault::DeleteData { node } => self.lose_data(node, now + nanos),
+            Fault::HandOver { roll } => self.hand_over(roll),
             Fault::MisdirectWrite { node, at } => {
+                self.damages(node);
                 let offset = self.nodes[node].disk.misdirect(at);
                 self.trace.say(now, || format!("the next one lands at {offset}"));
             }
             Fault::LoseWrite { node } => {
-                let file = forebay_storage::block::ShardFile::Pages;
+                self.damages(node);
+                let file = ShardFile::Pages;
                 self.nodes[node].disk.inject(file, sim_disk::Fault::LoseWrite);
             }
         }
@@ -102,6 +115,7 @@ impl World {
         match fault {
             Fault::PowerCut { node } => self.starts_again(node, true),
             Fault::Kill { node } => self.starts_again(node, false),
+            Fault::Plot { .. } => self.end_plot(index),
             Fault::Blackout { .. } => {
                 (0..self.nodes.len()).for_each(|node| self.starts_again(node, true));
             }
@@ -139,8 +153,41 @@ impl World {
             | Fault::FailWrite { .. }
             | Fault::Garble { .. }
             | Fault::FlipBit { .. }
+            | Fault::DeleteData { .. }
+            | Fault::HandOver { .. }
             | Fault::MisdirectWrite { .. }
             | Fault::LoseWrite { .. } => {}
+        }
+    }
+
+    /// Every group that a node leads is handed to another of its members.
+    fn hand_over(&mut self, roll: u64) {
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            let local = node.clock.local(self.now);
+            let Some(shard) = node.shard.as_mut().filter(|_| node.paused_until <= self.now) else {
+                continue;
+            };
+            for (group, peers) in led_by(shard) {
+                let to = peers[(roll.wrapping_add(group.0) % peers.len() as u64) as usize];
+                self.stats.hand_overs += u64::from(shard.hand_over(group, to, local).is_ok());
+            }
+            self.turn_soon(number);
+        }
+    }
+
+    /// What the disk holds is not what was written.
+    fn damages(&mut self, node: usize) {
+        self.nodes[node].is_damaged = true;
+        self.stats.damages += 1;
+    }
+
+    /// Where a place of a file is that is given in millionths of what is in use.
+    fn place_in(&self, node: usize, file: ShardFile, at: u64) -> u64 {
+        let node = &self.nodes[node];
+        match file {
+            ShardFile::Log => node.log_offset(at),
+            ShardFile::Pages => node.disk.offset(file, at),
         }
     }
 
@@ -150,7 +197,7 @@ impl World {
         (0..self.nodes.len()).for_each(|node| self.cut_power(node));
     }
 
-    fn cut_power(&mut self, number: usize) {
+    pub(super) fn cut_power(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if node.shard.is_some() {
             self.crash(number, Down::Power);
@@ -162,7 +209,7 @@ impl World {
     }
 
     /// The first of the faults that hold a node down to end has it start again.
-    fn starts_again(&mut self, node: usize, with_power: bool) {
+    pub(super) fn starts_again(&mut self, node: usize, with_power: bool) {
         let found = &mut self.nodes[node];
         let boots = with_power && found.down == Some(Down::Power);
         if boots {
@@ -186,4 +233,17 @@ impl World {
             self.network.cut(other, node, more);
         }
     }
+}
+
+/// The groups that a shard leads, each with the shards of its other storage replicas.
+fn led_by(shard: &Shard) -> Vec<(GroupId, Vec<Peer>)> {
+    let Some(replication) = shard.replication() else { return Vec::new() };
+    let me = replication.me().peer;
+    let led = replication.statuses().filter(|status| status.serves).map(|status| {
+        let members = replication.members_of(status.ordinal);
+        let others =
+            members.filter(|member| member.peer != me && member.role == MemberRole::Storage);
+        (status.group, others.map(|member| member.peer).collect())
+    });
+    led.filter(|(_, others): &(_, Vec<_>)| !others.is_empty()).collect()
 }

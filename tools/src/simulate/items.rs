@@ -11,14 +11,48 @@ use forebay_core::item::{ItemRef, ItemWriter, Number, Value, ValueRef};
 /// The table's partition key.
 pub(super) const PK: &str = "pk";
 
+/// The longest name.
+const NAME_BYTES_MAX: usize = 32;
+
+/// A key's name. Millions are made in an hour of simulation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name {
+    bytes: [u8; NAME_BYTES_MAX],
+    first: usize,
+}
+
+impl Name {
+    /// `prefix`, and the number in at least so many digits.
+    fn new(prefix: &str, mut number: usize, digits: usize) -> Name {
+        let mut name = Name { bytes: [0; NAME_BYTES_MAX], first: NAME_BYTES_MAX };
+        while number > 0 || NAME_BYTES_MAX - name.first < digits {
+            name.first -= 1;
+            name.bytes[name.first] = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        let end = name.first;
+        name.first -= prefix.len();
+        name.bytes[name.first..end].copy_from_slice(prefix.as_bytes());
+        name
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.bytes[self.first..]).expect("made of strings")
+    }
+}
+
 /// A key that is written again and again.
-pub(super) fn register_name(key: usize) -> String {
-    format!("register-{key}")
+pub(super) fn register_name(key: usize) -> Name {
+    Name::new("register-", key, 1)
 }
 
 /// A key of the ledger.
-pub(super) fn entry_name(entry: usize) -> String {
-    format!("entry-{entry:06}")
+pub(super) fn entry_name(entry: usize) -> Name {
+    Name::new("entry-", entry, 6)
 }
 
 /// Most items are small; some fill a page, some take an extent of their own.
@@ -31,8 +65,15 @@ fn pad_bytes(value: u64) -> usize {
     }
 }
 
-fn pad(value: u64) -> ([u8; 9_000], usize) {
-    ([(value ^ (value >> 8)) as u8; 9_000], pad_bytes(value))
+/// The padding of a value: so many bytes, all the same.
+fn pad(value: u64) -> (u8, usize) {
+    ((value ^ (value >> 8)) as u8, pad_bytes(value))
+}
+
+/// Calls `then` with the padding.
+fn padded<T>(value: u64, then: impl FnOnce(&[u8]) -> T) -> T {
+    let (byte, length) = pad(value);
+    if length <= 300 { then(&[byte; 300][..length]) } else { then(&vec![byte; length]) }
 }
 
 /// The key item of `name`, in `out`.
@@ -46,9 +87,8 @@ pub(super) fn key_item<'a>(out: &'a mut Vec<u8>, name: &str) -> &'a [u8] {
 /// The item of `name` with this value, in `out`.
 pub(super) fn item<'a>(out: &'a mut Vec<u8>, name: &str, value: u64) -> &'a [u8] {
     out.clear();
-    let (bytes, length) = pad(value);
     let mut writer = ItemWriter::new(out);
-    writer.push("pad", ValueRef::B(&bytes[..length])).expect("in order");
+    padded(value, |pad| writer.push("pad", ValueRef::B(pad))).expect("in order");
     writer.push(PK, ValueRef::S(name)).expect("in order");
     writer.push("v", ValueRef::N(Number::from(value).as_ref())).expect("in order");
     writer.finish().expect("a small item")
@@ -63,9 +103,8 @@ pub(super) fn value_of(bytes: &[u8], name: &str) -> Result<u64, String> {
         _ => None,
     };
     let value = value.ok_or_else(|| format!("the item found under {name} has no value"))?;
-    let (expected, length) = pad(value);
     let is_own = item.get(PK) == Some(ValueRef::S(name));
-    if !is_own || item.get("pad") != Some(ValueRef::B(&expected[..length])) {
+    if !is_own || !padded(value, |pad| item.get("pad") == Some(ValueRef::B(pad))) {
         return Err(format!("the item found under {name} with value {value} is not whole"));
     }
     Ok(value)
@@ -86,10 +125,10 @@ pub(super) fn is(value: Option<u64>) -> Condition {
 
 /// Leaves this value.
 pub(super) fn exchange(value: u64) -> Update {
-    let (bytes, length) = pad(value);
+    let (byte, length) = pad(value);
     UpdateExpression::new()
         .set("v", Value::N(Number::from(value)))
-        .set("pad", Value::from(bytes[..length].to_vec()))
+        .set("pad", Value::from(vec![byte; length]))
         .compile()
         .expect("a small expression")
 }
@@ -97,6 +136,18 @@ pub(super) fn exchange(value: u64) -> Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_hold_their_numbers_in_digits() {
+        for (key, name) in [(0, "register-0"), (7, "register-7"), (120, "register-120")] {
+            assert_eq!(&*register_name(key), name);
+        }
+        for (entry, name) in
+            [(0, "entry-000000"), (42, "entry-000042"), (1_234_567, "entry-1234567")]
+        {
+            assert_eq!(&*entry_name(entry), name);
+        }
+    }
 
     #[test]
     fn an_item_tells_its_value_and_whether_it_is_whole() {

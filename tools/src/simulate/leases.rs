@@ -5,10 +5,19 @@
 //! towards less, so it is enough to look whenever a member begins to lead; now and then all are
 //! looked at anyway.
 //!
+//! The lease is looked at after a read, and again before its answer leaves: a process may be stopped
+//! between the two. Here such a stop comes before the answers of a turn leave, so an answer to a
+//! strong read that leaves at its end without the lease has not been looked at again.
+//!
 //! **Gray failures.** While one link is broken, in one direction or both, every member still hears
 //! the leader or somebody who does, and so no leader may change.
 
+use forebay_core::message::Kind;
+use forebay_net::frame;
+
+use super::network::Owner;
 use super::node::Node;
+use super::world::World;
 
 /// See the module's docs.
 #[derive(Debug, Default)]
@@ -32,6 +41,40 @@ impl Leases {
         let begun = if reigns < before { reigns } else { reigns - before };
         self.elections += begun;
         begun > 0
+    }
+}
+
+impl World {
+    /// An answer to a strong read that the node is about to give without the lease, at the end of a
+    /// turn in the middle of which it was stopped.
+    pub(super) fn read_without_lease(&mut self, number: usize, end: u64) -> Option<String> {
+        let table = self.work.table.as_ref()?;
+        let node = &mut self.nodes[number];
+        let (local, replication) = (node.clock.local(end), node.shard.as_ref()?.replication()?);
+        let mut reads = Vec::new();
+        for (conn, buf) in &node.fx.send {
+            let Some(conn) = node.conns.get(*conn) else { continue };
+            let far = self.network.owner(conn.wire, 1 - conn.side);
+            let Some(Owner::Client { client, .. }) = far else { continue };
+            let mut rest: &[u8] = buf;
+            while let Ok(Some(frame)) = frame::split(rest) {
+                rest = &rest[frame.frame_bytes..];
+                if frame.kind == Kind::GetReply as u16 {
+                    let client = &self.clients[client];
+                    reads.extend(client.strong_read(number, frame.correlation, &self.work));
+                }
+            }
+        }
+        let held = |partition: &usize| {
+            let group = table.partitions[*partition].group;
+            let status = replication.statuses().find(|status| status.group == group);
+            status.is_some_and(|status| replication.holds_lease(status.ordinal, local))
+        };
+        let partition = reads.iter().find(|partition| !held(partition))?;
+        Some(format!(
+            "node {number} was stopped, and answers a strong read of partition {partition} without \
+             its lease"
+        ))
     }
 }
 

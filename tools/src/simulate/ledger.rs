@@ -86,6 +86,14 @@ impl Ledger {
         }
     }
 
+    /// Since when a key is known to be there, if it is.
+    pub(super) fn there_since(&self, entry: usize) -> Option<u64> {
+        match self.entries[entry].state {
+            State::There { since } => Some(since),
+            State::Open | State::Refused => None,
+        }
+    }
+
     /// A read begins.
     pub(super) fn read(&self, entry: usize) -> Reading {
         Reading { entry, expected: matches!(self.entries[entry].state, State::There { .. }) }

@@ -28,7 +28,10 @@
 //!
 //! A register is checked by itself: linearizability is local (Herlihy and Wing, theorem 1).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+
+use forebay_core::ids::{IdHasher, IdMap};
 
 use super::history::{Call, Op, Outcome};
 
@@ -58,6 +61,9 @@ enum State {
     Dead,
 }
 
+/// A set of numbers that nobody chooses to meet in one slot.
+type NumberSet<T> = HashSet<T, BuildHasherDefault<IdHasher>>;
+
 /// The register's state, and which of the open operations have taken effect.
 type Configuration = (State, u128);
 
@@ -65,18 +71,18 @@ type Configuration = (State, u128);
 struct Search<'a> {
     ops: &'a [Op],
     /// Operations that find each value that somebody finds.
-    finders: HashMap<u64, Vec<usize>>,
+    finders: IdMap<u64, Vec<usize>>,
     /// Values that somebody finds, or that a swap of unknown outcome may have found.
-    live: HashSet<u64>,
+    live: NumberSet<u64>,
     /// Of each operation: its place among the open ones.
     place: Vec<Option<u8>>,
     /// Of each operation: it is over, or open no more.
     over: Vec<bool>,
     /// Operation of each place; None: free.
     open: Vec<Option<usize>>,
-    now: HashSet<Configuration>,
+    now: NumberSet<Configuration>,
     stack: Vec<Configuration>,
-    seen: HashSet<Configuration>,
+    seen: NumberSet<Configuration>,
 }
 
 /// The value that the operation's answer shows to have been there.
@@ -89,8 +95,8 @@ fn finds(op: &Op) -> Option<Option<u64>> {
 }
 
 /// The values that matter: a swap of unknown outcome makes its old value matter if its new one does.
-fn live_values(ops: &[Op], finders: &HashMap<u64, Vec<usize>>) -> HashSet<u64> {
-    let mut live: HashSet<u64> = finders.keys().copied().collect();
+fn live_values(ops: &[Op], finders: &IdMap<u64, Vec<usize>>) -> NumberSet<u64> {
+    let mut live: NumberSet<u64> = finders.keys().copied().collect();
     loop {
         let before = live.len();
         for op in ops {
@@ -142,7 +148,7 @@ fn until(ops: &[Op], tick: u64) -> Vec<Op> {
 }
 
 fn search(ops: &[Op]) -> Verdict {
-    let mut finders: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut finders: IdMap<u64, Vec<usize>> = IdMap::default();
     for (index, op) in ops.iter().enumerate() {
         if let Some(Some(value)) = finds(op) {
             finders.entry(value).or_default().push(index);
@@ -172,9 +178,9 @@ fn search(ops: &[Op]) -> Verdict {
         place: vec![None; ops.len()],
         over: vec![false; ops.len()],
         open: Vec::new(),
-        now: HashSet::from([(State::Absent, 0)]),
+        now: NumberSet::from_iter([(State::Absent, 0)]),
         stack: Vec::new(),
-        seen: HashSet::new(),
+        seen: NumberSet::default(),
     };
     for (tick, index) in events {
         if tick == ops[index].begin {

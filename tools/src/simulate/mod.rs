@@ -18,13 +18,17 @@
 //! | file | idea |
 //! |---|---|
 //! | `plan`, `faults` | what goes wrong, drawn before the run; how it is done |
+//! | `plots` | faults that wait for the moment that a Rule is about |
 //! | `world`, `connections`, `queue` | events by time |
 //! | `node`, `disk`, `clock` | a production shard and what it stands on |
 //! | `network` | connections that carry bytes late, in pieces, or not at all |
 //! | `client`, `workload`, `items` | what is asked, in real frames |
 //! | `history`, `linearizability` | answers per key, and whether an order explains them |
 //! | `ledger` | acknowledged writes stay |
+//! | `staleness` | eventual reads are as fresh as they say |
+//! | `membership` | data that are deleted, nodes taken in again, groups that become whole |
 //! | `agreement` | the same entry in each slot, and at the same slot the same content |
+//! | `repair` | damage is made good, and who ended with a log or data never speaks again |
 //! | `leases` | one leaseholder at a time; no leader changes without need |
 //! | `minimise`, `trace` | from a failing run to a small one |
 //!
@@ -35,17 +39,22 @@
 //! | strong reads and conditional writes are linearizable, key by key | in the end, all answers | `linearizability` |
 //! | an acknowledged write stays; a refused one never shows | each answer, and every key read in the end | `ledger` |
 //! | an item is whole, and its key's | each answer | `items` |
+//! | an eventual read holds what was acknowledged before its reported age, within 100 ms; older than asked for, it is refused | in the end, all answers | `staleness` |
 //! | two members never hold different chosen entries in one slot | each entry that is applied, after restarts too | `agreement` |
 //! | replicas at the same slot have the same content digest | each checkpoint | `agreement` |
 //! | a member takes back no checkpoint | each checkpoint | `agreement` |
 //! | no two members hold a lease for a group at one moment | each beginning of a lead, and five times a second | `leases` |
+//! | no strong read is answered without the lease | each turn that was stopped in its middle | `leases` |
+//! | a disk without damage holds the pages that its checkpoints name, and its log what they contain | each page read; each start | `world` |
 //! | one broken link changes no leader while others hear it | runs with `--gray` | `leases` |
 //! | reads and writes succeed within 5 s of the last fault's end | once | `world` |
-//! | all replicas then come to the same checkpoint within 30 s of the last write | once | `world` |
+//! | every group then has three storage replicas with the same checkpoint, and nobody keeps members that no group lists, within 40 s of the last write | once | `membership` |
+//! | 10 s after the last fault, and after every later find of damage, each group has three storage replicas, no state is damaged or lost, and all damaged pages are replaced | from then on; once more after a restart of the damaged node | `repair` |
+//! | a member whose log or data were lost never speaks again | five times a second | `repair` |
 //! | a node starts again whatever happened to it; time goes on | always | `world` |
 //!
 //! `forebay simulate --seeds 1000` runs seeds on one thread, `--jobs 2` on two; a seed of a minute
-//! has at least five faults (ten on average), a checkpoint of every node every ten seconds or sooner,
+//! has at least five faults (twelve on average), a checkpoint of every node every ten seconds or sooner,
 //! and more than a hundred client operations a simulated second.
 //! `cargo test -p forebay-tools --test planted -- --nocapture` plants bugs and says which seed finds
 //! each.
@@ -64,11 +73,15 @@ mod items;
 mod leases;
 mod ledger;
 mod linearizability;
+mod membership;
 mod minimise;
 mod network;
 mod node;
 mod plan;
+mod plots;
 mod queue;
+mod repair;
+mod staleness;
 mod trace;
 mod workload;
 mod world;
@@ -82,6 +95,7 @@ use forebay_storage::sim_disk::SimRandom;
 
 pub use minimise::{Minimised, minimise};
 pub use plan::{FAULTS_PER_MINUTE_MIN, Fault, NANOS_MIN, Plan, Planned};
+pub use plots::Plot;
 pub use workload::Operations;
 use world::World;
 
@@ -100,27 +114,13 @@ pub enum Planted {
 }
 
 impl Planted {
-    /// Every bug that a simulation of whole nodes should find.
+    /// Every bug that there is. The protocol has a simulation and models of its own as well.
     #[cfg(feature = "planted-bugs")]
     pub fn all() -> impl Iterator<Item = Planted> {
         use forebay_core::paxos::Bug;
         use forebay_core::planted::Flaw;
-        // The protocol has a simulation and models of its own. These need most of what is around
-        // it: disks, clocks, restarts.
-        let protocol = [
-            Bug::AnswerUndurablePromise,
-            Bug::AcknowledgeUndurable,
-            Bug::TrustExpiredLease,
-            Bug::ForgetPromisedValues,
-            Bug::ForgetAccepted,
-            Bug::PromiseDespiteSupport,
-            Bug::NoWaitAfterRestart,
-            Bug::ServeBeforeOwnBallot,
-            Bug::PromiseQuorumTooSmall,
-            Bug::AcceptQuorumTooSmall,
-        ];
         let around = Flaw::ALL.into_iter().map(Planted::Flaw);
-        let all = around.chain(protocol.into_iter().map(Planted::Protocol));
+        let all = around.chain(Bug::ALL.into_iter().map(Planted::Protocol));
         std::iter::once(Planted::LyingDisk).chain(all)
     }
 
@@ -222,6 +222,8 @@ pub enum FailureKind {
     Answer,
     /// Answers that no order of the operations explains.
     Linearizability,
+    /// An eventual read that was older than it said, or than it was asked to be.
+    Staleness,
     /// Replicas that differ, or a node that takes back what it had.
     Agreement,
     /// Two members of a group hold its lease at one moment.
@@ -232,6 +234,8 @@ pub enum FailureKind {
     Liveness,
     /// A node that does not start, or stops.
     Start,
+    /// A disk without damage does not hold what its node believes to be there.
+    Disk,
     /// Time does not go on.
     Standstill,
 }
@@ -266,12 +270,32 @@ pub struct Stats {
     pub digests_compared: u64,
     /// Slots that a second node, or a second start of one, had the same entry in.
     pub entries_compared: u64,
+    /// Changes of groups' members that a leader told of.
+    pub changes: u64,
+    /// Snapshots that were installed.
+    pub snapshots: u64,
+    /// Nodes whose data were deleted.
+    pub deletions: u64,
+    /// Nodes that began again with nothing, because their disk was damaged.
+    pub given_up: u64,
+    /// Nodes that were taken into the cluster after that.
+    pub taken_in: u64,
+    /// Faults that changed what a disk holds.
+    pub damages: u64,
+    /// Damaged pages that were found while the nodes of the end ran.
+    pub pages_damaged: u64,
+    /// Logs that a node gave up, and with it its members.
+    pub logs_lost: u64,
+    /// Hand-overs that an operator began.
+    pub hand_overs: u64,
     /// Times that a member began to lead and serve.
     pub elections: u64,
     /// What clients did.
     pub operations: Operations,
     /// Writes of the ledger that were acknowledged.
     pub acknowledged_entries: u64,
+    /// Answers to eventual reads that were compared with what had been acknowledged.
+    pub ages_checked: u64,
     /// Bytes that arrived.
     pub network_bytes: u64,
     /// Registers whose history has too many explanations to look at.

@@ -181,6 +181,11 @@ impl Network {
         self.cuts[from][to] > 0
     }
 
+    /// Whether bytes of one place reach another.
+    pub(super) fn passes(&self, from: Place, to: Place) -> bool {
+        !self.is_cut(from, to)
+    }
+
     /// One more fault cuts this direction, or one less.
     pub(super) fn cut(&mut self, from: Place, to: Place, more: bool) {
         let cuts = &mut self.cuts[from][to];
@@ -212,12 +217,6 @@ impl Network {
     /// Deliveries in this direction take so much longer.
     pub(super) fn set_slow(&mut self, from: Place, to: Place, nanos: u64) {
         self.slow[from][to] = nanos;
-    }
-
-    /// Whether a client is at one of its ends.
-    pub(super) fn is_clients(&self, wire: WireId) -> bool {
-        let clients = |owner: &Owner| matches!(owner, Owner::Client { .. });
-        self.get(wire).is_some_and(|found| found.owners.iter().any(clients))
     }
 
     /// One delivery in so many between these two breaks its connection.

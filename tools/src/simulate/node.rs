@@ -1,15 +1,20 @@
 //! A node: the production shard, its disk and its clock, driven by hand.
 //!
 //! The node does what the ring's shell does in production, with the simulated disk and network in
-//! the kernel's place: deliver everything that is ready, call `turn` once, carry out the effects.
+//! the kernel's place: deliver everything that is ready, call `turn` once, carry out the effects. Like
+//! the node's process it keeps the list of the cluster's nodes with its data.
+//!
+//! A machine whose data are deleted starts again at the same addresses as another node: with another
+//! id, in no cluster, until somebody takes it in.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_core::ids::ShardId;
+use forebay_core::ids::{GroupId, Lsn, ShardId, Slot};
+use forebay_core::paxos::MemberId;
 use forebay_core::time::Nanos;
-use forebay_net::machine::{CloseReason, ConnId, Effects, SendBuf};
+use forebay_net::machine::{CloseReason, ConnId, Effects, Machine, SendBuf};
 use forebay_net::metrics::ShardMetrics;
 use forebay_net::replication::{Topology, TopologyNode};
 use forebay_net::shard::{
@@ -29,36 +34,48 @@ const MILLI: u64 = Nanos::PER_MILLI;
 
 /// Checkpoints are no further apart.
 pub(super) const CHECKPOINT_NANOS: u64 = 10 * Nanos::PER_SECOND;
+/// Of every log.
+const SEGMENTS: u32 = 8;
 /// Two superblocks, as in a new data directory.
 const PAGES_BYTES: u64 = 64 * BLOCK_BYTES as u64;
 
-/// How the stores of a run differ from those of others.
+/// How the nodes of a run differ from those of others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Variant {
-    /// A small log fills up within seconds and lets go of entries, a large one holds most of a run.
-    pub(super) small_log: bool,
+    /// Of a log of [`SEGMENTS`]: a small one fills up within seconds and lets go of entries, so that
+    /// who was away for longer needs a snapshot; a large one holds most of a run.
+    segment_bytes: u64,
+    /// The fourth node shares the first one's zone.
+    shares_zone: bool,
     /// See [`StoreConfig::marker_nanos`]: nearly every write's batch gets a marker, or few do.
     pub(super) marker_nanos: u64,
+    /// Old entries are copied to the log's head, whether or not they might be trimmed.
+    pub(super) keeps_old: bool,
 }
 
 impl Variant {
     /// Draws one.
     pub(super) fn draw(random: &mut SimRandom) -> Variant {
-        let small_log = random.chance(1, 4);
+        let segment_bytes = match random.below(8) {
+            0 => 256 << 10,
+            1..3 => 1 << 20,
+            _ => 3 << 20,
+        };
         let marker_nanos = if random.chance(1, 2) { 5 * MILLI } else { 40 * MILLI };
-        Variant { small_log, marker_nanos }
+        let keeps_old = random.chance(1, 8);
+        Variant { segment_bytes, shares_zone: random.chance(1, 4), marker_nanos, keeps_old }
     }
 }
 
 /// The sizes of a simulated store: small enough to be opened many times.
-fn store_config(node: usize, variant: Variant) -> StoreConfig {
+fn store_config(node_id: u128, variant: Variant) -> StoreConfig {
     let log = LogConfig {
-        segment_bytes: if variant.small_log { 1 << 20 } else { 3 << 20 },
-        segments: 8,
+        segment_bytes: variant.segment_bytes,
+        segments: SEGMENTS,
         record_bytes_max: 24 << 10,
         reserve_bytes: 1 << 20,
         batch_bytes_max: 32 << 10,
-        ..LogConfig::standard(ShardId(0), 0x5eed_0000 + node as u64)
+        ..LogConfig::standard(ShardId(0), node_id as u64)
     };
     debug_assert!(log.validate().is_ok());
     StoreConfig {
@@ -90,20 +107,29 @@ pub(super) fn listener_of(address: SocketAddr) -> (usize, usize) {
     }
 }
 
-/// The random id that is kept with a node's data.
-fn node_id(node: usize) -> u128 {
-    0x5eed_0000_0000 + node as u128
+/// The random id that is kept with a machine's data; of its first, second, … data.
+fn node_id(node: usize, life: u32) -> u128 {
+    0x5eed_0000_0000 + (u128::from(life) << 16) + node as u128
 }
 
-/// A cluster of so many nodes, each in a zone of its own; None for a node that stands alone.
-pub(super) fn topology(nodes: usize) -> Option<Arc<Topology>> {
-    let node = |node| TopologyNode {
-        node_id: node_id(node).to_be_bytes(),
+/// As the cluster's other nodes know it.
+fn listed(node: usize, life: u32, variant: Variant) -> TopologyNode {
+    TopologyNode {
+        node_id: node_id(node, life).to_be_bytes(),
         certified: None,
-        az: node as u16,
+        az: zone(node, variant),
         native: vec![address(NATIVE_PORT, node)],
         peer: vec![address(PEER_PORT, node)],
-    };
+    }
+}
+
+fn zone(node: usize, variant: Variant) -> u16 {
+    if node == 3 && variant.shares_zone { 0 } else { node as u16 }
+}
+
+/// A cluster of so many nodes; None for a node that stands alone.
+pub(super) fn topology(nodes: usize, variant: Variant) -> Option<Arc<Topology>> {
+    let node = |node| listed(node, 0, variant);
     let all = || Topology { cluster_id: [0x5e; 16], nodes: (0..nodes).map(node).collect() };
     (nodes > 1).then(|| Arc::new(all()))
 }
@@ -178,12 +204,20 @@ pub(super) struct Node {
     pub(super) down: Option<Down>,
     pub(super) disk: Disk,
     pub(super) clock: Clock,
+    /// Raised whenever its data are deleted.
+    pub(super) life: u32,
+    /// Its disk has changed what it holds, by a fault.
+    pub(super) is_damaged: bool,
     /// Raised by every end of the process.
     pub(super) incarnation: u32,
     /// Handles nothing before.
     pub(super) paused_until: u64,
     /// The turn that is due.
     pub(super) turn_at: Option<u64>,
+    /// The turn that the shard has asked for.
+    pub(super) wants_turn_at: Option<u64>,
+    /// Something has happened since its last turn, other than that a buffer has gone.
+    pub(super) has_news: bool,
     pub(super) conns: Conns,
     pub(super) pending: Vec<Pending>,
     pub(super) fx: Effects,
@@ -194,11 +228,31 @@ pub(super) struct Node {
     pub(super) is_asked: bool,
     /// What the shard reads in the middle of a turn.
     glance: Arc<AtomicU64>,
-    topology: Option<Arc<Topology>>,
+    is_clustered: bool,
+    /// The cluster that it is in, as its data say.
+    pub(super) topology: Option<Arc<Topology>>,
     variant: Variant,
     seed: u64,
-    /// Checkpoints of earlier starts.
+    /// Of the store that it had before its present start.
+    past: Past,
+}
+
+/// What earlier starts of a node have done.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    /// Numbered on by the next start.
     checkpoints: u64,
+    /// Of earlier data.
+    checkpoints_deleted: u64,
+    snapshots: u64,
+    /// What of the log must be there.
+    log: (Lsn, Lsn),
+    /// Logs that were lost, as its data say.
+    logs_lost: u64,
+    /// The members that it had when it ended.
+    members: Vec<(GroupId, MemberId)>,
+    /// One of them was in a checkpoint.
+    has_checkpointed: bool,
 }
 
 impl Node {
@@ -210,16 +264,20 @@ impl Node {
         variant: Variant,
         lies: bool,
     ) -> Node {
-        let config = store_config(number, variant);
+        let config = store_config(node_id(number, 0), variant);
         Node {
             number,
             shard: None,
             down: Some(Down::Process),
             disk: Disk::new(config.log.capacity_bytes(), PAGES_BYTES, seed, lies),
             clock,
+            life: 0,
+            is_damaged: false,
             incarnation: 0,
             paused_until: 0,
             turn_at: None,
+            wants_turn_at: None,
+            has_news: false,
             conns: Conns::default(),
             pending: Vec::new(),
             fx: Effects::default(),
@@ -227,32 +285,47 @@ impl Node {
             stop_inside: 0,
             is_asked: false,
             glance: Arc::default(),
+            is_clustered: topology.is_some(),
             topology,
             variant,
             seed,
-            checkpoints: 0,
+            past: Past::default(),
         }
+    }
+
+    /// Of its present data.
+    pub(super) fn node_id(&self) -> [u8; 16] {
+        node_id(self.number, self.life).to_be_bytes()
+    }
+
+    /// As the cluster's other nodes know it.
+    pub(super) fn listed(&self) -> TopologyNode {
+        listed(self.number, self.life, self.variant)
     }
 
     /// Starts the process: recovery, then service.
     pub(super) fn start(&mut self, now: u64) -> Result<Option<String>, OpenError> {
-        let config = store_config(self.number, self.variant);
+        let id = node_id(self.number, self.life);
+        let config = store_config(id, self.variant);
         let local = self.clock.local(now);
         let blocks = config.log.batch_bytes_max as usize / BLOCK_BYTES;
         let buffers = (0..config.log.buffers_wanted()).map(|_| BlockBuf::zeroed(blocks)).collect();
         let Opened { store, warning } =
-            store::open(config, node_id(self.number), buffers, &mut self.disk, local, &mut |_| {})?;
+            store::open(config, id, buffers, &mut self.disk, local, &mut |_| {})?;
         let context = ShardContext {
             shard: ShardId(0),
-            node_id: node_id(self.number).to_be_bytes(),
+            node_id: id.to_be_bytes(),
             ports: vec![NATIVE_PORT + self.number as u16],
             random_seed: self.seed ^ (u64::from(self.incarnation) << 32),
             unix_millis_at_zero: 1_700_000_000_000,
             metrics: Arc::clone(&self.metrics),
-            cluster: self.topology.as_ref().map(|_| self.cluster_context()),
+            cluster: self.is_clustered.then(|| self.cluster_context()),
         };
         let mut shard = Shard::new(context, store, local);
         shard.watch_chosen();
+        if self.variant.keeps_old {
+            shard.keep_old();
+        }
         if let Some(topology) = &self.topology {
             let topology = Arc::clone(topology);
             shard.mail(ShardMail::Topology { topology, bootstrap: self.incarnation == 0 }, local);
@@ -265,8 +338,38 @@ impl Node {
     fn cluster_context(&self) -> ClusterContext {
         let glance = Arc::clone(&self.glance);
         let clock = move || Nanos(glance.load(Ordering::Relaxed));
-        let (az, peer) = (self.number as u16, vec![address(PEER_PORT, self.number)]);
+        let az = zone(self.number, self.variant);
+        let peer = vec![address(PEER_PORT, self.number)];
         ClusterContext { az, peer, clock: ShardClock(Arc::new(clock)), grows: true }
+    }
+
+    /// The cluster has grown, or this node is one of it from now on: it is written down, and the shard
+    /// is told.
+    pub(super) fn learn(&mut self, topology: Topology, now: u64) {
+        let topology = Arc::new(topology);
+        self.topology = Some(Arc::clone(&topology));
+        let local = self.clock.local(now);
+        let shard = self.shard.as_mut().expect("it runs");
+        shard.mail(ShardMail::Topology { topology, bootstrap: false }, local);
+    }
+
+    /// Gives back what has gone, before the turn that is due now. Whether there need be one: a turn that
+    /// finds no news, nothing to send and no time come has no effect, and is left out.
+    pub(super) fn has_reason_to_turn(&mut self, now: u64) -> bool {
+        let local = self.clock.local(now);
+        let Some(shard) = self.shard.as_mut() else { return false };
+        for pending in self.pending.drain(..) {
+            match pending {
+                Pending::Sent(conn, buf) => shard.sent(conn, buf, local),
+                Pending::Closed(conn, reason) => {
+                    self.conns.release(conn);
+                    shard.closed(conn, reason, local);
+                    self.has_news = true;
+                }
+            }
+        }
+        let is_due = self.wants_turn_at.is_some_and(|at| at <= now);
+        std::mem::take(&mut self.has_news) || is_due || shard.has_unsent()
     }
 
     /// What the shard sees if it looks at its clock in the turn that begins now; when the turn ends.
@@ -277,13 +380,25 @@ impl Node {
         end
     }
 
+    /// Whether it leads a group.
+    pub(super) fn serves(&self) -> bool {
+        let replication = self.shard.as_ref().and_then(|shard| shard.replication());
+        replication.is_some_and(|replication| replication.statuses().any(|status| status.serves))
+    }
+
     /// The process is gone.
     pub(super) fn end(&mut self, how: Down) {
-        self.checkpoints = self.checkpoints();
+        self.past.checkpoints =
+            self.shard.as_ref().map_or(self.past.checkpoints, checkpoint_number);
+        self.past.snapshots = self.snapshots();
+        self.past.log = self.log();
+        self.past.members = self.members();
+        self.past.has_checkpointed = self.had_checkpointed_members();
         self.shard = None;
         self.down = Some(how);
         self.incarnation += 1;
-        self.turn_at = None;
+        (self.turn_at, self.wants_turn_at) = (None, None);
+        self.has_news = false;
         self.stop_inside = 0;
         self.conns = Conns::default();
         self.pending.clear();
@@ -294,9 +409,69 @@ impl Node {
         }
     }
 
+    /// Its data are deleted while it does not run. Returns the members that were among them.
+    pub(super) fn delete_data(&mut self) -> Vec<(GroupId, MemberId)> {
+        assert!(self.shard.is_none(), "a process that runs keeps its files");
+        self.life += 1;
+        self.is_damaged = false;
+        self.topology = None;
+        self.past.checkpoints_deleted += std::mem::take(&mut self.past.checkpoints);
+        self.past.log = (Lsn(0), Lsn(0));
+        self.past.logs_lost = 0;
+        self.past.has_checkpointed = false;
+        let config = store_config(node_id(self.number, self.life), self.variant);
+        self.disk.make_anew(config.log.capacity_bytes(), PAGES_BYTES);
+        std::mem::take(&mut self.past.members)
+    }
+
+    /// The members that it has, or had when it ended.
+    pub(super) fn members(&self) -> Vec<(GroupId, MemberId)> {
+        let Some(shard) = &self.shard else { return self.past.members.clone() };
+        let store = shard.store();
+        store.members().map(|(ordinal, id, _)| (store.group_id(ordinal), id)).collect()
+    }
+
+    /// Whether its last checkpoint before it ended has members.
+    pub(super) fn had_checkpointed_members(&self) -> bool {
+        let Some(shard) = &self.shard else { return self.past.has_checkpointed };
+        let store = shard.store();
+        let mut members = store.members();
+        members.any(|(ordinal, _, _)| store.group_figures(ordinal).checkpoint_slot > Slot(0))
+    }
+
+    /// The members that this start has cost it, because its log was damaged.
+    pub(super) fn take_lost(&mut self) -> Option<Vec<(GroupId, MemberId)>> {
+        let logs_lost = self.shard.as_ref()?.store().logs_lost();
+        let before = std::mem::replace(&mut self.past.logs_lost, logs_lost);
+        (logs_lost > before).then(|| std::mem::take(&mut self.past.members))
+    }
+
     /// Checkpoints so far, of all starts.
     pub(super) fn checkpoints(&self) -> u64 {
-        let number = |shard: &Shard| shard.store().stats().checkpoint_number;
-        self.shard.as_ref().map_or(self.checkpoints, number)
+        let present = self.shard.as_ref().map_or(self.past.checkpoints, checkpoint_number);
+        self.past.checkpoints_deleted + present
     }
+
+    /// Snapshots that were installed so far, of all starts.
+    pub(super) fn snapshots(&self) -> u64 {
+        let present = self.shard.as_ref().map(|shard| shard.store().stats().snapshots_installed);
+        self.past.snapshots + present.unwrap_or(0)
+    }
+
+    /// From where to where the log is durable and may not be lost.
+    fn log(&self) -> (Lsn, Lsn) {
+        let present = self.shard.as_ref().map(|shard| shard.store().stats());
+        present.map_or(self.past.log, |stats| (stats.trim_lsn, stats.durable_lsn))
+    }
+
+    /// Where in the log's file a place of the part that may not be lost is, given in millionths of it.
+    pub(super) fn log_offset(&self, at: u64) -> u64 {
+        let (first, end) = self.log();
+        let lsn = first.0 + (u128::from(end.0 - first.0) * u128::from(at) / 1_000_000) as u64;
+        store_config(node_id(self.number, self.life), self.variant).log.offset_bytes(Lsn(lsn))
+    }
+}
+
+fn checkpoint_number(shard: &Shard) -> u64 {
+    shard.store().stats().checkpoint_number
 }

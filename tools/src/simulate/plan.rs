@@ -14,42 +14,52 @@
 //! What damages a disk's contents for good is drawn for one node of a run at most, and only where
 //! other nodes hold the same data ([`super::Options::damage`]).
 //!
-//! How often each fault is drawn ([`DRAWN`]), in a hundred, and its longest time:
+//! How often each fault is drawn ([`DRAWN`]), in fifty-two, and its longest time:
 //!
 //! | fault | drawn | lasts | what the world does |
 //! |---|---|---|---|
-//! | power cut | 13 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
-//! | blackout | 4 | 8 s | the same, of all nodes at once; half the time after their disks stood still for up to 200 ms |
-//! | kill | 9 | 8 s | writes in flight happened or not |
-//! | pause | 11 | 4 s | nothing is handled; half of them stop between a client's read and its reply, often for about a lease |
-//! | long pause | 2 | 12 s | the same, beyond every lease and deadline |
-//! | one-way cut | 9 | 8 s | nothing passes in one direction |
-//! | cut | 7 | 8 s | nor in the other: a partial partition |
-//! | isolation | 7 | 8 s | nothing passes to or from a node |
-//! | severing | 7 | 8 s | nor between it and other nodes, though its clients reach it |
-//! | slow link | 7 | 8 s | up to 300 ms more in one direction |
-//! | reset | 4 | | every connection between two breaks: what is under way is lost |
-//! | flaky link | 4 | 8 s | connections between two break again and again, and messages with them |
-//! | garbled bytes | 2 | | one bit of what arrives next is wrong |
-//! | clock drift | 4 | 8 s | a clock's rate is wrong by up to 0.45 % |
-//! | slow disk | 2 | 8 s | 5, 50 or 300 times as slow |
-//! | stuck disk | 2 | 4 s | no operation ends |
-//! | full disk | 2 | 8 s | the pages file cannot grow |
-//! | failed flush | 2 | | `EIO`, and what it should have covered is doomed |
-//! | failed write | 2 | | `EIO`, and any part of it may be there |
-//! | bad sectors | 2 | 8 s | up to 40 blocks of the pages cannot be read until written again |
+//! | power cut | 6 | 8 s | any part of what was not flushed is gone, torn at sectors; the clock starts anew |
+//! | blackout | 2 | 8 s | the same, of all nodes at once; half the time after their disks stood still for up to 200 ms |
+//! | kill | 4 | 8 s | writes in flight happened or not |
+//! | pause | 5 | 4 s | nothing is handled; half of them stop between a client's read and its reply, often for about a lease |
+//! | long pause | 1 | 12 s | the same, beyond every lease and deadline |
+//! | one-way cut | 4 | 8 s | nothing passes in one direction |
+//! | cut | 3 | 8 s | nor in the other: a partial partition |
+//! | isolation | 3 | 8 s | nothing passes to or from a node |
+//! | severing | 3 | 8 s | nor between it and other nodes, though its clients reach it |
+//! | slow link | 3 | 8 s | up to 300 ms more in one direction |
+//! | reset | 2 | | every connection between two breaks: what is under way is lost |
+//! | flaky link | 2 | 8 s | connections between two break again and again, and messages with them |
+//! | garbled bytes | 1 | | one bit of what arrives next is wrong |
+//! | clock drift | 2 | 8 s | a clock's rate is wrong by up to 0.45 % |
+//! | slow disk | 1 | 8 s | 5, 50 or 300 times as slow |
+//! | stuck disk | 1 | 4 s | no operation ends |
+//! | full disk | 1 | 8 s | the pages file cannot grow |
+//! | failed flush | 1 | | `EIO`, and what it should have covered is doomed |
+//! | failed write | 1 | | `EIO`, and any part of it may be there |
+//! | bad sectors | 1 | 8 s | up to 40 blocks of the pages cannot be read until written again |
+//! | plot | 16 | 3.5 s | it waits for the moment that a Rule is about ([`super::plots`]) |
+//! | absence | 3 | 25 s | a kill, power cut, isolation or severing that lasts until its node counts as dead, and beyond what small logs reach |
+//! | data deleted | 2 | | as soon as the rules allow it ([`super::membership`]): the node starts with nothing, as another one |
+//!
+//! Besides, up to four times in a run of several nodes, an operator moves the leads of all groups.
+//! In a cluster of four nodes one or two more of the last two are drawn: its dead members are replaced.
 //!
 //! Messages are duplicated and reordered by what links do about lost ones: they travel in streams,
-//! and a stream only ends. With damage, one fault in six of a third of the runs is instead a flipped
-//! bit (half), a write that is lost (a quarter) or lands elsewhere (a quarter) on the frail disk.
+//! and a stream only ends. With damage, one fault in four is instead a flipped
+//! bit or a bad sector (three fifths), a write that is lost or one that lands elsewhere, on the frail
+//! disk; in the log they hit what is durable and still needed.
 //!
 //! A plan of gray failures ([`super::Options::gray`]) breaks one link at a time, in one direction or
-//! both, slowly or again and again, and nothing else: no leader may change because of it.
+//! both, slowly or again and again, for less than the time after which a leader hands over because of it,
+//! and nothing else: no leader may change because of it.
 
+use forebay_net::replication::MEMBERS_WANTED;
 use forebay_storage::block::ShardFile;
 use forebay_storage::sim_disk::SimRandom;
 
 use super::between;
+use super::plots::{PLOT_NANOS, Plot};
 
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
@@ -60,6 +70,9 @@ const FIRST_FAULT_NANOS: u64 = 3 * SECOND;
 pub(super) const HEALED_BEFORE_END_NANOS: u64 = 8 * SECOND;
 /// The shortest run that has room for faults.
 pub const NANOS_MIN: u64 = 20 * SECOND;
+/// A link is broken for so long at most in a run of gray failures: a leader that alone misses a member for
+/// five seconds hands over, and a slow link may take two of them to be heard again.
+const GRAY_NANOS_MAX: u64 = 2_500 * MILLI;
 /// Faults of a run of sixty seconds at least.
 pub const FAULTS_PER_MINUTE_MIN: u64 = 5;
 
@@ -196,6 +209,23 @@ pub enum Fault {
         /// How many blocks.
         blocks: u64,
     },
+    /// It follows what the cluster does: see [`Plot`].
+    Plot {
+        /// Which.
+        plot: Plot,
+        /// Decides what is left open.
+        roll: u64,
+    },
+    /// The node's data are deleted, as soon as the rules allow that, and it starts again with nothing.
+    DeleteData {
+        /// Whose.
+        node: usize,
+    },
+    /// An operator has every group's leader hand over.
+    HandOver {
+        /// Decides to whom.
+        roll: u64,
+    },
     /// Damage: one bit at rest changes.
     FlipBit {
         /// Whose.
@@ -288,6 +318,9 @@ impl Fault {
             Fault::BadSectors { node, file, blocks, .. } => {
                 format!("{blocks} blocks of node {node}'s {} cannot be read", of(file))
             }
+            Fault::Plot { plot, .. } => format!("{plot:?}: {}", plot.describe()),
+            Fault::DeleteData { node } => format!("node {node} is to lose its data"),
+            Fault::HandOver { .. } => "every leader is to hand over".to_owned(),
             Fault::FlipBit { node, file, bit, .. } => {
                 format!("bit {bit} of a byte of node {node}'s {} changes at rest", of(file))
             }
@@ -326,22 +359,29 @@ impl Plan {
         assert!(nanos >= NANOS_MIN, "a run of {nanos} ns has no room for faults");
         let mut random = SimRandom::new(seed ^ 0x6661_756c_7473);
         let least = (FAULTS_PER_MINUTE_MIN * nanos).div_ceil(60 * SECOND);
-        let count = least + between(&mut random, 0, 2 * least);
+        let count = least + between(&mut random, 0, 3 * least);
         let end = nanos - HEALED_BEFORE_END_NANOS;
         // One node's disk at most may lose what it holds.
         let frail = random.below(nodes);
-        let damage = damage && nodes > 1 && random.chance(1, 3);
+        let damage = damage && nodes > 1;
         let mut faults: Vec<Planned> = (0..count)
             .map(|_| {
                 let at = between(&mut random, FIRST_FAULT_NANOS, end - SECOND / 2);
-                let fault = draw(&mut random, nodes, damage.then_some(frail));
+                let (fault, away) = draw(&mut random, nodes, damage.then_some(frail));
                 let (least, longest) = match fault {
+                    _ if away => (6 * SECOND, 25 * SECOND),
                     Fault::Pause { long: true, .. } => (4 * SECOND, 12 * SECOND),
                     Fault::Pause { .. } | Fault::StuckDisk { .. } => (MILLI, 4 * SECOND),
                     Fault::Blackout { .. } => (300 * MILLI, 8 * SECOND),
+                    Fault::Plot { .. } => PLOT_NANOS,
+                    Fault::DeleteData { .. } => (4 * SECOND, 10 * SECOND),
                     _ => (MILLI, 8 * SECOND),
                 };
                 let longest = longest.min(end - at);
+                if away || matches!(fault, Fault::Plot { .. }) {
+                    let nanos = between(&mut random, least.min(longest), longest);
+                    return Planned { at, nanos, fault };
+                }
                 // Short ones as often as long ones: what matters here has lengths from 1 ms on.
                 let scale = *pick(&mut random, &[20 * MILLI, 500 * MILLI, longest]);
                 // A stop in the middle of a turn matters if it outlasts a lease, but no client.
@@ -356,6 +396,26 @@ impl Plan {
                 Planned { at, nanos, fault }
             })
             .collect();
+        if nodes > MEMBERS_WANTED {
+            for _ in 0..between(&mut random, 1, 2) {
+                let at = between(&mut random, FIRST_FAULT_NANOS, end - SECOND / 2);
+                let node = if damage { frail } else { random.below(nodes) };
+                let fault = match random.below(3) {
+                    0 => Fault::DeleteData { node },
+                    1 => Fault::Sever { node },
+                    _ => Fault::Kill { node },
+                };
+                let nanos = between(&mut random, 6 * SECOND, 25 * SECOND).min(end - at);
+                faults.push(Planned { at, nanos, fault });
+            }
+        }
+        if nodes > 1 {
+            for _ in 0..between(&mut random, 0, 4) {
+                let at = between(&mut random, FIRST_FAULT_NANOS, end - SECOND / 2);
+                let fault = Fault::HandOver { roll: random.bits() };
+                faults.push(Planned { at, nanos: MILLI, fault });
+            }
+        }
         faults.sort_by_key(|planned| planned.at);
         Plan { faults }
     }
@@ -369,7 +429,7 @@ impl Plan {
         let mut faults = Vec::new();
         loop {
             at += between(&mut random, SECOND, 3 * SECOND);
-            let nanos = between(&mut random, 5 * MILLI, 5 * SECOND);
+            let nanos = between(&mut random, 5 * MILLI, GRAY_NANOS_MAX);
             if at + nanos >= end {
                 return Plan { faults };
             }
@@ -409,7 +469,7 @@ fn two(random: &mut SimRandom, last: Place) -> (Place, Place) {
 }
 
 /// Kinds of faults, and how often each is drawn.
-const DRAWN: [(u32, Kind); 20] = [
+const DRAWN: [(u32, Kind); 23] = [
     (6, Kind::PowerCut),
     (2, Kind::Blackout),
     (4, Kind::Kill),
@@ -430,6 +490,9 @@ const DRAWN: [(u32, Kind); 20] = [
     (1, Kind::FailFlush),
     (1, Kind::FailWrite),
     (1, Kind::BadSectors),
+    (16, Kind::Plot),
+    (3, Kind::Away),
+    (2, Kind::DeleteData),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -454,6 +517,9 @@ enum Kind {
     FailFlush,
     FailWrite,
     BadSectors,
+    Plot,
+    Away,
+    DeleteData,
 }
 
 fn draw_kind(random: &mut SimRandom) -> Kind {
@@ -468,24 +534,31 @@ fn draw_kind(random: &mut SimRandom) -> Kind {
     unreachable!("less than all")
 }
 
-fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
+/// A fault, and whether it is to last until its node counts as dead, and longer.
+fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> (Fault, bool) {
     let node = random.below(nodes);
     let (a, b) = two(random, nodes);
     let file = *pick(random, &[ShardFile::Log, ShardFile::Pages]);
     let at = between(random, 0, 999_999);
-    if let Some(node) = frail.filter(|_| random.chance(1, 6)) {
-        return match random.below(4) {
+    if let Some(node) = frail.filter(|_| random.chance(1, 4)) {
+        let fault = match random.below(5) {
             0 => Fault::LoseWrite { node },
             1 => Fault::MisdirectWrite { node, at },
+            2 if file == ShardFile::Log => {
+                Fault::BadSectors { node, file, at, blocks: between(random, 1, 8) }
+            }
             _ => Fault::FlipBit { node, file, at, bit: random.below(8) as u8 },
         };
+        return (fault, false);
     }
     let inside = random.chance(1, 2);
-    match draw_kind(random) {
+    let kind = draw_kind(random);
+    let fault = match kind {
         Kind::PowerCut => Fault::PowerCut { node },
         Kind::Blackout => {
             Fault::Blackout { stuck: between(random, 0, 1) * between(random, 0, 200 * MILLI) }
         }
+        Kind::Plot => Fault::Plot { plot: *pick(random, &Plot::ALL), roll: random.bits() },
         Kind::Sever => Fault::Sever { node },
         Kind::Kill => Fault::Kill { node },
         Kind::Pause => Fault::Pause { node, inside, long: false },
@@ -513,7 +586,17 @@ fn draw(random: &mut SimRandom, nodes: usize, frail: Option<usize>) -> Fault {
         Kind::BadSectors => {
             Fault::BadSectors { node, file: ShardFile::Pages, at, blocks: between(random, 1, 40) }
         }
-    }
+        Kind::Away | Kind::DeleteData if nodes == 1 => Fault::Kill { node },
+        Kind::Away => match random.below(4) {
+            0 => Fault::Kill { node },
+            1 => Fault::PowerCut { node },
+            2 => Fault::Isolate { node },
+            _ => Fault::Sever { node },
+        },
+        // Where a disk loses something by damage, no other one may.
+        Kind::DeleteData => Fault::DeleteData { node: frail.unwrap_or(node) },
+    };
+    (fault, matches!(kind, Kind::Away) && nodes > 1)
 }
 
 /// A fault begins or ends.
@@ -564,7 +647,9 @@ mod tests {
     #[test]
     fn every_plan_has_enough_faults_and_ends_in_time() {
         for seed in 0..2_000 {
-            for (nodes, nanos) in [(1, 60 * SECOND), (3, 60 * SECOND), (3, NANOS_MIN)] {
+            for (nodes, nanos) in
+                [(1, 60 * SECOND), (3, 60 * SECOND), (3, NANOS_MIN), (4, NANOS_MIN)]
+            {
                 let plan = Plan::draw(seed, nodes, nanos, true);
                 let minutes = nanos.div_ceil(60 * SECOND);
                 let least = if nanos < 60 * SECOND { 1 } else { FAULTS_PER_MINUTE_MIN * minutes };

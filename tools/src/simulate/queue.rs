@@ -26,10 +26,14 @@ pub(super) enum What {
     Dial { dial: usize },
     /// The plan's next step.
     Fault,
+    /// A plot goes on.
+    Plot { fault: usize },
     /// All nodes lose power.
     PowerGoes,
     /// A process is started again.
     Restart { node: usize, incarnation: u32 },
+    /// A node is to lose its data.
+    DeleteData { node: usize, until: u64 },
     /// Invariants of the nodes are looked at.
     Inspect,
     /// The next stage of the run.

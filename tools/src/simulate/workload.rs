@@ -7,8 +7,9 @@ use forebay_core::table::TableDescription;
 use forebay_storage::sim_disk::SimRandom;
 
 use super::history::{Call, History, OpName, Outcome};
-use super::items::{entry_name, register_name};
+use super::items::{Name, entry_name, register_name};
 use super::ledger::{Ledger, Reading};
+use super::staleness::Staleness;
 
 /// Keys that are written again and again. Few, so that clients meet.
 pub(super) const REGISTERS: usize = 12;
@@ -43,6 +44,17 @@ pub(super) enum Part {
     EntryRead(Reading),
 }
 
+impl Part {
+    /// The key that it is about.
+    pub(super) fn name(self) -> Name {
+        match self {
+            Part::Register(name) => register_name(name.key),
+            Part::EntryWrite(entry) => entry_name(entry),
+            Part::EntryRead(reading) => entry_name(reading.entry),
+        }
+    }
+}
+
 /// Counts for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operations {
@@ -56,6 +68,10 @@ pub struct Operations {
     pub refused: u64,
     /// Nobody knows.
     pub unknown: u64,
+    /// Eventual reads that were answered.
+    pub eventual: u64,
+    /// Eventual reads that a replica refused because its state was too old.
+    pub too_stale: u64,
 }
 
 /// See the module's docs.
@@ -65,6 +81,7 @@ pub(super) struct Workload {
     pub(super) table: Option<TableDescription>,
     pub(super) history: History,
     pub(super) ledger: Ledger,
+    pub(super) staleness: Staleness,
     pub(super) operations: Operations,
     /// What each register held when somebody last heard of it.
     last_seen: Vec<Option<u64>>,
@@ -72,6 +89,8 @@ pub(super) struct Workload {
     /// Keys to be read in the end, and those under way.
     pub(super) targets: Vec<Target>,
     pub(super) auditing: usize,
+    /// Whose replicas are read in the end, whoever leads.
+    pub(super) reread: Option<usize>,
     /// The first thing that must not be.
     pub(super) violation: Option<String>,
     /// Refusals by code, for people.
@@ -88,11 +107,13 @@ impl Workload {
             table: None,
             history: History::new(REGISTERS),
             ledger: Ledger::default(),
+            staleness: Staleness::default(),
             operations: Operations::default(),
             last_seen: vec![None; REGISTERS],
             next_value: 1,
             targets: Vec::new(),
             auditing: 0,
+            reread: None,
             violation: None,
             refusals: BTreeMap::new(),
             last_write: 0,
@@ -190,6 +211,12 @@ impl Workload {
         self.targets.extend((0..self.ledger.len()).map(Target::Entry));
         self.targets.extend((0..REGISTERS).map(Target::Register));
         self.stage = Stage::Audit;
+    }
+
+    /// Everything is to be read once more, of this node's replicas.
+    pub(super) fn begin_to_reread(&mut self, node: usize) {
+        self.reread = Some(node);
+        self.begin_audit();
     }
 
     /// Whether all was read.

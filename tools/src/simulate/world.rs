@@ -12,19 +12,25 @@
 //! Turns are no events of the queue: a node has one ahead at most, after what else happens at its
 //! moment.
 
+use std::collections::HashMap;
+
+use forebay_core::ids::GroupId;
+use forebay_core::paxos::{MemberId, MemberRole};
 use forebay_net::machine::{CloseReason, Machine};
 use forebay_storage::notice;
 use forebay_storage::sim_disk::SimRandom;
 
-use super::agreement::Agreement;
+use super::agreement::{Agreement, Whose};
 use super::client::Client;
 use super::clock::Clock;
 use super::leases::{self, Leases};
 use super::linearizability::{self, Verdict};
+use super::membership;
 use super::network::{Dialer, Network};
 use super::node::{Conn, Down, Node, Pending, Variant};
 use super::plan::{Plan, Planned, Schedule};
 use super::queue::{Event, Queue, What};
+use super::repair::{self, Repair};
 use super::trace::Trace;
 use super::workload::{Stage, Workload};
 use super::{Failure, FailureKind, Options, Planted, Stats, between, mixed};
@@ -43,6 +49,8 @@ const AGAIN_NANOS: u64 = 25 * MICRO;
 const SENT_NANOS: (u64, u64) = (20 * MICRO, 500 * MICRO);
 /// How often the nodes are looked at.
 const INSPECT_NANOS: u64 = 200 * MILLI;
+/// How often nodes without a cluster are looked for.
+const TAKE_IN_NANOS: u64 = SECOND;
 /// How often a trace says how they stand.
 const DESCRIBE_NANOS: u64 = 10 * SECOND;
 /// The table must have been made by then.
@@ -53,8 +61,8 @@ pub(super) const LIVENESS_NANOS: u64 = 5 * SECOND;
 const DRAIN_NANOS: u64 = 2 * SECOND;
 /// And everything was read once more by then.
 const AUDIT_NANOS_MAX: u64 = 20 * SECOND;
-/// What replicas end at is in everybody's checkpoint by then.
-const SETTLE_NANOS_MAX: u64 = 30 * SECOND;
+/// By then groups are whole, and what replicas end at is in everybody's checkpoint.
+const SETTLE_NANOS_MAX: u64 = 40 * SECOND;
 /// A supervisor starts a failed process again.
 const SUPERVISOR_NANOS: (u64, u64) = (50 * MILLI, 500 * MILLI);
 /// Events in one simulated millisecond that mean that nothing ends any more.
@@ -73,13 +81,18 @@ pub(super) struct World {
     pub(super) work: Workload,
     pub(super) schedule: Schedule,
     pub(super) agreement: Agreement,
+    /// Plots that are under way.
+    pub(super) plots: Vec<super::plots::Running>,
     leases: Leases,
+    pub(super) repair: Repair,
+    /// Of each group, as its leader said last.
+    pub(super) members: HashMap<GroupId, Vec<(MemberId, MemberRole)>>,
     /// Members that had begun to lead when everything was made, in a run of gray failures.
     elections_before: Option<u64>,
     pub(super) trace: Trace,
     pub(super) stats: Stats,
     pub(super) failure: Option<Failure>,
-    healed_at: u64,
+    pub(super) healed_at: u64,
     is_live: bool,
     audit_until: u64,
     milli: u64,
@@ -95,7 +108,7 @@ impl World {
         let mut random = SimRandom::new(mixed(seed, 1));
         let lies = options.planted == Some(Planted::LyingDisk);
         let variant = Variant::draw(&mut random);
-        let topology = super::node::topology(options.nodes);
+        let topology = super::node::topology(options.nodes, variant);
         let nodes = (0..options.nodes)
             .map(|number| {
                 let ppm = between(&mut random, 0, 400) as i64 - 200;
@@ -119,7 +132,10 @@ impl World {
             work: Workload::new(),
             schedule,
             agreement: Agreement::default(),
+            plots: Vec::new(),
             leases: Leases::default(),
+            repair: Repair::default(),
+            members: HashMap::new(),
             elections_before: None,
             trace: Trace::new(options.trace),
             stats: Stats::default(),
@@ -184,6 +200,7 @@ impl World {
 
     /// Runs to the end, or to the first thing that must not be.
     pub(super) fn run(&mut self) {
+        self.is_due_again();
         for node in 0..self.nodes.len() {
             self.start(node);
         }
@@ -224,9 +241,11 @@ impl World {
         self.stats.entries_compared = self.agreement.entries_compared();
         self.stats.elections = self.leases.elections;
         self.stats.checkpoints = self.nodes.iter().map(Node::checkpoints).sum();
+        self.stats.snapshots = self.nodes.iter().map(Node::snapshots).sum();
         // Wrong answers count for more than none.
         let liveness = |failure: &Failure| failure.kind == FailureKind::Liveness;
         if self.failure.as_ref().is_none_or(liveness) {
+            self.check_ages();
             self.check_histories();
         }
     }
@@ -308,7 +327,9 @@ impl World {
                     self.start(node);
                 }
             }
+            What::Plot { fault } => self.plot_step(fault),
             What::PowerGoes => self.power_goes(),
+            What::DeleteData { node, until } => self.lose_data(node, until),
             What::Inspect => self.inspect(),
             What::Stage => self.stage(),
         }
@@ -331,7 +352,19 @@ impl World {
                 if let Some(unreadable) = unreadable {
                     return self.fail(FailureKind::Start, unreadable.to_string());
                 }
+                let store = node.shard.as_ref().map(|shard| shard.store());
+                if store.is_some_and(|store| store.members_without_entries() > 0)
+                    && !self.options.damage
+                {
+                    let message = format!("node {number}'s checkpoint has what its log never had");
+                    return self.fail(FailureKind::Disk, message);
+                }
                 self.turn_soon(number);
+                if let Some(ended) = self.nodes[number].take_lost() {
+                    self.stats.logs_lost += 1;
+                    self.is_due_again();
+                    self.members_end(ended);
+                }
             }
             // A disk that fails while a node recovers is a fault like any other: once more.
             Err(error) if node.disk.take_erred() => {
@@ -339,6 +372,12 @@ impl World {
                 let at = self.now + between(&mut self.random, 50 * MILLI, 200 * MILLI);
                 let incarnation = self.nodes[number].incarnation;
                 self.queue.push(at, What::Restart { node: number, incarnation });
+            }
+            // What repair leaves out: its data go, and it comes back as another.
+            Err(error) if node.is_damaged && repair::may_give_up(node, &error) => {
+                self.trace.say(self.now, || format!("node {number} gives up its data: {error}"));
+                self.stats.given_up += 1;
+                self.delete_data(number);
             }
             Err(error) => {
                 self.fail(FailureKind::Start, format!("node {number} does not start: {error}"));
@@ -375,6 +414,7 @@ impl World {
 
     /// Has it come round for something that has just happened.
     pub(super) fn turn_soon(&mut self, number: usize) {
+        self.nodes[number].has_news = true;
         let latest = self.now + TURN_NANOS.1;
         if self.nodes[number].turn_at.is_none_or(|due| latest < due) {
             let at = self.now + between(&mut self.random, TURN_NANOS.0, TURN_NANOS.1);
@@ -392,9 +432,11 @@ impl World {
         let node = &mut self.nodes[number];
         if node.paused_until > self.now {
             node.turn_at = Some(node.paused_until);
-        } else {
-            node.turn_at = None;
+        } else if node.has_reason_to_turn(self.now) {
+            (node.turn_at, node.wants_turn_at) = (None, None);
             self.turn(number);
+        } else {
+            node.turn_at = node.wants_turn_at;
         }
     }
 
@@ -405,15 +447,6 @@ impl World {
         let local = node.clock.local(now);
         let end = node.begin_turn(now);
         let Some(shard) = node.shard.as_mut() else { return };
-        for pending in node.pending.drain(..) {
-            match pending {
-                Pending::Sent(conn, buf) => shard.sent(conn, buf, local),
-                Pending::Closed(conn, reason) => {
-                    node.conns.release(conn);
-                    shard.closed(conn, reason, local);
-                }
-            }
-        }
         shard.turn(local, &mut node.fx);
         let mail = shard.take_mail().next().is_some();
         assert!(!mail, "a node of one shard writes to no other");
@@ -422,13 +455,26 @@ impl World {
             differs = differs.or(self.agreement.applied(number, &entry).err());
         }
         let failure = shard.store().failure();
+        let has_wrong_pages = shard.store().wrong_pages() > 0 && !self.options.damage;
         let stop = std::mem::take(&mut node.fx.stop);
         if end > now {
             node.paused_until = node.paused_until.max(end);
+            if let Some(message) = self.read_without_lease(number, end) {
+                return self.fail(FailureKind::Lease, message);
+            }
         }
         self.carry_out(number, end);
+        if !self.plots.is_empty() {
+            self.plots_look(number);
+        }
+        self.note_growth(number);
         if let Some(message) = differs {
             return self.fail(FailureKind::Agreement, message);
+        }
+        if has_wrong_pages {
+            self.hear();
+            let message = format!("node {number} reads a page that is not what was written");
+            return self.fail(FailureKind::Disk, message);
         }
         if self.leases.observe(&self.nodes[number]) {
             self.has_begun_to_lead(number);
@@ -481,8 +527,12 @@ impl World {
             let (op, at) = node.disk.submit(op, now);
             queue.push(at, What::Disk { node: number, incarnation, op });
         }
+        if let Some((fault, at)) = node.disk.take_struck() {
+            queue.push(at, What::Plot { fault });
+        }
         let mut next = fx.wake_at.take().map(|at| node.clock.real(at));
         let by = |next: &mut Option<u64>, at: u64| *next = Some(next.map_or(at, |due| due.min(at)));
+        let mut sent_at = None;
         if std::mem::take(&mut fx.run_again) {
             by(&mut next, now + AGAIN_NANOS);
         }
@@ -494,7 +544,7 @@ impl World {
             assert!(!conn.closing, "nothing is sent after a close");
             if network.send(conn.wire, conn.side, &buf, now, queue) {
                 node.pending.push(Pending::Sent(id, buf));
-                by(&mut next, now + between(random, SENT_NANOS.0, SENT_NANOS.1));
+                by(&mut sent_at, now + between(random, SENT_NANOS.0, SENT_NANOS.1));
             } else {
                 network.wait_for_room(conn.wire, conn.side, buf);
             }
@@ -523,8 +573,9 @@ impl World {
             let dial = Network::dial_of(number, to, listener, dialer);
             network.dial(dial, now, queue);
         }
-        if let Some(at) = next {
-            self.turn_by(number, at.max(now + TURN_NANOS.0));
+        node.wants_turn_at = next.map(|at| at.max(now + TURN_NANOS.0));
+        if let Some(at) = node.wants_turn_at.into_iter().chain(sent_at).min() {
+            self.turn_by(number, at);
         }
     }
 
@@ -538,8 +589,12 @@ impl World {
         let mut differs = None;
         for (number, node) in self.nodes.iter().enumerate() {
             let Some(store) = node.shard.as_ref().map(|shard| shard.store()) else { continue };
-            for (group, _) in store.groups() {
-                let observed = self.agreement.observe(number, &store.group_figures(group));
+            for (ordinal, descriptor) in store.groups() {
+                let mut members = store.members();
+                let member = members.find(|(other, _, _)| *other == ordinal);
+                let (group, member) = (descriptor.id.0, member.map_or(0, |(_, id, _)| id.0));
+                let whose = Whose { node: number, group, member };
+                let observed = self.agreement.observe(whose, &store.group_figures(ordinal));
                 differs = differs.or(observed.err());
             }
         }
@@ -550,31 +605,17 @@ impl World {
             return self.fail(FailureKind::Lease, message);
         }
         self.hear();
-        if self.work.audit_is_over() && self.has_settled() {
+        self.note_members();
+        self.look_at_repair();
+        if self.now.is_multiple_of(TAKE_IN_NANOS) {
+            self.take_in();
+        }
+        if self.work.audit_is_over()
+            && membership::what_is_left(&self.nodes, self.now).is_none()
+            && !self.looks_closer()
+        {
             self.work.stage = Stage::Over;
         }
-    }
-
-    /// Whether all replicas hold everything in a checkpoint, so that their digests were compared.
-    fn has_settled(&self) -> bool {
-        if self.nodes.len() == 1 {
-            return true;
-        }
-        let shards = || self.nodes.iter().filter_map(|node| node.shard.as_ref());
-        shards().count() == self.nodes.len()
-            && shards().all(|shard| {
-                let store = shard.store();
-                store.groups().all(|(group, _)| {
-                    let figures = store.group_figures(group);
-                    figures.checkpoint_slot == figures.chosen_slot
-                        && shards().all(|other| {
-                            let other = other.store();
-                            other.group(figures.id).is_none_or(|group| {
-                                other.group_figures(group).chosen_slot == figures.chosen_slot
-                            })
-                        })
-                })
-            })
     }
 
     fn stage(&mut self) {
@@ -618,10 +659,22 @@ impl World {
                 }
             }
             _ => {
-                let message = "the replicas do not come to the same checkpoint in the end";
+                let left = membership::what_is_left(&self.nodes, self.now).unwrap_or_default();
+                let message = format!("the replicas do not come to the same end: {left}");
                 self.fail(FailureKind::Liveness, message);
             }
         }
+    }
+
+    fn check_ages(&mut self) {
+        self.stats.ages_checked = self.work.staleness.len();
+        let keys: Vec<_> = self.work.history.keys().collect();
+        let Some((at, message)) = self.work.staleness.check(&self.work.ledger, &keys) else {
+            return;
+        };
+        self.now = at;
+        self.failure = None;
+        self.fail(FailureKind::Staleness, message);
     }
 
     fn check_histories(&mut self) {

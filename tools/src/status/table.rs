@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use forebay_net::control::status::{NodeStatus, ShardStatus};
+use forebay_net::control::status::{DamageStatus, NodeStatus, ShardStatus};
 
 use crate::size::ByteSize;
 
@@ -136,10 +136,43 @@ pub(super) fn render(status: &NodeStatus) -> String {
     for (title, header, cells) in per_shard {
         block(&mut text, title, header, status.shards.iter().map(cells).collect());
     }
+    damage(&mut text, status);
     replication(&mut text, status);
     requests(&mut text, status);
     partitions(&mut text, status);
     text
+}
+
+/// What was found damaged, where anything was.
+fn damage(text: &mut String, status: &NodeStatus) {
+    let hit = status.shards.iter().filter(|s| s.damage != DamageStatus::default());
+    let rows: Vec<Vec<String>> = hit
+        .map(|s| {
+            let d = &s.damage;
+            let cells = [
+                u64::from(s.shard),
+                d.found,
+                d.pages_found,
+                d.pages_repaired,
+                d.members,
+                d.log_ranges,
+                d.members_lost,
+            ];
+            cells.iter().map(u64::to_string).collect()
+        })
+        .collect();
+    if !rows.is_empty() {
+        let header = [
+            "shard",
+            "mismatches",
+            "pages",
+            "repaired",
+            "states to replace",
+            "log ranges",
+            "members to replace",
+        ];
+        block(text, "DAMAGE", &header, rows);
+    }
 }
 
 /// What only nodes of a cluster have.
@@ -209,8 +242,18 @@ fn replication(text: &mut String, status: &NodeStatus) {
     });
     block(text, "links", &header, rows.collect());
     let refused = shards().flat_map(|(shard, r)| {
-        let refused = r.link_refusals.iter();
-        refused.map(move |one| vec![shard.to_string(), one.name.clone(), one.count.to_string()])
+        let messages = [
+            ("stale_ballot", r.messages_stale_ballot),
+            ("stale_epoch", r.messages_stale_epoch),
+            ("protocol_error", r.protocol_errors),
+        ];
+        let messages = messages.into_iter().filter(|(_, count)| *count > 0);
+        let messages = messages.map(|(name, count)| (name.to_owned(), count));
+        let refused = r.link_refusals.iter().map(|one| (one.name.clone(), one.count));
+        let by_peers = r.refused_by_peers.iter();
+        let by_peers = by_peers.map(|one| (format!("{} (by peers)", one.name), one.count));
+        let all = refused.chain(messages).chain(by_peers);
+        all.map(move |(name, count)| vec![shard.to_string(), name, count.to_string()])
     });
     let refused: Vec<Vec<String>> = refused.collect();
     if !refused.is_empty() {

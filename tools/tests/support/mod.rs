@@ -1,5 +1,6 @@
 //! What the tests of the real binary share: scratch directories, processes that end with their
-//! test, a small disk, a blocking client of the native protocol, and of the operator's HTTP.
+//! test, clusters of them and their writers, a small disk, a blocking client of the native protocol, and of
+//! the operator's HTTP.
 //!
 //! A test that needs io_uring, O_DIRECT or root says loudly that it was skipped; where the variable
 //! `CI` is set it fails instead, so that a machine without them cannot pass by skipping.
@@ -10,7 +11,9 @@ pub mod client;
 pub mod disk;
 pub mod http;
 pub mod ledger;
+pub mod nodes;
 pub mod process;
+pub mod writers;
 
 use std::path::Path;
 

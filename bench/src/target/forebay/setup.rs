@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use forebay_core::item::ItemRef;
+use forebay_core::item::{ItemRef, ValueRef};
 use forebay_core::limits::FRAME_BYTES_MAX;
 use forebay_core::message::{
     ArchivedDescribeNodeReply, ArchivedErrorReply, ArchivedNotLeaderReply, ArchivedTableReply,
     CreateTableRequest, DescribeNodeRequest, DescribeTableRequest, ErrorCode, Kind, Message,
 };
-use forebay_core::table::{KeySchema, KeyType, TableDescription, TableStatus};
+use forebay_core::table::{KeySchema, KeyType, NODES_ATTRIBUTE, TableDescription, TableStatus};
 use forebay_net::frame::{self, Frame, FrameSerializer, PROTOCOL_VERSION};
 use forebay_net::machine::SendBuf;
 use forebay_net::tls::ClientTls;
@@ -45,10 +45,18 @@ pub(super) fn setup(
 ) -> Result<Forebay, BenchError> {
     let Setup { table, sort_digits, consistent, timeout, .. } = *setup;
     let reach = Reach { timeout, tls };
-    let (nodes, silent) = find_nodes(url, reach)?;
+    let (mut nodes, silent) = find_nodes(url, reach)?;
     let addresses = nodes.iter().filter_map(|node| node.shards.get(&0)).copied().collect();
     let mut system = System { addresses, at: 0, asker: None, reach, began: Instant::now() };
-    let table = find_or_create(&mut system, table, &schema(sort_digits))?;
+    let (table, others) = find_or_create(&mut system, table, &schema(sort_digits))?;
+    // Of a cluster, the command line need not name every node.
+    for address in others {
+        let known = nodes.iter().any(|node| node.shards.values().any(|at| *at == address));
+        if !known && let Ok(node) = describe_node(url, address, reach) {
+            let twice = nodes.iter().any(|other| other.id == node.id);
+            nodes.extend((!twice).then_some(node));
+        }
+    }
 
     // The same shards of every node, in the same order, so that a replica's address is so many places
     // further on.
@@ -190,6 +198,7 @@ impl System<'_> {
             if self.is_late() {
                 return asked;
             }
+            self.addresses.extend(told.filter(|told| !self.addresses.contains(told)));
             let named = self.addresses.iter().position(|address| Some(*address) == told);
             self.asker = None;
             self.at =
@@ -234,13 +243,13 @@ fn find_or_create(
     system: &mut System<'_>,
     name: &str,
     schema: &KeySchema,
-) -> Result<TableDescription, BenchError> {
+) -> Result<(TableDescription, Vec<SocketAddr>), BenchError> {
     let mut created = false;
     loop {
         let described =
             system.ask(&DescribeTableRequest { name }, "to describe the table", read_table);
         match described {
-            Ok(table) if table.status == TableStatus::Active => {
+            Ok((table, nodes)) if table.status == TableStatus::Active => {
                 if table.schema != *schema {
                     let sort = schema.sort.as_ref().map_or("no sort key", |_| "sort key `n` (S)");
                     return Err(BenchError::Usage(format!(
@@ -248,7 +257,7 @@ fn find_or_create(
                          --table"
                     )));
                 }
-                return Ok(table);
+                return Ok((table, nodes));
             }
             Ok(_) => {}
             Err(BenchError::Refused { words, .. })
@@ -284,10 +293,18 @@ fn find_or_create(
     }
 }
 
-fn read_table(frame: Frame<'_>) -> Option<TableDescription> {
+/// The table, and where the cluster's nodes are, if it is one's.
+fn read_table(frame: Frame<'_>) -> Option<(TableDescription, Vec<SocketAddr>)> {
     let reply = frame.message::<ArchivedTableReply<'_>>()?;
     let item = ItemRef::validate(&reply.description).ok()?;
-    TableDescription::from_item(item).ok()
+    let mut nodes = Vec::new();
+    if let Some(ValueRef::L(list)) = item.as_map().get(NODES_ATTRIBUTE) {
+        nodes.extend(list.iter().filter_map(|value| match value {
+            ValueRef::S(text) => text.parse::<SocketAddr>().ok(),
+            _ => None,
+        }));
+    }
+    Some((TableDescription::from_item(item).ok()?, nodes))
 }
 
 /// One question at a time over a blocking socket, for setup.

@@ -4,7 +4,7 @@
 //!   payload (16-aligned)
 //!   ┌───────────────────────────────┬───────────────┬──────────────────┬──────┐
 //!   │ entries' bytes, each 8-aligned│ entries: kind,│ messages: group, │ root │
-//!   │ copied here once, read here   │ length        │ from, to, body   │      │
+//!   │ copied here once, read here   │ length, origin│ from, to, body   │      │
 //!   └───────────────────────────────┴───────────────┴──────────────────┴──────┘
 //! ```
 //!
@@ -24,8 +24,8 @@ use rkyv::{Archive, Place, Serialize};
 
 use super::PeerKind;
 use super::error::PeerError;
-use super::group::{ArchivedRecord, Body, Record, SLOT_MAX};
-use crate::ids::{GroupId, Slot};
+use super::group::{ArchivedRecord, Body, Record, SLOT_MAX, ballot};
+use crate::ids::{Ballot, GroupId, Slot};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::paxos::{Configuration, EntryKind, MemberId, Message};
 
@@ -39,7 +39,7 @@ pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const ENTRY_ALIGN: usize = 8;
 /// What a message's record takes in the archive, generously.
 const RECORD_BYTES: usize = 160;
-const ENTRY_RECORD_BYTES: usize = 8;
+const ENTRY_RECORD_BYTES: usize = 16;
 
 const _: () = assert!(size_of::<ArchivedRecord>() <= RECORD_BYTES);
 const _: () = assert!(size_of::<ArchivedEntryRecord>() == ENTRY_RECORD_BYTES);
@@ -71,6 +71,7 @@ impl<S: Fallible + ?Sized> Serialize<S> for Written {
 #[derive(Clone, Copy, Debug, Archive, Serialize)]
 #[rkyv(derive(Debug))]
 struct EntryRecord {
+    origin: u64,
     bytes: u32,
     kind: u8,
 }
@@ -186,7 +187,7 @@ impl BatchBuilder {
         message: &Message,
         last: Slot,
         budget_bytes: usize,
-        mut entry: impl FnMut(Slot) -> Option<(EntryKind, &'e [u8])>,
+        mut entry: impl FnMut(Slot) -> Option<(EntryKind, Ballot, &'e [u8])>,
     ) -> Pushed {
         let first = first_of(message).expect("only these two come with entries");
         assert!(!self.is_full());
@@ -201,13 +202,14 @@ impl BatchBuilder {
                 break;
             }
             full = false;
-            let Some((kind, bytes)) = entry(slot) else { break };
+            let Some((kind, origin, bytes)) = entry(slot) else { break };
             let Some(kind) = wire_kind(kind) else { break };
             assert!(bytes.len() <= ENTRY_BYTES_MAX, "an entry of {} bytes", bytes.len());
             self.buffer.extend_from_slice(bytes);
             let padding = bytes.len().next_multiple_of(ENTRY_ALIGN) - bytes.len();
             self.buffer.extend_from_slice(&[0; ENTRY_ALIGN][..padding]);
-            self.entries.push(EntryRecord { bytes: bytes.len() as u32, kind });
+            let (origin, bytes) = (origin.0, bytes.len() as u32);
+            self.entries.push(EntryRecord { origin, bytes, kind });
             self.extra_bytes += ENTRY_RECORD_BYTES;
             count += 1;
             slot = slot.next();
@@ -312,6 +314,8 @@ pub struct Entry<'a> {
     pub slot: Slot,
     /// What it is; never [`EntryKind::Unknown`].
     pub kind: EntryKind,
+    /// Under which it was proposed for the first time.
+    pub origin: Ballot,
     /// Its bytes; none of a no-op, [`Configuration::encode`]'s of a configuration.
     pub bytes: &'a [u8],
 }
@@ -391,6 +395,7 @@ impl<'a> BatchReader<'a> {
             if let Some(byte) = of_entry[bytes..].iter().find(|byte| **byte != 0) {
                 return Err(PeerError::Number { what: "padding", number: (*byte).into() });
             }
+            ballot(entry.origin)?;
             let kind = entry_kind(entry.kind);
             let number = u16::from(entry.kind);
             match kind.ok_or(PeerError::Number { what: "a kind of entry", number })? {
@@ -463,7 +468,8 @@ impl<'a> Iterator for Entries<'a> {
         self.bytes = rest;
         self.slot = slot.next();
         let kind = entry_kind(record.kind).expect("the batch was validated");
-        Some(Entry { slot, kind, bytes: &own[..record.bytes.to_native() as usize] })
+        let origin = Ballot(record.origin.to_native());
+        Some(Entry { slot, kind, origin, bytes: &own[..record.bytes.to_native() as usize] })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

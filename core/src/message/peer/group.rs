@@ -2,7 +2,8 @@
 //!
 //! What happens all the time (Accept, Accepted, Chosen) converts without allocating in either
 //! direction; elections and new members may allocate. The order of variants is the wire's: new ones
-//! go to the end, and with a new version of the batch.
+//! go to the end, and with a new version of the batch (from the first release on: until then versions
+//! stand still).
 
 use rkyv::{Archive, Serialize};
 
@@ -26,7 +27,7 @@ pub const CONFIGURATIONS_MAX: usize = 64;
 
 /// The largest promise fits a batch several times over.
 const _: () = assert!(
-    RUNS_MAX * 32 + CONFIGURATIONS_MAX * (CONFIGURATION_BYTES_MAX + 32)
+    RUNS_MAX * 40 + CONFIGURATIONS_MAX * (CONFIGURATION_BYTES_MAX + 32)
         < super::batch::ENTRY_BYTES_MAX
 );
 const _: () = assert!(RUNS_MAX as u64 >= 2 * crate::paxos::Settings::DEFAULT.window_slots);
@@ -52,6 +53,8 @@ pub(super) struct WireRun {
     first: u64,
     last: u64,
     ballot: u64,
+    origin: u64,
+    begins_lead: bool,
     unknown: bool,
 }
 
@@ -90,6 +93,7 @@ pub(super) enum Body {
         ballot: u64,
         epoch: Option<WireEpoch>,
         chosen: u64,
+        chosen_origin: u64,
         trimmed: u64,
         runs: Vec<WireRun>,
         configurations: Vec<WireConfiguration>,
@@ -139,6 +143,10 @@ pub(super) enum Body {
         ballot: u64,
         successor: Option<u64>,
     },
+    Reserve {
+        ballot: u64,
+        next: u64,
+    },
 }
 
 fn wire_epoch(epoch: Option<Epoch>) -> Option<WireEpoch> {
@@ -169,6 +177,7 @@ impl Body {
                 ballot: ballot.0,
                 epoch: wire_epoch(report.epoch),
                 chosen: report.chosen.0,
+                chosen_origin: report.chosen_origin.0,
                 trimmed: report.trimmed.0,
                 runs: report.runs.iter().map(WireRun::of).collect(),
                 configurations: report.configurations.iter().map(wire_configuration).collect(),
@@ -225,6 +234,7 @@ impl Body {
             Message::Relinquish { ballot, successor } => {
                 Body::Relinquish { ballot: ballot.0, successor: successor.map(|id| id.0) }
             }
+            Message::Reserve { ballot, next } => Body::Reserve { ballot: ballot.0, next: next.0 },
         }
     }
 
@@ -232,7 +242,7 @@ impl Body {
     pub(super) fn extra_bytes(&self) -> usize {
         match self {
             Body::Promise { runs, configurations, .. } => {
-                runs.len() * 32 + configurations.len() * (CONFIGURATION_BYTES_MAX + 32)
+                runs.len() * 40 + configurations.len() * (CONFIGURATION_BYTES_MAX + 32)
             }
             Body::Trimmed { .. } => CONFIGURATION_BYTES_MAX,
             _ => 0,
@@ -253,8 +263,9 @@ impl Body {
 
 impl WireRun {
     fn of(run: &Run) -> WireRun {
-        let Run { first, last, ballot, unknown } = *run;
-        WireRun { first: first.0, last: last.0, ballot: ballot.0, unknown }
+        let Run { first, last, ballot, origin, begins_lead, unknown } = *run;
+        let (ballot, origin) = (ballot.0, origin.0);
+        WireRun { first: first.0, last: last.0, ballot, origin, begins_lead, unknown }
     }
 }
 
@@ -270,7 +281,7 @@ fn first_slot(number: impl Into<u64>) -> Result<Slot, PeerError> {
 }
 
 /// A ballot that a member may use.
-fn ballot(number: impl Into<u64>) -> Result<Ballot, PeerError> {
+pub(super) fn ballot(number: impl Into<u64>) -> Result<Ballot, PeerError> {
     let ballot = Ballot(number.into());
     if ballot.number() == MemberNumber(0) || ballot.round() > ROUND_MAX {
         return Err(PeerError::Ballot { ballot: ballot.0 });
@@ -332,10 +343,19 @@ impl ArchivedRecord {
                 last: slot("the last", *last)?,
                 configuration_slot: slot("a configuration's", *configuration_slot)?,
             },
-            B::Promise { ballot: b, epoch: e, chosen, trimmed, runs, configurations } => {
+            B::Promise {
+                ballot: b,
+                epoch: e,
+                chosen,
+                chosen_origin,
+                trimmed,
+                runs,
+                configurations,
+            } => {
                 let report = PromiseReport {
                     epoch: epoch(e.as_ref()),
                     chosen: slot("chosen", *chosen)?,
+                    chosen_origin: any_ballot(*chosen_origin)?,
                     trimmed: slot("trimmed", *trimmed)?,
                     runs: promised_runs(runs, chosen.to_native())?,
                     configurations: promised_configurations(configurations)?,
@@ -397,6 +417,9 @@ impl ArchivedRecord {
                 ballot: ballot(*b)?,
                 successor: successor.as_ref().map(|id| MemberId(id.to_native())),
             },
+            B::Reserve { ballot: b, next } => {
+                Message::Reserve { ballot: ballot(*b)?, next: ballot(*next)? }
+            }
         })
     }
 }
@@ -415,7 +438,12 @@ fn promised_runs(archived: &[ArchivedWireRun], chosen: u64) -> Result<Vec<Run>, 
             return Err(PeerError::Slot { what: "a run's", slot: first.0 });
         }
         before = last.0;
-        runs.push(Run { first, last, ballot: any_ballot(run.ballot)?, unknown: run.unknown });
+        let (ballot, origin) = (any_ballot(run.ballot)?, any_ballot(run.origin)?);
+        if origin > ballot {
+            return Err(PeerError::Ballot { ballot: origin.0 });
+        }
+        let (begins_lead, unknown) = (run.begins_lead, run.unknown);
+        runs.push(Run { first, last, ballot, origin, begins_lead, unknown });
     }
     Ok(runs)
 }

@@ -248,7 +248,7 @@ impl Identity {
 impl Hello {
     pub(super) fn check(self) -> Result<Hello, PeerError> {
         let (oldest, newest) = (self.protocol_oldest, self.protocol_newest);
-        if oldest == 0 || oldest > newest || self.from == self.to {
+        if oldest > newest || self.from == self.to {
             let (from, to) = (self.from, self.to);
             return Err(PeerError::Hello { from, to, oldest, newest });
         }

@@ -50,6 +50,11 @@ fn ballot(round: u64, number: u32) -> Ballot {
     Ballot::of(round, MemberNumber(number))
 }
 
+/// Of the entry in a slot.
+fn origin(slot: Slot) -> Ballot {
+    ballot(1 + slot.0 % 5, 3)
+}
+
 fn route(group: u64) -> Route {
     Route { group: GroupId(group), from: MemberId(0xf0), to: MemberId(0x70) }
 }
@@ -74,7 +79,7 @@ fn batch(messages: &[Owned]) -> AlignedVec<16> {
         };
         let entry = |slot: Slot| {
             let entry = entries.get((slot.0 - first.0) as usize)?;
-            Some((entry.0, &entry.1[..]))
+            Some((entry.0, origin(slot), &entry.1[..]))
         };
         let last = Slot(first.0 + entries.len() as u64 - 1);
         let pushed = builder.push_entries(*route, message, last, usize::MAX, entry);
@@ -183,8 +188,10 @@ fn golden_bytes_of_a_batch() {
 
 const GOLDEN_BATCH: &str = concat!(
     "656e747279206f6e6500000000000000", // the first entry's bytes, padded to 8; the second has none
-    "0900000001000000",                 // first entry: length, kind
-    "0000000001000000",                 // second entry
+    "0300200000000000",                 // first entry: origin
+    "0900000001000000",                 // length, kind
+    "0300300000000000",                 // second entry: origin
+    "0000000001000000",                 // length, kind
     "0500000000000000",                 // Accept: group
     "f000000000000000",                 // from
     "7000000000000000",                 // to
@@ -210,8 +217,8 @@ const GOLDEN_BATCH: &str = concat!(
     "0100000000000000", // an epoch follows
     "0600000000000000", // its incarnation
     "0500000000000000", // its count
-    "f0feffff10000000", // root: entries' bytes, 272 back, 16
-    "f8feffff02000000", // entries, 264 back, 2
+    "e0feffff10000000", // root: entries' bytes, 288 back, 16
+    "e8feffff02000000", // entries, 280 back, 2
     "00ffffff02000000", // messages, 256 back, 2
 );
 
@@ -222,6 +229,7 @@ fn every_message_has_the_variant_number_of_the_wire() {
     let report = PromiseReport {
         epoch: None,
         chosen: slot,
+        chosen_origin: ballot,
         trimmed: slot,
         runs: Vec::new(),
         configurations: Vec::new(),
@@ -239,6 +247,7 @@ fn every_message_has_the_variant_number_of_the_wire() {
         accepted(),
         Message::Trimmed { ballot, base: slot, configuration },
         Message::Relinquish { ballot, successor: None },
+        Message::Reserve { ballot, next: ballot },
     ];
     for (number, message) in in_order.into_iter().enumerate() {
         let entries = first_of(&message).map(|_| (EntryKind::NoOp, Vec::new()));
@@ -410,16 +419,18 @@ fn any_report() -> impl Strategy<Value = PromiseReport> {
             let runs = runs.into_iter().map(|(gap, more, ballot, unknown)| {
                 let first = Slot(end + gap);
                 end = first.0 + more;
-                Run { first, last: Slot(end), ballot, unknown }
+                let (last, begins_lead) = (Slot(end), gap % 2 == 0);
+                Run { first, last, ballot, origin: ballot, begins_lead, unknown }
             });
-            let runs = runs.collect();
+            let runs: Vec<Run> = runs.collect();
             let mut slot = 0;
             let configurations = configurations.into_iter().map(|(gap, configuration)| {
                 slot += gap;
                 ConfigurationAt { slot: Slot(slot), configuration }
             });
             let configurations = configurations.collect();
-            PromiseReport { epoch, chosen, trimmed, runs, configurations }
+            let chosen_origin = runs.first().map_or(Ballot(0), |run| run.ballot);
+            PromiseReport { epoch, chosen, chosen_origin, trimmed, runs, configurations }
         },
     )
 }
@@ -475,6 +486,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any_ballot(), prop::option::of(any::<u64>())).prop_map(|(ballot, successor)| {
             Message::Relinquish { ballot, successor: successor.map(MemberId) }
         }),
+        (any_ballot(), any_ballot()).prop_map(|(ballot, next)| Message::Reserve { ballot, next }),
     ]
 }
 
@@ -512,6 +524,9 @@ proptest! {
             panic!("a batch")
         };
         prop_assert_eq!(reader.messages(), messages.len());
+        for entry in reader.iter().flat_map(|message| message.entries) {
+            prop_assert_eq!(entry.origin, origin(entry.slot));
+        }
         prop_assert_eq!(unpack(reader), messages);
     }
 
@@ -598,11 +613,18 @@ fn what_no_correct_member_says_is_refused_by_name() {
     let no_op = (EntryKind::NoOp, Vec::new());
     assert_eq!(name_of(&[(route(1), accept, vec![no_op.clone(), no_op])]), "slot");
 
-    let run =
-        |first, last| Run { first: Slot(first), last: Slot(last), ballot: good, unknown: false };
+    let run = |first, last| Run {
+        first: Slot(first),
+        last: Slot(last),
+        ballot: good,
+        origin: good,
+        begins_lead: false,
+        unknown: false,
+    };
     let promise = |runs, configurations| {
-        let (chosen, trimmed) = (Slot(4), Slot(0));
-        let report = PromiseReport { epoch: None, chosen, trimmed, runs, configurations };
+        let (chosen, chosen_origin, trimmed) = (Slot(4), good, Slot(0));
+        let report =
+            PromiseReport { epoch: None, chosen, chosen_origin, trimmed, runs, configurations };
         alone(Message::Promise { ballot: good, report })
     };
     assert_eq!(name_of(&promise(vec![run(4, 9)], Vec::new())), "slot");
@@ -627,7 +649,6 @@ fn unknown_kinds_versions_and_greetings_are_refused_by_name() {
     assert_eq!(name(PeerKind::Welcome as u16, 1), "archive");
     let bad = [
         (Hello { protocol_oldest: 2, ..hello }, "hello"),
-        (Hello { protocol_oldest: 0, ..hello }, "hello"),
         (Hello { to: hello.from, ..hello }, "hello"),
         (Hello { authentication: 9, ..hello }, "number"),
     ];
@@ -688,7 +709,7 @@ fn a_range_too_long_for_a_batch_goes_on_in_the_next() {
             *first = slot;
         }
         builder.begin(AlignedVec::new());
-        let entry = |_| Some((EntryKind::Data, &payload[..]));
+        let entry = |_| Some((EntryKind::Data, ballot(1, 1), &payload[..]));
         let pushed = builder.push_entries(route(1), &message, last, usize::MAX, entry);
         assert!(
             pushed.entries > 0 && pushed.full == (slot.0 + u64::from(pushed.entries) <= last.0)
@@ -705,7 +726,7 @@ fn a_range_too_long_for_a_batch_goes_on_in_the_next() {
 #[test]
 fn a_budget_cuts_a_range_but_lets_one_entry_pass() {
     let payload = vec![7; 1000];
-    let entry = |_| Some((EntryKind::Data, &payload[..]));
+    let entry = |_| Some((EntryKind::Data, ballot(1, 1), &payload[..]));
     let mut builder = BatchBuilder::default();
     builder.begin(AlignedVec::new());
     let message = accept(&[b"x"]).1;
@@ -714,7 +735,7 @@ fn a_budget_cuts_a_range_but_lets_one_entry_pass() {
     let pushed = builder.push_entries(route(1), &message, Slot(30), 0, entry);
     assert_eq!(pushed, Pushed { entries: 1, full: false });
     // What is damaged here, or not at hand, ends the range; without an entry there is no message.
-    let unknown = |_| Some((EntryKind::Unknown, &payload[..]));
+    let unknown = |_| Some((EntryKind::Unknown, ballot(1, 1), &payload[..]));
     let pushed = builder.push_entries(route(1), &message, Slot(30), 9999, unknown);
     assert_eq!((pushed.entries, builder.messages()), (0, 2));
 }

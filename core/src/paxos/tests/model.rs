@@ -42,6 +42,7 @@ const SETTINGS: Settings = Settings {
     election_retry_nanos: NEVER,
     election_spread_nanos: NEVER,
     give_up_nanos: NEVER,
+    hand_over_nanos: NEVER,
     ..Settings::DEFAULT
 };
 const LIVENESS: LivenessSettings =
@@ -340,7 +341,8 @@ impl MemberState {
         if let Some(held) = self.replica.held(slot) {
             let configuration = self.replica.configuration_entry(slot).copied();
             let (kind, value, bytes) = (held.kind, held.handle.0, held.bytes);
-            return Some(Record { kind, value, bytes, configuration });
+            let origin = held.origin;
+            return Some(Record { kind, origin, value, bytes, configuration });
         }
         self.log.get(slot).map(|(_, record)| record.clone())
     }
@@ -559,7 +561,7 @@ impl Small {
                 PairEffect::Send { to, message } => {
                     self.send(state, index, to.0, Wire::Pair(message));
                 }
-                PairEffect::Changed { .. } => changed = true,
+                PairEffect::Changed { .. } | PairEffect::Doubted { .. } => changed = true,
             }
         }
         if changed {

@@ -2,9 +2,9 @@
 
 use super::super::{At, Bug, ballot::MemberNumber};
 use super::super::{
-    Az, Change, ChangeRefused, Configuration, ConfigurationAt, Effect, EntryKind, Handle, Held,
-    Input, MemberId, MemberRole, Message, NotBegun, NotProposed, Offered, Payload, PersistId,
-    Recovered, Refusal, Replica, RoleName, Settings,
+    Az, Change, ChangeRefused, Configuration, ConfigurationAt, Effect, Handle, Input, MemberId,
+    MemberRole, Message, NotBegun, NotProposed, Offered, Payload, PersistId, Recovered, Refusal,
+    Replica, RoleName, Settings,
 };
 use super::sim::{MILLI, Plan, Sim};
 use crate::ids::{Ballot, Slot};
@@ -21,28 +21,37 @@ const QUIET: Plan = Plan {
     trace: false,
 };
 
-fn founders(count: u16) -> Configuration {
+pub(super) fn founders(count: u16) -> Configuration {
     let members: Vec<_> =
         (1..=count).map(|n| (MemberId(n.into()), Peer(u32::from(n) - 1), Az(n))).collect();
     Configuration::bootstrap(&members, 3).unwrap()
 }
 
-fn alone() -> Liveness {
+pub(super) fn alone() -> Liveness {
     Liveness::new(Peer(0), 1, LivenessSettings::DEFAULT, true, Nanos(0))
 }
 
-fn step(replica: &mut Replica, liveness: &Liveness, now: u64, input: Input<'_>) -> Vec<Effect> {
+pub(super) fn step(
+    replica: &mut Replica,
+    liveness: &Liveness,
+    now: u64,
+    input: Input<'_>,
+) -> Vec<Effect> {
     let mut effects = Vec::new();
     replica.step(input, At { now: Nanos(now), liveness, random: u64::MAX }, &mut effects);
     effects
 }
 
-fn message<'a>(from: u64, message: &'a Message, entries: &'a [Offered<'a>]) -> Input<'a> {
+pub(super) fn message<'a>(
+    from: u64,
+    message: &'a Message,
+    entries: &'a [Offered<'a>],
+) -> Input<'a> {
     let (from, peer) = (MemberId(from), Peer(from as u32 - 1));
     Input::Message { from, peer, message, entries }
 }
 
-fn sent(effects: &[Effect]) -> Vec<&Message> {
+pub(super) fn sent(effects: &[Effect]) -> Vec<&Message> {
     let sends = effects.iter().filter_map(|effect| match effect {
         Effect::Send { message, .. } => Some(message),
         _ => None,
@@ -50,7 +59,7 @@ fn sent(effects: &[Effect]) -> Vec<&Message> {
     sends.collect()
 }
 
-fn last_persist(effects: &[Effect]) -> PersistId {
+pub(super) fn last_persist(effects: &[Effect]) -> PersistId {
     let ids = effects.iter().filter_map(|effect| match effect {
         Effect::PersistPromise { id, .. } | Effect::PersistEntries { id, .. } => Some(*id),
         _ => None,
@@ -58,18 +67,19 @@ fn last_persist(effects: &[Effect]) -> PersistId {
     ids.max().expect("something is to be persisted")
 }
 
-fn prepare(round: u64, number: u32) -> Message {
+pub(super) fn prepare(round: u64, number: u32) -> Message {
     let ballot = Ballot::of(round, MemberNumber(number));
     Message::Prepare { ballot, last: Slot(0), configuration_slot: Slot(0) }
 }
 
-fn accept(round: u64, number: u32, first: u64) -> Message {
+pub(super) fn accept(round: u64, number: u32, first: u64) -> Message {
     let ballot = Ballot::of(round, MemberNumber(number));
     Message::Accept { ballot, first: Slot(first), chosen: Slot(0), trim: Slot(0) }
 }
 
-fn data(value: u64) -> Offered<'static> {
-    Offered { handle: Handle(value), bytes: 10, payload: Payload::Data }
+pub(super) fn data(value: u64) -> Offered<'static> {
+    let origin = Ballot::of(1, MemberNumber(1));
+    Offered { handle: Handle(value), bytes: 10, payload: Payload::Data, origin }
 }
 
 #[test]
@@ -144,44 +154,8 @@ fn a_log_replica_never_stands_for_election() {
 }
 
 #[test]
-fn a_damaged_range_is_reported_unknown_and_stops_a_candidate_without_a_knowing_quorum() {
-    let ballot = Ballot::of(1, MemberNumber(2));
-    let held = |kind| Held { ballot, handle: Handle(1), bytes: 1, kind };
-    let recovered = Recovered {
-        promised: ballot,
-        chosen: Slot(3),
-        applied: Slot(3),
-        checkpoint: Slot(0),
-        trimmed: Slot(0),
-        configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
-        entries: vec![held(EntryKind::Data), held(EntryKind::Unknown)],
-    };
-    let mut member = Replica::recover(MemberId(1), Settings::DEFAULT, recovered);
-    let liveness = alone();
-    let mut effects = Vec::new();
-    member.stand(At { now: Nanos(0), liveness: &liveness, random: 0 }, &mut effects);
-    let upto = last_persist(&effects);
-    step(&mut member, &liveness, 0, Input::Persisted { upto });
-    let mine = member.figures().promised;
-    let report = |runs| super::super::PromiseReport {
-        epoch: None,
-        chosen: Slot(3),
-        trimmed: Slot(0),
-        runs,
-        configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
-    };
-    // Itself and one other: only one of them knows slot 5.
-    let promise = Message::Promise { ballot: mine, report: report(Vec::new()) };
-    step(&mut member, &liveness, 0, message(2, &promise, &[]));
-    assert_eq!(member.figures().role, RoleName::Preparing);
-    // The third knows it too: two of three that know slot 5 to be empty are a quorum.
-    step(&mut member, &liveness, 0, message(3, &promise, &[]));
-    assert_eq!(member.figures().role, RoleName::Leading);
-}
-
-#[test]
 fn a_failed_log_is_final_and_the_leader_steps_down() {
-    let mut member = lone_leader();
+    let mut member = lone_leader(None);
     let liveness = alone();
     let effects = step(&mut member, &liveness, 0, Input::LogFailed);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::StepsDown { .. })));
@@ -191,8 +165,8 @@ fn a_failed_log_is_final_and_the_leader_steps_down() {
 }
 
 /// A group of one whose member leads and serves.
-fn lone_leader() -> Replica {
-    let mut member = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(1));
+fn lone_leader(bug: Option<Bug>) -> Replica {
+    let mut member = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(1)).with_bug(bug);
     let liveness = alone();
     let mut effects = Vec::new();
     member.stand(At { now: Nanos(0), liveness: &liveness, random: 0 }, &mut effects);
@@ -217,7 +191,7 @@ fn lone_leader() -> Replica {
 
 #[test]
 fn a_group_of_one_leads_alone_and_durable_is_chosen() {
-    let mut member = lone_leader();
+    let mut member = lone_leader(None);
     let liveness = alone();
     let slot = member.propose(Handle(9), 10).unwrap();
     let effects = step(&mut member, &liveness, 0, Input::Tick);
@@ -228,17 +202,29 @@ fn a_group_of_one_leads_alone_and_durable_is_chosen() {
     assert_eq!(member.held(slot).map(|held| held.handle), Some(Handle(9)));
 }
 
+fn add(id: u64) -> Change {
+    Change::AddLogReplica { id: MemberId(id), peer: Peer(id as u32), az: Az(id as u16) }
+}
+
+/// A group of one that becomes one of two, and is asked for a third member before that is chosen.
+fn a_change_follows_another(bug: Option<Bug>) -> Option<&'static str> {
+    let mut member = lone_leader(bug);
+    let liveness = alone();
+    let at = At { now: Nanos(0), liveness: &liveness, random: 0 };
+    member.change(add(2), 3, at, &mut Vec::new()).unwrap();
+    if member.change(add(3), 3, at, &mut Vec::new()).is_ok() {
+        return Some("a change of the members follows another that is not chosen");
+    }
+    None
+}
+
 #[test]
 fn membership_changes_come_one_at_a_time_and_nothing_follows_until_both_majorities_hold_them() {
-    let mut member = lone_leader();
+    assert_eq!(a_change_follows_another(None), None);
+    let mut member = lone_leader(None);
     let liveness = alone();
     let at = At { now: Nanos(0), liveness: &liveness, random: 0 };
     let mut effects = Vec::new();
-    let add = |id: u64| Change::AddLogReplica {
-        id: MemberId(id),
-        peer: Peer(id as u32),
-        az: Az(id as u16),
-    };
     let slot = member.change(add(2), 3, at, &mut effects).unwrap();
     assert_eq!(member.propose(Handle(1), 1), Err(NotProposed::Changing));
     let second = member.change(add(3), 3, at, &mut effects);
@@ -270,6 +256,39 @@ fn membership_changes_come_one_at_a_time_and_nothing_follows_until_both_majoriti
         member.configuration().unwrap().configuration.find(MemberId(2)).unwrap().role,
         MemberRole::Log
     );
+}
+
+#[test]
+fn a_log_replica_that_has_caught_up_says_so_though_the_group_is_idle() {
+    let liveness = alone();
+    let at = At { now: Nanos(0), liveness: &liveness, random: 0 };
+    // As the leader, member 1, has it: itself, and member 2 as a log replica.
+    let mut leader = lone_leader(None);
+    let add = Change::AddLogReplica { id: MemberId(2), peer: Peer(1), az: Az(2) };
+    leader.change(add, 3, at, &mut Vec::new()).unwrap();
+    let figures = leader.figures();
+    let mut configuration = *leader.configuration().unwrap();
+    configuration.configuration = configuration.configuration.changed(add, 3).unwrap();
+    let (ballot, base) = (figures.promised, configuration.slot);
+    let mut member = Replica::joining(MemberId(2), Settings::DEFAULT);
+    let mut say = |input: Input<'_>| step(&mut member, &liveness, 0, input);
+    say(message(1, &Message::Trimmed { ballot, base, configuration }, &[]));
+    let (first, last) = (base.next(), Slot(base.0 + 9));
+    let accept = Message::Accept { ballot, first, chosen: last, trim: Slot(0) };
+    let entries: Vec<_> = (1..=9).map(data).collect();
+    let effects = say(message(1, &accept, &entries));
+    say(Input::Persisted { upto: last_persist(&effects) });
+    let told = |effects: &[Effect]| {
+        sent(effects).into_iter().find_map(|message| match message {
+            Message::Accepted { applied, .. } => Some(*applied),
+            _ => None,
+        })
+    };
+    let slot = Slot(base.0 + 3);
+    let effects = say(Input::SnapshotInstalled { slot, configuration });
+    assert_eq!(told(&effects), Some(slot));
+    assert_eq!(told(&say(Input::Applied { slot: Slot(base.0 + 6) })), None, "it goes on");
+    assert_eq!(told(&say(Input::Applied { slot: last })), Some(last));
 }
 
 #[test]
@@ -362,7 +381,7 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
         let mut changed = [false; 3];
         while let Some((from, effect)) = pairs.pop() {
             match effect {
-                PairEffect::Changed { .. } => changed[from] = true,
+                PairEffect::Changed { .. } | PairEffect::Doubted { .. } => changed[from] = true,
                 PairEffect::Send { to, message } => {
                     pair_messages += u64::from(!matches!(message, PairMessage::Ack { .. }));
                     let to = to.0 as usize;
@@ -386,8 +405,12 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
                     None => group[index].step(Input::Tick, at, &mut effects),
                     Some((from, content, count)) => {
                         group_messages += 1;
-                        let no_op =
-                            Offered { handle: Handle::NONE, bytes: 0, payload: Payload::NoOp };
+                        let no_op = Offered {
+                            handle: Handle::NONE,
+                            bytes: 0,
+                            payload: Payload::NoOp,
+                            origin: Ballot(1),
+                        };
                         let entries = vec![no_op; *count];
                         let input = message(*from as u64 + 1, content, &entries);
                         group[index].step(input, at, &mut effects);
@@ -458,7 +481,7 @@ fn ten_thousand_idle_groups_cost_as_many_messages_as_none() {
 }
 
 /// Member 3, which supports the shard of member 1 and has told it so under ballot 1 of member 1.
-fn supporter(before: Option<Recovered>, bug: Option<Bug>) -> (Replica, Liveness, u64) {
+pub(super) fn supporter(before: Option<Recovered>, bug: Option<Bug>) -> (Replica, Liveness, u64) {
     let settings = LivenessSettings::DEFAULT;
     let restarted = before.is_some();
     let mut liveness = Liveness::new(Peer(2), 2, settings, !restarted, Nanos(0));
@@ -493,16 +516,22 @@ fn promises_another(member: &mut Replica, liveness: &Liveness, now: u64) -> Opti
     None
 }
 
-fn support_told_since_a_restart(bug: Option<Bug>) -> Option<&'static str> {
-    let before = Recovered {
-        promised: Ballot::of(1, MemberNumber(1)),
+/// A log of one of three founders that has nothing but a promise.
+pub(super) fn only_promised(promised: Ballot) -> Recovered {
+    Recovered {
+        promised,
         chosen: Slot(0),
+        chosen_origin: Ballot(0),
         applied: Slot(0),
         checkpoint: Slot(0),
         trimmed: Slot(0),
         configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
         entries: Vec::new(),
-    };
+    }
+}
+
+fn support_told_since_a_restart(bug: Option<Bug>) -> Option<&'static str> {
+    let before = only_promised(Ballot::of(1, MemberNumber(1)));
     let (mut member, liveness, now) = supporter(Some(before), bug);
     promises_another(&mut member, &liveness, now)
 }
@@ -518,9 +547,117 @@ fn a_candidate_gives_up(bug: Option<Bug>) -> Option<&'static str> {
     promises_another(&mut member, &liveness, now)
 }
 
+/// Member 1 of three leads, and has logged its first entry. With what it sends then.
+pub(super) fn new_leader(liveness: &Liveness, bug: Option<Bug>) -> (Replica, Vec<Effect>) {
+    let mut leader = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(3)).with_bug(bug);
+    let mut effects = Vec::new();
+    leader.stand(At { now: Nanos(0), liveness, random: 0 }, &mut effects);
+    step(&mut leader, liveness, 0, Input::Persisted { upto: last_persist(&effects) });
+    let report = super::super::PromiseReport {
+        epoch: None,
+        chosen: Slot(0),
+        chosen_origin: Ballot(0),
+        trimmed: Slot(0),
+        runs: Vec::new(),
+        configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
+    };
+    let promise = Message::Promise { ballot: leader.figures().promised, report };
+    let mut effects = step(&mut leader, liveness, 0, message(2, &promise, &[]));
+    assert_eq!(leader.figures().role, RoleName::Leading);
+    let upto = last_persist(&effects);
+    effects.extend(step(&mut leader, liveness, 0, Input::Persisted { upto }));
+    (leader, effects)
+}
+
+/// Member 2 acknowledges the leader's first entry under an older ballot.
+fn a_stale_acknowledgement(bug: Option<Bug>) -> Option<&'static str> {
+    let liveness = alone();
+    let (mut leader, _) = new_leader(&liveness, bug);
+    let last = leader.figures().last_slot;
+    assert!(last > leader.figures().chosen_slot);
+    let stale = Message::Accepted {
+        ballot: Ballot(1),
+        held: last,
+        durable: last,
+        chosen: Slot(0),
+        applied: Slot(0),
+        checkpoint: Slot(0),
+        gap: false,
+        epoch: None,
+    };
+    let effects = step(&mut leader, &liveness, 0, message(2, &stale, &[]));
+    let chosen = effects.iter().any(|effect| matches!(effect, Effect::Chosen { .. }));
+    chosen.then_some("an acknowledgement of an older ballot counts")
+}
+
+/// A candidate whose disk takes its time, and fails: what leaves it of a ballot that a restart forgets.
+fn a_ballot_is_forgotten(bug: Option<Bug>) -> Option<&'static str> {
+    let liveness = alone();
+    let stands = || {
+        let founded = only_promised(Ballot(0));
+        let mut member = Replica::recover_with_bug(MemberId(1), Settings::DEFAULT, founded, bug);
+        let mut effects = Vec::new();
+        member.stand(At { now: Nanos(0), liveness: &liveness, random: 0 }, &mut effects);
+        (member, effects)
+    };
+    let (mut member, mut effects) = stands();
+    let upto = last_persist(&effects);
+    effects.extend(step(&mut member, &liveness, 100 * MILLI, Input::Tick));
+    effects.extend(step(&mut member, &liveness, 200 * MILLI, Input::LogFailed));
+    if !sent(&effects).is_empty() {
+        return Some("a ballot is heard of before its owner is sure to remember it");
+    }
+    let (mut member, _) = stands();
+    let effects = step(&mut member, &liveness, 0, Input::Persisted { upto });
+    assert!(matches!(sent(&effects)[..], [Message::Prepare { .. }, Message::Prepare { .. }]));
+    let effects = step(&mut member, &liveness, 0, Input::LogFailed);
+    assert!(matches!(sent(&effects)[..], [Message::Relinquish { .. }, Message::Relinquish { .. }]));
+    None
+}
+
+#[test]
+fn nobody_hears_of_a_ballot_before_its_owner_is_sure_to_remember_it() {
+    assert_eq!(a_ballot_is_forgotten(None), None);
+}
+
+#[test]
+fn an_acknowledgement_counts_for_its_own_ballot_only() {
+    assert_eq!(a_stale_acknowledgement(None), None);
+}
+
 #[test]
 fn support_told_since_a_restart_holds_back_a_promise() {
     assert_eq!(support_told_since_a_restart(None), None);
+}
+
+/// Following a leader that has nothing to accept logs nothing, and yet tells it of support: so what the
+/// log says was promised, to whomever, decides nothing before the wait is over.
+#[test]
+fn a_restarted_member_promises_nobody_for_one_lease_length() {
+    let settings = LivenessSettings::DEFAULT;
+    let own = Ballot::of(1, MemberNumber(3));
+    for promised in [Ballot(0), Ballot::of(1, MemberNumber(1)), own] {
+        let before = only_promised(promised);
+        let mut liveness = Liveness::new(Peer(2), 2, settings, false, Nanos(0));
+        (0..2).for_each(|peer| liveness.add_peer(Peer(peer), Nanos(0)));
+        let mut member = Replica::recover_with_bug(MemberId(3), Settings::DEFAULT, before, None);
+        let promises = |effects: &[Effect]| {
+            effects.iter().any(|effect| matches!(effect, Effect::PersistPromise { .. }))
+        };
+        let over = liveness.promises_from().0;
+        assert!(over >= settings.lease_nanos);
+        for at in (0..over).step_by(5 * MILLI as usize) {
+            // Nobody is heard; another is ready to help it.
+            let ballot = Ballot::of(2, MemberNumber(3));
+            let helped = Message::CanvassAnswer { ballot };
+            for input in [Input::Tick, message(2, &helped, &[]), message(2, &prepare(9, 2), &[])] {
+                let effects = step(&mut member, &liveness, at, input);
+                assert!(!promises(&effects), "{promised} at {at}");
+            }
+        }
+        let effects = step(&mut member, &liveness, over, message(2, &prepare(9, 2), &[]));
+        assert!(promises(&effects), "{promised}");
+    }
 }
 
 #[test]
@@ -538,9 +675,52 @@ fn a_candidate_that_gives_up_releases_nobody_from_the_leader() {
 pub(super) fn catches(bug: Bug) -> Option<&'static str> {
     match bug {
         Bug::ForgetSupportToldSinceRestart => support_told_since_a_restart(Some(bug)),
+        Bug::PrepareUndurableBallot => a_ballot_is_forgotten(Some(bug)),
+        Bug::CountStaleAcknowledgement => a_stale_acknowledgement(Some(bug)),
+        Bug::TwoChangesAtOnce => a_change_follows_another(Some(bug)),
         Bug::RelinquishedCoversLower => a_candidate_gives_up(Some(bug)),
         _ => None,
     }
+}
+
+#[test]
+fn who_finds_no_quorum_asks_quickly_at_first_and_then_ever_more_rarely() {
+    let liveness = alone();
+    let mut member = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(3));
+    let (mut asked_at, mut now) = (Vec::new(), 0);
+    while now < 10_000 * MILLI {
+        let effects = step(&mut member, &liveness, now, Input::Tick);
+        let asks = |message: &&Message| matches!(message, Message::Canvass { .. });
+        if sent(&effects).into_iter().any(|message| asks(&message)) {
+            asked_at.push(now / MILLI);
+        }
+        now = member.next_due().expect("it goes on asking").0.max(now + 1);
+    }
+    // A few groups elect in the first round trips after a leader's lease ended …
+    assert!(asked_at.len() > 4 && asked_at[3] < 300, "{asked_at:?}");
+    // … and thousands without a quorum must not fill the links: at a fixed pace it was 160 times.
+    assert!(asked_at.len() < 40, "{} times: {asked_at:?}", asked_at.len());
+}
+
+#[test]
+fn a_ballot_given_up_is_relinquished_again_after_another_leader_too() {
+    let mut liveness = alone();
+    liveness.add_peer(Peer(1), Nanos(0));
+    let mut member = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(3));
+    let mut effects = Vec::new();
+    member.stand(At { now: Nanos(0), liveness: &liveness, random: 0 }, &mut effects);
+    let upto = last_persist(&effects);
+    step(&mut member, &liveness, 0, Input::Persisted { upto });
+    // Another one leads: member 3 may have heard of neither.
+    step(&mut member, &liveness, MILLI, message(2, &accept(9, 2, 1), &[]));
+    assert_eq!(member.leader(), Some(MemberId(2)));
+    let over = Message::Relinquish { ballot: Ballot::of(9, MemberNumber(2)), successor: None };
+    let mut effects = step(&mut member, &liveness, 2 * MILLI, message(2, &over, &[]));
+    effects.extend(step(&mut member, &liveness, 100 * MILLI, Input::Tick));
+    let own = Ballot::of(1, MemberNumber(1));
+    let again =
+        |message: &Message| matches!(message, Message::Relinquish { ballot, .. } if *ballot == own);
+    assert!(sent(&effects).into_iter().any(again), "{effects:?}");
 }
 
 #[test]

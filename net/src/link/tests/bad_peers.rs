@@ -287,3 +287,32 @@ fn a_dialer_refused_for_good_tries_seldom() {
     assert_eq!(counters.established, 0);
     assert!(counted(&world, "wrong_cluster") >= counters.refused_by_peers[reason]);
 }
+
+#[test]
+fn a_wrong_length_makes_nobody_deaf_to_a_peer_that_goes_on_speaking() {
+    let mut keep_alive = SendBuf::new();
+    frame::append_peer(&mut keep_alive, &KeepAlive { count: 1 });
+    let mut longer = keep_alive.clone();
+    // The bit of a megabyte: a length that a frame may have, and that keep-alives fill in hours.
+    longer[2] ^= 0x10;
+    let frame_millis = LinkSettings::DEFAULT.frame_nanos_max / MILLI;
+    let mut world = world();
+    let wire = world.connect_stranger(0);
+    world.stranger_sends(wire, &bytes_of(&hello()));
+    // One that is only slow is no worse for it: a byte at a time, and each frame in time.
+    let slow = frame_millis / keep_alive.len() as u64 * 8 / 10;
+    for byte in keep_alive.iter().chain(keep_alive.iter()) {
+        world.stranger_sends(wire, std::slice::from_ref(byte));
+        world.run_for(slow * MILLI);
+    }
+    assert!(world.nodes[0].links.is_up(Peer(2)));
+    world.stranger_sends(wire, &longer);
+    for _ in 0..frame_millis / 100 + 1 {
+        world.stranger_sends(wire, &keep_alive);
+        world.run_for(100 * MILLI);
+    }
+    assert!(!world.nodes[0].links.is_up(Peer(2)), "what it says was not heard for long");
+    assert!(world.stranger_heard(wire).1);
+    assert_eq!(counted(&world, "unfinished"), 1);
+    check_unharmed(&world);
+}

@@ -81,7 +81,7 @@ impl Shell for Talker {
                 let entries: Vec<_> =
                     (5..=last.0).map(|slot| entry_of(number, Slot(slot))).collect();
                 let queued = links.send_entries(to, route(number), &message, last, |slot| {
-                    Some((EntryKind::Data, &entries[slot.0 as usize - 5][..]))
+                    Some((EntryKind::Data, ballot, &entries[slot.0 as usize - 5][..]))
                 });
                 self.queued += u64::from(queued > 0);
             }
@@ -290,7 +290,7 @@ fn a_peer_that_reads_nothing_costs_a_bounded_queue_and_hears_of_life_first() {
     };
     let links = &mut world.nodes[0].links;
     for number in 0..200 {
-        let entries = |_| Some((EntryKind::Data, &entry[..]));
+        let entries = |_| Some((EntryKind::Data, Ballot(1 << 20 | 1), &entry[..]));
         links.send_entries(Peer(1), route(number + 1_000_000), &message, Slot(9), entries);
         let status = links.status(Peer(1)).unwrap();
         assert!(status.queued_bytes <= settings.data_bytes_max + 300_000);

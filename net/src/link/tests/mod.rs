@@ -2,6 +2,7 @@
 //! production machines that exchange real frames.
 
 mod bad_peers;
+mod crowds;
 mod delivery;
 mod shells;
 mod world;

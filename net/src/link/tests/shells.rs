@@ -21,6 +21,7 @@ const GROUP: GroupId = GroupId(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Record {
     kind: EntryKind,
+    origin: Ballot,
     bytes: Vec<u8>,
 }
 
@@ -125,7 +126,8 @@ impl Member {
     fn record(&self, slot: Slot) -> Option<Record> {
         if let Some(held) = self.replica.held(slot) {
             let staged = self.staged.get(&held.handle.0).cloned();
-            return Some(Record { kind: held.kind, bytes: staged.unwrap_or_default() });
+            let (kind, origin) = (held.kind, held.origin);
+            return Some(Record { kind, origin, bytes: staged.unwrap_or_default() });
         }
         self.log.get(slot.0 as usize - 1).map(|(_, record)| record.clone())
     }
@@ -145,12 +147,17 @@ impl Member {
             let is_data = record.kind == EntryKind::Data;
             let handle = if is_data { self.stage(&record.bytes) } else { Handle::NONE };
             let bytes = record.bytes.len() as u32;
-            entries.push(Held { ballot, handle, bytes, kind: record.kind });
+            let Record { origin, kind, .. } = record;
+            entries.push(Held { ballot, origin, handle, bytes, kind });
         }
         let first = ConfigurationAt { slot: Slot(0), configuration: self.configuration };
         let recovered = Recovered {
             promised: self.disk.promised,
             chosen,
+            chosen_origin: match chosen.0 {
+                0 => Ballot(0),
+                slot => self.log[slot as usize - 1].1.origin,
+            },
             applied: chosen,
             checkpoint: Slot(0),
             trimmed: Slot(0),
@@ -233,7 +240,7 @@ impl Member {
                 let (first, records): (_, Vec<Record>) = (*first, range.collect());
                 links.send_entries(peer, route, &message, last, |slot| {
                     let record = records.get((slot.0 - first.0) as usize)?;
-                    Some((record.kind, &record.bytes[..]))
+                    Some((record.kind, record.origin, &record.bytes[..]))
                 });
             }
             Effect::Chosen { slot } => self.chosen(slot),
@@ -266,13 +273,15 @@ impl Sink for Member {
         assert_eq!(self.configuration.find(route.from).map(|member| member.peer), Some(from));
         let mut offered = Vec::new();
         for entry in entries {
-            let bytes = entry.bytes.len() as u32;
+            let (bytes, origin) = (entry.bytes.len() as u32, entry.origin);
             offered.push(match entry.kind {
                 EntryKind::Data => {
                     let handle = self.stage(entry.bytes);
-                    Offered { handle, bytes, payload: Payload::Data }
+                    Offered { handle, bytes, payload: Payload::Data, origin }
                 }
-                EntryKind::NoOp => Offered { handle: Handle::NONE, bytes, payload: Payload::NoOp },
+                EntryKind::NoOp => {
+                    Offered { handle: Handle::NONE, bytes, payload: Payload::NoOp, origin }
+                }
                 kind => unreachable!("{kind:?}: the membership stays"),
             });
         }

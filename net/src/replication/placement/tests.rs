@@ -1,4 +1,4 @@
-//! Clusters in which nodes die and come back at random, and orders and reports are lost.
+//! Clusters in which nodes die and come back and links break at random, and orders and reports are lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,8 +12,9 @@ use forebay_core::paxos::{
 use forebay_core::time::Nanos;
 use forebay_storage::sim_disk::SimRandom;
 
+use super::super::membership::APART_NANOS;
 use super::super::topology::{Topology, TopologyNode, node_of};
-use super::{DEAD_AFTER_NANOS, MEMBERS_WANTED, Placement};
+use super::{DEAD_AFTER_NANOS, MEMBERS_WANTED, Placement, Seen, successor};
 
 const STEP_NANOS: u64 = 100 * Nanos::PER_MILLI;
 
@@ -36,6 +37,8 @@ struct Group {
     /// What the shards hold, listed or not: the member, and whether it has caught up.
     held: BTreeMap<Peer, (MemberId, bool)>,
     seen: BTreeSet<MemberId>,
+    /// Listed at some time: with others nothing is lost.
+    listed: BTreeSet<MemberId>,
     /// Not listed at a time when the group had three storage replicas.
     free: BTreeSet<MemberId>,
 }
@@ -47,9 +50,19 @@ struct World {
     groups: BTreeMap<GroupId, Group>,
     /// Since when each node is down.
     down: Vec<Option<Nanos>>,
+    /// Links that are broken, by their two nodes, the lower one first.
+    cut: BTreeSet<(usize, usize)>,
+    /// Since when two nodes have not heard each other.
+    silent: BTreeMap<(usize, usize), Nanos>,
+    /// Where the leader of the system group is; None: it hears everybody that is up.
+    watcher: Option<usize>,
+    /// Its own links break, too, and it knows less.
+    deaf: bool,
+    replace_after: u64,
     now: Nanos,
     loses: bool,
     removed: usize,
+    moved: usize,
 }
 
 fn storage(members: &[Member]) -> usize {
@@ -58,18 +71,28 @@ fn storage(members: &[Member]) -> usize {
 
 impl World {
     fn new(seed: u64, azs: &[u16], groups: usize) -> World {
+        World::replacing_after(DEAD_AFTER_NANOS, seed, azs, groups)
+    }
+
+    fn replacing_after(replace_after: u64, seed: u64, azs: &[u16], groups: usize) -> World {
         let topology = topology(azs);
-        let mut placement = Placement::default();
+        let mut placement = Placement::new(replace_after);
         placement.set_nodes(&topology);
         let mut world = World {
             random: SimRandom::new(seed),
             down: vec![None; azs.len()],
+            cut: BTreeSet::new(),
+            silent: BTreeMap::new(),
+            watcher: None,
+            deaf: false,
+            replace_after,
             topology,
             placement,
             groups: BTreeMap::new(),
             now: Nanos(Nanos::PER_SECOND),
             loses: true,
             removed: 0,
+            moved: 0,
         };
         for index in 0..groups {
             let id = GroupId(index as u64);
@@ -81,11 +104,12 @@ impl World {
                 .collect();
             let configuration = Configuration::bootstrap(&members, world.topology.azs()).unwrap();
             let held = members.iter().map(|(id, peer, _)| (*peer, (*id, true))).collect();
-            let seen = members.iter().map(|(id, _, _)| *id).collect();
+            let seen: BTreeSet<MemberId> = members.iter().map(|(id, _, _)| *id).collect();
+            let listed = seen.clone();
             let at = ConfigurationAt { slot: Slot(0), configuration };
             world.groups.insert(
                 id,
-                Group { at, ballot: 0, leader: None, held, seen, free: BTreeSet::new() },
+                Group { at, ballot: 0, leader: None, held, seen, listed, free: BTreeSet::new() },
             );
         }
         world
@@ -99,6 +123,45 @@ impl World {
     fn works(&self, group: &Group, member: &Member) -> bool {
         let holds = group.held.get(&member.peer).is_some_and(|(id, _)| *id == member.id);
         holds && self.is_up(member.peer)
+    }
+
+    /// Since when the two do not hear each other, if so.
+    fn apart(&self, one: usize, other: usize) -> Option<Nanos> {
+        let pair = (one.min(other), one.max(other));
+        let broken = self.cut.contains(&pair) || one != other && self.is_one_down(one, other);
+        broken.then(|| self.silent.get(&pair).copied().unwrap_or(self.now))
+    }
+
+    fn is_one_down(&self, one: usize, other: usize) -> bool {
+        self.down[one].or(self.down[other]).is_some()
+    }
+
+    /// Notes who has begun to be apart.
+    fn note_apart(&mut self) {
+        let places = 0..self.down.len();
+        let pairs = places.clone().flat_map(|one| (one + 1..places.end).map(move |two| (one, two)));
+        let apart = pairs.filter_map(|(one, two)| Some(((one, two), self.apart(one, two)?)));
+        self.silent = apart.collect();
+    }
+
+    fn reaches(&self, one: Peer, other: Peer) -> bool {
+        let up = self.is_up(one) && self.is_up(other);
+        up && self.apart(node_of(one), node_of(other)).is_none()
+    }
+
+    fn break_link(&mut self, one: usize, other: usize) {
+        if one != other {
+            self.cut.insert((one.min(other), one.max(other)));
+        }
+    }
+
+    /// Whether the member could lead the group now.
+    fn could_lead(&self, group: &Group, member: &Member) -> bool {
+        let reached =
+            |other: &Member| self.works(group, other) && self.reaches(member.peer, other.peer);
+        self.works(group, member)
+            && member.role == MemberRole::Storage
+            && group.at.configuration.has_quorum(reached)
     }
 
     fn kill(&mut self, node: usize) {
@@ -121,21 +184,29 @@ impl World {
         for id in ids {
             let group = &self.groups[&id];
             let configuration = group.at.configuration;
-            let quorum = configuration.has_quorum(|member| self.works(group, member));
-            let can = |member: &&Member| {
-                quorum && self.works(group, member) && member.role == MemberRole::Storage
-            };
+            let can = |member: &&Member| self.could_lead(group, member);
             let stays =
                 configuration.members().iter().filter(can).find(|m| Some(m.id) == group.leader);
             let leader = stays.or_else(|| configuration.members().iter().find(can)).copied();
+            let (leader, moved) = match leader {
+                Some(leader) if self.yields(group, leader) => {
+                    let members = configuration.members();
+                    let reaches = |from: Peer, to: Peer| self.reaches(from, to);
+                    let mut next = successor(members, leader.peer, reaches);
+                    let next = next.find(|next| self.works(group, next));
+                    (next.or(Some(leader)), usize::from(next.is_some()))
+                }
+                leader => (leader, 0),
+            };
             let mut marks = Marks::default();
             for (place, member) in configuration.members().iter().enumerate() {
-                if !self.is_up(member.peer) {
+                if leader.is_none_or(|leader| !self.reaches(leader.peer, member.peer)) {
                     marks.set_unreached(place);
                 } else if !self.works(group, member) {
                     marks.set_lost(place);
                 }
             }
+            self.moved += moved;
             let group = self.groups.get_mut(&id).unwrap();
             if leader.map(|leader| leader.id) != group.leader {
                 group.leader = leader.map(|leader| leader.id);
@@ -147,36 +218,58 @@ impl World {
             }
         }
         for (peer, report) in reports {
-            if !self.loses || self.random.chance(3, 4) {
+            let arrives = self.watcher.is_none_or(|at| self.apart(at, node_of(peer)).is_none());
+            if arrives && (!self.loses || self.random.chance(3, 4)) {
                 self.placement.reported(peer, report);
             }
         }
     }
 
+    /// Whether this leader has not reached a member for long.
+    fn yields(&self, group: &Group, leader: Member) -> bool {
+        let members = group.at.configuration.members().iter();
+        let mut apart =
+            members.filter_map(|member| self.apart(node_of(leader.peer), node_of(member.peer)));
+        apart.any(|since| self.now.since(since) >= APART_NANOS)
+    }
+
     fn change(&mut self, to: Peer, group: GroupId, slot: Slot, change: Change) {
         let azs = self.topology.azs();
-        let up = self.is_up(to);
         let known = &self.groups[&group];
         let leads = known.leader.and_then(|id| known.at.configuration.find(id));
-        let quorum = known.at.configuration.has_quorum(|member| self.works(known, member));
-        if !up || !quorum || known.at.slot != slot || leads.is_none_or(|leader| leader.peer != to) {
+        let Some(leads) = leads.filter(|leads| leads.peer == to && self.could_lead(known, leads))
+        else {
+            return;
+        };
+        if known.at.slot != slot {
             return;
         }
         if let Change::Remove { id } = change {
             let member = known.at.configuration.find(id).expect("it was planned with this slot");
-            let silent = self.down[node_of(member.peer)];
+            let silent = self.apart(node_of(to), node_of(member.peer));
             let lost = silent.is_none() && !self.works(known, member);
-            let dead = silent.is_some_and(|since| self.now.since(since) >= DEAD_AFTER_NANOS);
             if silent.is_none() && !lost {
                 // It is back: the leader hears it, and refuses.
                 return;
             }
-            assert!(lost || dead, "a member of a shard that is not dead is removed");
+            let members = known.at.configuration.members().iter();
+            let able = members.filter(|m| m.role == MemberRole::Storage && m.id != id);
+            let told = |m: &&Member| self.works(known, m) && self.reaches(to, m.peer);
+            if able.clone().filter(told).any(|m| self.reaches(m.peer, member.peer)) && !lost {
+                // Another one hears it, and says so to the leader, which refuses.
+                return;
+            }
+            let mut since = able.map(|m| self.apart(node_of(m.peer), node_of(member.peer)));
+            let long = |at: Nanos| self.now.since(at) + STEP_NANOS >= self.replace_after;
+            let dead = since.all(|since| since.is_some_and(long));
+            assert!(lost || dead || self.deaf, "another one reached it not long ago");
+            assert!(lost || leads.id != id);
             self.removed += 1;
         }
         let known = self.groups.get_mut(&group).unwrap();
         let changed = known.at.configuration.changed(change, azs);
         known.at.configuration = changed.expect("no order breaks a rule");
+        known.listed.extend(known.at.configuration.members().iter().map(|member| member.id));
         known.at.slot = Slot(slot.0 + 1);
     }
 
@@ -232,28 +325,48 @@ impl World {
                 let held = group.held.values().map(|(member, _)| *member);
                 group.free.extend(held.filter(|id| at.configuration.find(*id).is_none()));
             }
-            let free = &group.free;
+            let (free, ever) = (&group.free, &group.listed);
             group.held.retain(|peer, (member, _)| {
                 let listed = at.configuration.find(*member).is_some();
                 let asks = self.down[node_of(*peer)].is_none() && !listed;
                 let goes = asks && self.placement.may_drop(*id, *member, at.slot);
-                assert!(!goes || free.contains(member), "it may still be needed");
+                let free = free.contains(member) || !ever.contains(member);
+                assert!(!goes || free, "it may still be needed");
                 !goes
             });
         }
     }
 
     fn step(&mut self) {
+        self.note_apart();
         self.now = self.now + STEP_NANOS;
         self.lead();
-        let (down, now) = (self.down.clone(), self.now);
-        let missed = |peer: Peer| down[node_of(peer)].map_or(0, |since| now.since(since) + 1);
+        let now = self.now;
+        let missed: Vec<u64> = (0..self.down.len())
+            .map(|node| {
+                let apart = self.watcher.map_or(self.down[node], |at| self.apart(at, node));
+                apart.map_or(0, |since| now.since(since) + 1)
+            })
+            .collect();
+        let nodes = (0..self.down.len()).map(|node| super::peer_of(node, ShardId(0)));
+        let nodes: Vec<Peer> = nodes.collect();
+        // Of a node that is not heard nobody knows whom it reaches.
+        let reached = |from: &Peer| match missed[node_of(*from)] {
+            0 => nodes.iter().copied().filter(|to| self.reaches(*from, *to)).collect(),
+            _ => Vec::new(),
+        };
+        let reached: Vec<Vec<Peer>> = nodes.iter().map(reached).collect();
+        let see = |peer: Peer| Seen {
+            missed_nanos: missed[node_of(peer)],
+            reaches: &reached[node_of(peer)],
+        };
         let mut orders = Vec::new();
         let random = &mut self.random;
         let drawn = || (random.below(1 << 30) as u64) << 30 | random.below(1 << 30) as u64;
-        self.placement.step(now, missed, drawn, &mut orders);
+        self.placement.step(now, see, drawn, &mut orders);
         for (to, order) in orders {
-            if !self.loses || self.random.chance(3, 4) {
+            let arrives = self.watcher.is_none_or(|at| self.apart(at, node_of(to)).is_none());
+            if arrives && (!self.loses || self.random.chance(3, 4)) {
                 self.carry_out(to, order);
             }
         }
@@ -322,6 +435,86 @@ fn every_group_becomes_whole_whatever_dies_and_comes_back() {
         removed += world.removed;
     }
     assert!(removed > 100, "{removed} members were replaced in all runs");
+}
+
+#[test]
+fn no_member_is_removed_that_another_one_reaches_whatever_links_break() {
+    let clusters: [&[u16]; 4] = [&[0, 1, 2, 3], &[0, 0, 0, 0], &[0, 1, 0, 1, 0], &[0; 6]];
+    let (mut removed, mut moved) = (0, 0);
+    for seed in 0..200 {
+        let azs = clusters[seed as usize % clusters.len()];
+        let after = [1, 5, 30][seed as usize % 3] * Nanos::PER_SECOND;
+        let mut world = World::replacing_after(after, 1000 + seed, azs, 5);
+        let watcher = world.random.below(azs.len());
+        (world.watcher, world.deaf) = (Some(watcher), seed % 2 == 0);
+        for _ in 0..300 {
+            let (one, other) = (world.random.below(azs.len()), world.random.below(azs.len()));
+            match world.random.below(60) {
+                0..3 if !world.deaf && [one, other].contains(&watcher) => {}
+                0..3 => world.break_link(one, other),
+                3..5 => _ = world.cut.remove(&(one.min(other), one.max(other))),
+                5 if one != watcher && !world.kills_quorum(one) => world.kill(one),
+                6 => world.down[one] = None,
+                _ => {}
+            }
+            // The assertions are in the world's own `change`.
+            world.step();
+        }
+        world.loses = false;
+        world.cut.clear();
+        world.down.fill(None);
+        world.steps_until_whole(400);
+        (removed, moved) = (removed + world.removed, moved + world.moved);
+    }
+    assert!(removed > 50 && moved > 50, "{removed} were replaced, {moved} leads moved");
+}
+
+/// Group 0 on nodes 0 to 2 of four, led on node 0, which leads the system group, too.
+fn led_by_the_watcher(replace_after_seconds: u64) -> World {
+    let after = replace_after_seconds * Nanos::PER_SECOND;
+    let mut world = World::replacing_after(after, 7, &[0, 1, 2, 3], 1);
+    (world.loses, world.watcher) = (false, Some(0));
+    world.step();
+    let group = &world.groups[&GroupId(0)];
+    let leader = group.leader.and_then(|id| group.at.configuration.find(id)).unwrap();
+    assert_eq!(node_of(leader.peer), 0);
+    world
+}
+
+#[test]
+fn one_broken_link_moves_the_lead_and_costs_no_replica_however_soon_members_are_replaced() {
+    for replace_after_seconds in [1, 5, 30] {
+        let mut world = led_by_the_watcher(replace_after_seconds);
+        world.break_link(0, 1);
+        let begun = world.now;
+        while world.now.since(begun) < 60 * Nanos::PER_SECOND {
+            world.step();
+            let moved = world.now.since(begun) >= APART_NANOS;
+            assert_eq!((world.moved, world.removed), (usize::from(moved), 0));
+        }
+        assert!(world.is_whole());
+    }
+}
+
+#[test]
+fn a_member_that_no_other_one_reaches_is_replaced_when_it_is_time_even_if_others_hear_it() {
+    for replace_after_seconds in [1, 5, 30] {
+        let mut world = led_by_the_watcher(replace_after_seconds);
+        // Node 3, which has no member, still hears it.
+        world.break_link(0, 1);
+        world.break_link(2, 1);
+        let begun = world.now;
+        let after = replace_after_seconds * Nanos::PER_SECOND;
+        while world.now.since(begun) < after {
+            assert_eq!(world.removed, 0);
+            world.step();
+        }
+        (0..20).for_each(|_| world.step());
+        assert_eq!(world.removed, 1, "after {replace_after_seconds} s");
+        let members = world.groups[&GroupId(0)].at.configuration;
+        let nodes: BTreeSet<usize> = members.members().iter().map(|m| node_of(m.peer)).collect();
+        assert_eq!(nodes, BTreeSet::from([0, 2, 3]));
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::lane::{Receiver, Wakeup, channel};
 use crate::machine::SendBuf;
 use crate::tls::files::NodeTls;
 use crate::tls::lobby::{Arrival, Desk, Dial, Door, Lobby, LobbyPlan, Which};
-use crate::tls::{ClientTls, Records, Refusal, TlsError, TlsFiles, shake};
+use crate::tls::{ClientTls, Records, Refusal, Role, TlsError, TlsFiles, shake};
 
 /// A lobby in front of one shard that takes nothing.
 struct Front {
@@ -98,7 +98,6 @@ async fn every_wrong_certificate_of_a_dialer_is_refused_by_name_and_counted() {
         (foreign, Refusal::UnknownAuthority, "another authority"),
         (authority.issue("old", "client.x", Time::Past), Refusal::Expired, "expired"),
         (authority.issue("new", "client.x", Time::Future), Refusal::NotYetValid, "not valid yet"),
-        (authority.issue("role", "node.x", Time::Now), Refusal::WrongRole, "another role"),
         (authority.issue("host", "example.org", Time::Now), Refusal::WrongRole, "another role"),
         (authority.issue("bare", "client", Time::Now), Refusal::WrongRole, "another role"),
     ] {
@@ -108,14 +107,22 @@ async fn every_wrong_certificate_of_a_dialer_is_refused_by_name_and_counted() {
         assert_eq!(front.counted(refusal).await, 1, "{}", refusal.name());
         assert_eq!(front.tls.refusals().handshakes(), 0);
     }
-    // A client at the peers' door.
-    let front = Front::open(NodeTls::read(&node).unwrap());
-    let client = authority.issue("client", "client.x", Time::Now);
-    assert!(dial(front.peer, client_of(&client)).await.is_err());
-    assert_eq!(front.counted(Refusal::WrongRole).await, 1);
-    // The right one, last, so that the test's own doing is not what is refused.
-    dial(front.native, client_of(&client)).await.unwrap();
-    assert_eq!(front.tls.refusals().handshakes(), 1);
+    // Clients and operators at the peers' door; the right ones last, so that the test's own doing is
+    // not what is refused.
+    for (name, role) in
+        [("client.x", Role::Client), ("operator.x", Role::Operator), ("node.x", Role::Node)]
+    {
+        let mut front = Front::open(NodeTls::read(&node).unwrap());
+        let files = authority.issue("dialer", name, Time::Now);
+        if role != Role::Node {
+            assert!(dial(front.peer, client_of(&files)).await.is_err());
+            assert_eq!(front.counted(Refusal::WrongRole).await, 1);
+        }
+        dial(front.native, client_of(&files)).await.unwrap();
+        assert_eq!(front.tls.refusals().handshakes(), 1);
+        let Arrival::Connection(arrived) = front.arrival() else { panic!("it did not dial") };
+        assert_eq!((arrived.role, arrived.role.operates()), (role, role != Role::Client));
+    }
 }
 
 #[tokio::test]
@@ -264,7 +271,10 @@ fn files_that_everybody_would_refuse_are_refused_at_the_start() {
         let said = refused(&files);
         assert!(said.contains(words), "{words}: {said}");
     }
-    let error = ClientTls::read(&good).unwrap_err();
+    // Whoever dials is a client, an operator, or a node.
+    assert_eq!(ClientTls::read(&good).unwrap().name(), "a");
+    let host = authority.issue("host", "example.org", Time::Now);
+    let error = ClientTls::read(&host).unwrap_err();
     assert!(matches!(error, TlsError::Certificate { .. }), "{error}");
 }
 

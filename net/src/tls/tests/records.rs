@@ -135,9 +135,9 @@ proptest! {
 #[test]
 fn both_sides_know_each_other_by_name() {
     let pair = Pair::shaken(&Authority::new());
-    assert_eq!(pair.ends[0].peer_name(Role::Node).as_deref(), Some("a"));
-    assert_eq!(pair.ends[1].peer_name(Role::Client).as_deref(), Some("test"));
-    assert_eq!(pair.ends[1].peer_name(Role::Node), None);
+    assert_eq!(pair.ends[0].peer_name(&[Role::Node]), Some((Role::Node, "a".to_owned())));
+    assert_eq!(pair.ends[1].peer_name(Role::DIALERS), Some((Role::Client, "test".to_owned())));
+    assert_eq!(pair.ends[1].peer_name(&[Role::Node]), None);
 }
 
 #[test]

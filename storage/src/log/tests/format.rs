@@ -29,8 +29,9 @@ fn batch(records: &[(RecordHeader, &[u8])]) -> Vec<u8> {
     let mut running = header.identity_checksum();
     for (record, payload) in records {
         let start = bytes.len();
-        bytes.resize(start + record_bytes(payload.len()), 0xEE);
-        encode_record(&mut bytes[start..], record, &[*payload], payload.len());
+        let payload_bytes = payload.len() + record.origin_bytes();
+        bytes.resize(start + record_bytes(payload_bytes), 0xEE);
+        encode_record(&mut bytes[start..], record, &[*payload], payload_bytes);
         running = sum_record(&mut bytes[start..], running);
     }
     header.payload_bytes = (bytes.len() - BATCH_HEADER_BYTES) as u32;
@@ -53,6 +54,7 @@ fn golden_bytes_of_a_batch() {
         group: GroupId(0x11),
         slot: Slot(0x22),
         ballot: Ballot(0x33),
+        origin: Ballot(0x33),
     };
     let prefix = PutPayload::prefix(b"key");
     let payload = [&prefix[..], b"key", b"item"].concat();
@@ -70,6 +72,25 @@ fn golden_bytes_of_a_batch() {
     assert_eq!(found, [LogRecord { lsn: Lsn(0x9050), header: record, payload: &payload }]);
     let put = PutPayload::decode(found[0].payload);
     assert_eq!(put, Some(PutPayload { key: b"key", item: b"item" }));
+}
+
+#[test]
+fn golden_bytes_of_an_entry_that_was_proposed_again() {
+    let record = RecordHeader { ballot: Ballot(0x44), origin: Ballot(0x33), ..record(0x22) };
+    let bytes = batch(&[(record, b"key")]);
+    let golden = concat!(
+        "0b000081",         // payload_bytes with the origin, kind with bit 7
+        "0400000000000000", // group
+        "2200000000000000", // slot
+        "4400000000000000", // ballot
+        "3300000000000000", // origin
+        "6b65790000000000", // payload and padding
+    );
+    let end = BATCH_HEADER_BYTES + record_bytes(3 + ORIGIN_BYTES);
+    assert_eq!(hex(&bytes[BATCH_HEADER_BYTES + 4..end]), golden);
+    let parsed = Batch::parse(&bytes).expect("just written");
+    let found: Vec<_> = parsed.records().map(|record| (record.header, record.payload)).collect();
+    assert_eq!(found, [(record, &b"key"[..])]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn record(slot: u64) -> RecordHeader {
         group: GroupId(slot % 5),
         slot: Slot(slot),
         ballot: Ballot(1),
+        origin: Ballot(1),
     }
 }
 

@@ -216,21 +216,70 @@ fn a_batch_is_cut_with_a_warning_once() {
     }
 }
 
-#[test]
-fn a_ring_that_is_full_to_its_last_block_opens_as_it_is() {
+/// Opens the log again and again, and writes on; whatever there is room for.
+fn openings_of_a_full_ring(seed: u64) {
+    let mut random = SimRandom::new(seed);
     let mut rig = Rig::new(tiny());
-    while rig.log.append_reserved(&record(rig.slot), &[&payload(rig.slot, 3000)]).is_ok() {
-        rig.settle();
-        rig.slot += 1;
-    }
-    let records = rig.slot;
-    let image = rig.image();
-    let mut rig = rig.restart(image);
-    assert_eq!(rig.log.end_lsn().0, rig.config.capacity_bytes());
-    assert!(rig.opening_block().is_none());
-    assert_eq!(rig.appended.len() as u64, records);
-    let (recovered, found) = recover(&rig.config, &mut rig.image(), rig.start);
-    assert_eq!((recovered.expect("no damage").cut, found), (None, rig.appended.clone()));
+    let bytes_max = [100, 3_000, rig.config.record_bytes_max as usize][random.below(3)];
+    // A new directory's superblock knows its incarnation.
     rig.checkpoint();
-    rig.write_settled(&[10]);
+    let (mut incarnation, mut openings) = (rig.log.incarnation(), 0);
+    while openings < 40 {
+        for _ in 0..random.below(60) {
+            let payload = payload(rig.slot, random.below(bytes_max + 1));
+            if let Ok(lsn) = rig.log.append_reserved(&record(rig.slot), &[&payload]) {
+                rig.appended.push((lsn, rig.slot, payload));
+                rig.slot += 1;
+            }
+            if random.chance(1, 2) {
+                rig.settle();
+            }
+        }
+        rig.settle();
+        if random.chance(1, 8) {
+            rig.checkpoint();
+        } else if random.chance(1, 4) {
+            rig.marker();
+            rig.settle();
+        }
+        let (appended, full) = (rig.appended.clone(), rig.log.reserved_bytes() < BLOCK);
+        for _ in 0..1 + random.below(3) {
+            let image = rig.image();
+            rig = rig.restart_unmarked(image);
+            assert_eq!(rig.appended, appended, "seed {seed}");
+            assert!(rig.log.incarnation() > incarnation, "seed {seed}: no two are the same");
+            incarnation = rig.log.incarnation();
+            assert!(rig.opening_block().is_some(), "seed {seed}: there is room, full or not");
+            rig.mark_opening();
+            openings += u64::from(full);
+        }
+        if full && random.chance(1, 2) {
+            rig.checkpoint();
+        }
+    }
+}
+
+#[test]
+fn no_two_openings_have_the_same_incarnation_however_full_the_ring() {
+    (0..20).for_each(openings_of_a_full_ring);
+}
+
+#[test]
+fn a_ring_that_an_earlier_version_filled_to_its_last_block_opens_as_it_is() {
+    let mut rig = Rig::new(tiny());
+    rig.write_settled(&[3000]);
+    let config = rig.config;
+    let end = Lsn(config.capacity_bytes());
+    let point = LogPoint { lsn: end, ..rig.log.durable_point() };
+    assert!(opening_block(&config, point, Lsn(0), OpId(9)).is_none());
+    let recovered = RecoveredLog { point, ..RecoveredLog::brand_new() };
+    let mut log = LogWriter::new(config, &recovered, Lsn(0), WRITER_OPS, buffers(&config));
+    assert_eq!((log.free_bytes(), log.reserved_bytes()), (0, 0));
+    let refused = log.append_reserved(&record(1), &[b"more"]);
+    assert!(matches!(refused, Err(AppendError::Full { free_bytes: 0, .. })), "{refused:?}");
+    assert!(!log.marker(&mut Vec::new()));
+    log.trim_to(Lsn(BLOCK));
+    log.append_reserved(&record(1), &[b"more"]).expect_err("the block is the next opening's");
+    log.trim_to(Lsn(2 * BLOCK));
+    log.append_reserved(&record(1), &[b"more"]).expect("room");
 }

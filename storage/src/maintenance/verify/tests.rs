@@ -28,7 +28,8 @@ fn written() -> (LogConfig, Vec<SealedSegment>, Vec<u8>) {
     while log.sealed_segments().count() < 2 {
         slot += 1;
         let kind = RecordKind::PUT;
-        let record = RecordHeader { kind, group: GroupId(1), slot: Slot(slot), ballot: Ballot(1) };
+        let (ballot, origin) = (Ballot(1), Ballot(1));
+        let record = RecordHeader { kind, group: GroupId(1), slot: Slot(slot), ballot, origin };
         let payload = vec![slot as u8; 100 + slot as usize * 997 % 30_000];
         log.append(&record, &[&payload]).expect("room");
         log.seal(&mut out);

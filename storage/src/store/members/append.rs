@@ -6,7 +6,7 @@ use forebay_core::planted::{self, Flaw};
 
 use super::super::{GroupOrdinal, PendingEntry, Store};
 use super::{A_MEMBER, AcceptedEntry, check_base, held};
-use crate::log::format::{PutPayload, record_bytes};
+use crate::log::format::{ORIGIN_BYTES, PutPayload, record_bytes};
 use crate::log::{AppendError, RecordHeader, RecordKind};
 
 /// A record to be appended, or what is durable after it.
@@ -18,6 +18,7 @@ pub(in crate::store) enum Append {
     Entry {
         slot: Slot,
         ballot: Ballot,
+        origin: Ballot,
         kind: EntryKind,
         handle: Handle,
         configuration: Option<Box<Configuration>>,
@@ -84,8 +85,8 @@ impl Store {
         }
         let mut slot = first;
         while slot <= last {
-            let AcceptedEntry { kind, handle, configuration } = entry(slot);
-            let accepted = AcceptedEntry { kind, handle, configuration };
+            let accepted = entry(slot);
+            let AcceptedEntry { kind, handle, configuration, origin } = accepted;
             assert_eq!(kind == EntryKind::Data, handle != Handle::NONE, "data has bytes");
             if kind == EntryKind::Data {
                 let staged = self.staged.get(handle).staged;
@@ -96,7 +97,7 @@ impl Store {
             member.put(slot, held(ballot, &accepted, false));
             member.accept_configuration(slot, configuration.as_ref());
             let configuration = configuration.map(Box::new);
-            let append = Append::Entry { slot, ballot, kind, handle, configuration };
+            let append = Append::Entry { slot, ballot, origin, kind, handle, configuration };
             self.append_or_queue(group, append);
             slot = slot.next();
         }
@@ -143,7 +144,8 @@ impl Store {
     fn append(&mut self, group: GroupOrdinal, append: &Append) -> bool {
         let state = self.groups.get(group);
         let id = state.progress.id();
-        let header = |kind, slot, ballot| RecordHeader { kind, group: id, slot, ballot };
+        let header =
+            |kind, slot, ballot| RecordHeader { kind, group: id, slot, ballot, origin: ballot };
         let (none, kept) = (Ballot(0), self.config.log.reserve_bytes / 2);
         let appended = match append {
             Append::Id(persist) if planted::has(Flaw::ReportUndurable) => {
@@ -166,30 +168,31 @@ impl Store {
                 at.encode(&mut bytes);
                 self.log.append_keeping(kept, &header(RecordKind::BASE, *base, none), &[&bytes])
             }
-            Append::Entry { slot, ballot, kind, handle, configuration } => {
-                let (slot, ballot) = (*slot, *ballot);
+            Append::Entry { slot, ballot, origin, kind, handle, configuration } => {
+                let (slot, ballot, origin) = (*slot, *ballot, *origin);
+                let header = |kind| RecordHeader { kind, group: id, slot, ballot, origin };
                 match kind {
                     EntryKind::NoOp => {
-                        let header = header(RecordKind::NO_OP, slot, ballot);
+                        let header = header(RecordKind::NO_OP);
                         self.log.append_keeping(kept, &header, &[])
                     }
                     EntryKind::Configuration => {
                         let configuration = configuration.as_deref().expect("it has one");
                         let mut bytes = Vec::new();
                         configuration.encode(&mut bytes);
-                        let header = header(RecordKind::CONFIGURATION, slot, ballot);
+                        let header = header(RecordKind::CONFIGURATION);
                         self.log.append_keeping(kept, &header, &[&bytes])
                     }
                     EntryKind::Data => {
                         let entry = self.overlay.staged(self.staged.get(*handle).staged);
                         match entry.item {
                             Some(item) => {
-                                let header = header(RecordKind::PUT, slot, ballot);
+                                let header = header(RecordKind::PUT);
                                 let prefix = PutPayload::prefix(entry.key);
                                 self.log.append_keeping(kept, &header, &[&prefix, entry.key, item])
                             }
                             None => {
-                                let header = header(RecordKind::DELETE, slot, ballot);
+                                let header = header(RecordKind::DELETE);
                                 self.log.append_keeping(kept, &header, &[entry.key])
                             }
                         }
@@ -218,16 +221,19 @@ impl Store {
 
     fn appended(&mut self, group: GroupOrdinal, append: &Append, position: Lsn) {
         self.appended_lsn = position;
-        let Append::Entry { slot, ballot, kind, handle, configuration } = append else { return };
+        let Append::Entry { slot, ballot, origin, kind, handle, configuration } = append else {
+            return;
+        };
         let batch = self.log.batch_lsn();
         let payload_bytes = match kind {
             EntryKind::Data => self.staged.get(*handle).bytes as usize + 2,
             _ => configuration.as_deref().map_or(0, Configuration::encoded_bytes),
         };
-        let bytes = record_bytes(payload_bytes) as u64;
+        let origin_bytes = if origin == ballot { 0 } else { ORIGIN_BYTES };
+        let bytes = record_bytes(payload_bytes + origin_bytes) as u64;
         let member = self.groups.get_mut(group).member.as_deref_mut().expect(A_MEMBER);
         if *slot > member.trimmed {
-            member.positions.note(*slot, *ballot, batch, bytes);
+            member.positions.note(&self.config.log, *slot, *ballot, batch, bytes);
         }
         if let Some(accepted) = member.get_mut(*slot)
             && (accepted.ballot, accepted.handle) == (*ballot, *handle)

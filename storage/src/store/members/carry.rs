@@ -24,12 +24,21 @@
 //! **Bounds.** Between two checkpoints copies take at most one [`COPIES_PART`]th of what clients may
 //! fill. The last half of the log's reserve is theirs alone: whatever promises and elections used up
 //! before it, copying can go on, and what it copied makes room for them again. That half must hold
-//! what is needed of one run of positions, at most [`READ_BYTES`], for the oldest to be left behind.
+//! what is needed of one run of positions for the oldest to be left behind, so runs are a part of the
+//! reserve (`LogConfig::run_bytes`); where they were [`READ_BYTES`] long whatever the log, tiny ones
+//! stood still for good, full of copies of parts of runs.
 //! (When it was the other way round, promises of repeated elections filled a log for good.) One read
 //! of [`READ_BYTES`] is in flight at a time, and copies of about [`TURN_BYTES`] wait in memory until
 //! they are appended, as many a turn. They are gathered from many batches, because each turn that
 //! appends ends a block: where every write came alone, in a block of its own, copying them one by one
-//! would take as much of the log as it frees.
+//! would take as much of the log as it frees. So what is needed is counted without the padding of its
+//! blocks: it has little once it is copied, and before that it lies among what is left behind.
+//!
+//! **What may go is not copied.** Entries that the rule of trimming lets go of stay for members that
+//! were away for a while, but not for ever: behind [`KEPT_EIGHTHS`] of the log
+//! [`Store::old_slots`] names them at each checkpoint, before they would have to be copied. Whoever
+//! has been away for longer gets a snapshot. (As long as they were copied, a log whose small writes
+//! fill a block each was read and written again and again: a quarter of a simulation's work.)
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -49,19 +58,22 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use forebay_core::ids::Lsn;
+use forebay_core::ids::{Lsn, Slot};
 use forebay_core::time::Nanos;
 
 use super::super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work, ops};
-use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
+use crate::block::{BlockBuf, DiskDone, OpId};
 use crate::log::format::{Batch, record_bytes};
-use crate::log::reader::{ChainReader, ChainStep};
+use crate::log::reader::{ChainStep, LogFrom};
 use crate::log::recovery::READ_BYTES;
 use crate::log::{AppendError, BLOCK, RecordHeader, RecordKind};
 
 /// Of the log, in eighths: needed entries farther behind its head are copied. What remains has room
 /// for the writes of two checkpoints, because the log is trimmed to the older superblock.
 const SPAN_EIGHTHS: u64 = 5;
+/// Of the log, in eighths: what may be trimmed is, farther behind its head. With what a checkpoint's
+/// interval adds to that, little of it ever lies beyond [`SPAN_EIGHTHS`].
+const KEPT_EIGHTHS: u64 = 2;
 /// Copies between two checkpoints take at most this part of what clients may fill.
 const COPIES_PART: u64 = 8;
 /// Copies appended in one turn, about: the turn's writes come first.
@@ -82,9 +94,7 @@ struct Copy {
 
 #[derive(Debug)]
 struct Reading {
-    reader: ChainReader,
-    /// Position of the next read.
-    at: Lsn,
+    log: LogFrom,
     /// Batches from here on are left for another time.
     upto: Lsn,
     op: Option<OpId>,
@@ -101,6 +111,8 @@ pub(in crate::store) struct Carrier {
     /// Appended since the last checkpoint began.
     copied_bytes: u64,
     retry_at: Nanos,
+    /// See [`Store::keep_old`].
+    keeps_old: bool,
     buf: Option<BlockBuf>,
     issued: u64,
     /// Records appended again, ever.
@@ -122,6 +134,25 @@ impl Store {
         // Whoever gets a snapshot from here needs what comes after it: half of what is left is for that.
         let eighths = if self.is_pinned_for_snapshot(group) { 3 } else { 2 };
         self.takes_more_than(eighths, group)
+    }
+
+    /// The last slot whose entry lies so far behind the log's head that it would soon have to be
+    /// copied to stay: the shell should trim it if it may. None: nothing is that old, or somebody
+    /// gets a snapshot from here and will need what comes after it.
+    #[must_use]
+    pub fn old_slots(&self, group: GroupOrdinal) -> Option<Slot> {
+        let log = &self.config.log;
+        // A run's records may lie that far behind its begin.
+        let kept = log.client_bytes() / 8 * KEPT_EIGHTHS + log.run_bytes();
+        let old = self.log.end_lsn().0.checked_sub(kept).filter(|_| !self.carrier.keeps_old)?;
+        let is_pinned = self.is_pinned_for_snapshot(group);
+        if is_pinned { None } else { self.member(group).positions.last_before(Lsn(old)) }
+    }
+
+    /// For simulations: copies what may be trimmed, until it takes too much of the log. So copying is
+    /// seen at work while everybody is well, too.
+    pub fn keep_old(&mut self) {
+        self.carrier.keeps_old = true;
     }
 
     /// Whether entries of this member are refused, so that other groups' writes go on.
@@ -198,8 +229,8 @@ impl Store {
         }
         // As far as the oldest run of positions may reach: copied in part, it stays the oldest.
         let upto = oldest.after(READ_BYTES).min(durable);
-        let reader = ChainReader::entered(self.config.log, oldest, durable);
-        self.carrier.reading = Some(Reading { reader, at: oldest, upto, op: None });
+        let log = LogFrom::batch(self.config.log, oldest);
+        self.carrier.reading = Some(Reading { log, upto, op: None });
         true
     }
 
@@ -213,20 +244,27 @@ impl Store {
     fn understand(&mut self, now: Nanos) {
         let Some(mut reading) = self.carrier.reading.take() else { return };
         loop {
-            if reading.reader.point().lsn >= reading.upto {
+            if reading.log.lsn() >= reading.upto {
                 // All of it is listed: the oldest needed entry is looked for anew.
                 return;
             }
-            match reading.reader.next() {
-                ChainStep::Batch(batch) => self.list(&batch),
-                ChainStep::More if reading.at < self.log.durable_lsn() => {
-                    self.read_on(&mut reading);
+            let more = match reading.log.next() {
+                ChainStep::Batch(batch) => {
+                    self.list(&batch);
+                    None
+                }
+                ChainStep::More => Some(self.read_on(&mut reading)),
+                ChainStep::Bad(_) => Some(false),
+            };
+            match more {
+                None => {}
+                Some(true) => {
                     self.carrier.reading = Some(reading);
                     return;
                 }
-                ChainStep::More | ChainStep::Bad(_) => {
+                Some(false) => {
                     // Unless it was trimmed and overwritten in the meantime.
-                    if self.log.still_holds(reading.reader.point().lsn) {
+                    if self.log.still_holds(reading.log.lsn()) {
                         self.cannot_read(now);
                     }
                     return;
@@ -243,25 +281,21 @@ impl Store {
     fn cannot_read(&mut self, now: Nanos) {
         self.carrier.errors += 1;
         self.carrier.retry_at = now + RETRY_NANOS;
-        let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
-        if matches!(room, Err(AppendError::Full { .. })) {
+        // Full for whoever stages an entry, which is earlier than for one that is appended.
+        if !self.log_takes(record_bytes(TYPICAL_ENTRY_BYTES)) {
             self.fail(StoreFailure::Unreadable { lsn: self.carrier.oldest });
         }
     }
 
-    fn read_on(&mut self, reading: &mut Reading) {
-        let config = &self.config.log;
-        let offset_bytes = config.offset_bytes(reading.at);
-        let bytes = READ_BYTES
-            .min(config.capacity_bytes() - offset_bytes)
-            .min(self.log.durable_lsn().0 - reading.at.0);
-        let blocks = (bytes / BLOCK_BYTES as u64) as usize;
-        let spare = self.carrier.buf.take().filter(|buf| buf.len() as u64 == bytes);
-        let buf = spare.unwrap_or_else(|| BlockBuf::zeroed(blocks));
+    /// Asks for more of the log; false if there is no more.
+    fn read_on(&mut self, reading: &mut Reading) -> bool {
         self.carrier.issued += 1;
         let op = OpId(ops::CARRY | self.carrier.issued);
-        (reading.op, reading.at) = (Some(op), reading.at.after(bytes));
-        self.disk.push(DiskOp::Read { op, file: ShardFile::Log, offset_bytes, buf });
+        let spare = self.carrier.buf.take();
+        let Some(read) = reading.log.read(self.log.durable_lsn(), op, spare) else { return false };
+        reading.op = Some(op);
+        self.disk.push(read);
+        true
     }
 
     /// Whether a disk operation is a read of this module.
@@ -277,7 +311,7 @@ impl Store {
         if done.result.is_err() {
             self.cannot_read(now);
         } else {
-            reading.reader.feed(&buf);
+            reading.log.feed(&buf);
             self.carrier.reading = Some(reading);
         }
         self.carrier.buf = Some(buf);
@@ -304,7 +338,9 @@ impl Store {
         let Some(member) = state.member.as_deref().filter(|_| !state.dropped) else { return false };
         // Of an earlier member on this shard nothing is found: it was before all of this one's.
         member.positions.find(header.slot).is_some_and(|(from, ballot, _)| {
-            ballot == header.ballot && from <= batch && batch.0 - from.0 < READ_BYTES
+            ballot == header.ballot
+                && from <= batch
+                && batch.0 - from.0 < self.config.log.run_bytes()
         })
     }
 
@@ -312,7 +348,7 @@ impl Store {
         let mut left = TURN_BYTES;
         while let Some(copy) = self.carrier.copies.front() {
             let Copy { group, header, batch, .. } = *copy;
-            let bytes = record_bytes(copy.payload.len());
+            let bytes = record_bytes(copy.payload.len() + header.origin_bytes());
             let known = self.groups.find(header.group) == Some(group);
             if !known || !self.counts(group, &header, batch) {
                 // Trimmed, overwritten or dropped since.
@@ -334,7 +370,7 @@ impl Store {
             let state = self.groups.get_mut(group);
             let member = state.member.as_deref_mut().expect("it was looked at");
             let before = member.history_bytes();
-            member.positions.note(header.slot, header.ballot, at, bytes as u64);
+            member.positions.note(&self.config.log, header.slot, header.ballot, at, bytes as u64);
             self.history_changed(group, before);
             self.carrier.copied += 1;
             self.carrier.copied_bytes += bytes as u64;

@@ -95,6 +95,8 @@ pub struct AcceptedEntry {
     pub handle: Handle,
     /// What an entry of [`EntryKind::Configuration`] says.
     pub configuration: Option<Configuration>,
+    /// Under which it was proposed for the first time.
+    pub origin: Ballot,
 }
 
 /// Bytes of an entry, in place.
@@ -109,7 +111,8 @@ pub struct EntryBytes<'a> {
 const A_MEMBER: &str = "the group has a member of a replicated group here";
 
 impl Store {
-    /// Creates a member of a replicated group on this shard.
+    /// Creates a member of a replicated group on this shard. Where an earlier one was lost with the log,
+    /// the new one begins with its state.
     ///
     /// # Errors
     /// Nothing was begun; see [`Refused`]. [`Refused::Overloaded`] also while an earlier member of
@@ -120,6 +123,11 @@ impl Store {
     ) -> Result<(GroupOrdinal, Ticket), Refused> {
         self.admit(descriptor.payload.len(), Runs::default(), false)?;
         if let Some(earlier) = self.groups.find(descriptor.group) {
+            if self.groups.get(earlier).member.as_ref().is_some_and(|member| member.lost)
+                && !self.groups.get(earlier).dropped
+            {
+                return self.be_reborn(earlier, descriptor);
+            }
             assert!(self.groups.get(earlier).dropped, "group {} exists", descriptor.group);
             self.checkpoint.hasten();
             return Err(Refused::Overloaded);
@@ -127,7 +135,8 @@ impl Store {
         let MemberDescriptor { group, member, role, configuration, payload } = descriptor;
         let create = MemberCreate { member, role, configuration, payload };
         let kind = RecordKind::MEMBER_CREATE;
-        let header = RecordHeader { kind, group, slot: Slot(0), ballot: Ballot(0) };
+        let (slot, none) = (Slot(0), Ballot(0));
+        let header = RecordHeader { kind, group, slot, ballot: none, origin: none };
         let appended = self.log.append(&header, &[&create.prefix(), payload]);
         let position = appended.map_err(|error| self.log_refused(error))?;
         let mut state = GroupState::new(group, payload.to_vec());
@@ -138,9 +147,9 @@ impl Store {
         Ok((ordinal, ticket))
     }
 
-    /// Every member on this shard that was not dropped: its identity, and its role.
+    /// Every member on this shard that was not dropped or lost: its identity, and its role.
     pub fn members(&self) -> impl Iterator<Item = (GroupOrdinal, MemberId, MemberRole)> {
-        let states = self.groups.iter().filter(|(_, state)| !state.dropped);
+        let states = self.groups.iter().filter(|(_, state)| state.is_here());
         states.filter_map(|(group, state)| {
             state.member.as_ref().map(|member| (group, member.id, member.role))
         })
@@ -171,14 +180,16 @@ impl Store {
             return Err(Refused::Overloaded);
         }
         let unlogged_bytes = record_bytes(bytes + if item.is_some() { 2 } else { 0 });
-        // What is staged and not logged comes before it, and may begin a batch in a new segment.
-        let before = self.staged.unlogged_bytes() + self.config.log.largest_batch_bytes();
-        if self.log.free_bytes() < before + unlogged_bytes as u64 {
+        if !self.log_takes(unlogged_bytes) {
             self.checkpoint.hasten();
             return Err(Refused::Overloaded);
         }
         self.set_aside(runs, item.is_none())?;
-        let Ok(staged) = self.overlay.stage(group.0, Slot(0), key, item) else {
+        let mut staged = self.overlay.stage(group.0, Slot(0), key, item);
+        if staged.is_err() && self.overlay.reclaim() {
+            staged = self.overlay.stage(group.0, Slot(0), key, item);
+        }
+        let Ok(staged) = staged else {
             self.space.give_back(runs);
             self.checkpoint.hasten();
             return Err(Refused::Overloaded);
@@ -195,6 +206,13 @@ impl Store {
             in_flight: false,
             discarded: false,
         }))
+    }
+
+    /// Whether the log has room for another entry that will take so many bytes of it.
+    pub(super) fn log_takes(&self, unlogged_bytes: usize) -> bool {
+        // What is staged and not logged comes before it, and may begin a batch in a new segment.
+        let before = self.staged.unlogged_bytes() + self.config.log.largest_batch_bytes();
+        self.log.free_bytes() >= before + unlogged_bytes as u64
     }
 
     /// The staged entry is proposed in `slot` by this member: from now on [`Store::current`] tells
@@ -289,6 +307,13 @@ impl Store {
         }
     }
 
+    /// Members that this start found without entries in their logs that their state in the newest
+    /// checkpoint has: none, unless the log is damaged (**Rule (superblock)**).
+    #[must_use]
+    pub fn members_without_entries(&self) -> u64 {
+        self.members_without_entries
+    }
+
     /// Slots up to this one are not in this member's log.
     #[must_use]
     pub fn trimmed_slot(&self, group: GroupOrdinal) -> Slot {
@@ -342,6 +367,7 @@ impl Store {
         let member = self.member(group);
         let entries = member.accepted().map(|accepted| Held {
             ballot: accepted.ballot,
+            origin: accepted.origin,
             handle: accepted.handle,
             bytes: self.staged.find(accepted.handle).map_or(0, |entry| entry.bytes),
             kind: accepted.kind,
@@ -349,6 +375,7 @@ impl Store {
         Recovered {
             promised: member.promised,
             chosen: member.released(),
+            chosen_origin: member.released_origin(),
             applied: member.applied(),
             checkpoint: if member.keeps_state() { state.checkpoint_slot } else { Slot(0) },
             trimmed: member.trimmed,
@@ -363,6 +390,8 @@ impl Store {
             return;
         }
         self.end_snapshots_of(group);
+        self.repair.forget(group);
+        self.repair.repaired_pages += self.take_damaged_pages(group);
         self.members -= 1;
         self.history_bytes -= self.member(group).history_bytes();
         self.appends.retain(|(of, _)| *of != group);
@@ -376,7 +405,7 @@ impl Store {
 
 /// What is put in memory of an entry that was handed to the log.
 fn held(ballot: Ballot, entry: &AcceptedEntry, logged: bool) -> Accepted {
-    Accepted { ballot, handle: entry.handle, kind: entry.kind, logged }
+    Accepted { ballot, origin: entry.origin, handle: entry.handle, kind: entry.kind, logged }
 }
 
 /// What [`Store::persist_base`] is told.

@@ -8,8 +8,8 @@
 //!
 //! A *run* says: reading the log from its batch on, the first record of this group with a slot of
 //! the run and the run's ballot is that slot's entry. It is sparse on purpose: a run ends when the
-//! ballot changes or after [`SPACING_BYTES`] of log, so a busy group needs 24 bytes for that much
-//! log, and reading an entry costs one or two reads of that size. Entries of an older ballot that
+//! ballot changes or after `LogConfig::run_bytes` of log (256 KiB but in tiny logs), so a busy group
+//! needs 32 bytes for that much log, and reading an entry costs one or two reads of that size. Entries of an older ballot that
 //! were overwritten lie in the log too; the ballot tells them apart.
 //!
 //! Lost runs are slots whose records are damaged: nobody reads them here.
@@ -21,8 +21,7 @@ use std::collections::VecDeque;
 
 use forebay_core::ids::{Ballot, Lsn, Slot};
 
-/// Log from a run's begin to its last record, at most about.
-pub(super) const SPACING_BYTES: u64 = crate::log::recovery::READ_BYTES;
+use crate::log::LogConfig;
 
 /// The ballot of lost runs: no entry has it.
 const LOST: Ballot = Ballot(0);
@@ -78,11 +77,19 @@ impl Positions {
         self.bytes
     }
 
-    /// The entry of `slot` under `ballot` is in the batch at `batch`, and takes `bytes` there.
-    pub(super) fn note(&mut self, slot: Slot, ballot: Ballot, batch: Lsn, bytes: u64) {
+    /// The entry of `slot` under `ballot` is in the batch at `batch` of a log of this configuration, and
+    /// takes `bytes` there.
+    pub(super) fn note(
+        &mut self,
+        config: &LogConfig,
+        slot: Slot,
+        ballot: Ballot,
+        batch: Lsn,
+        bytes: u64,
+    ) {
         let new = Run { first: slot, ballot, batch, bytes };
         let joins = |run: &Run| {
-            run.ballot == ballot && run.batch <= batch && batch.0 - run.batch.0 < SPACING_BYTES
+            run.ballot == ballot && run.batch <= batch && batch.0 - run.batch.0 < config.run_bytes()
         };
         if slot > self.last {
             self.bytes += bytes;
@@ -183,6 +190,13 @@ impl Positions {
         known.map(|run| run.batch).min()
     }
 
+    /// The last slot that, like all before it, is of a run that begins before `lsn`.
+    pub(super) fn last_before(&self, lsn: Lsn) -> Option<Slot> {
+        let is_later = |run: &Run| run.ballot != LOST && run.batch >= lsn;
+        let end = self.runs.iter().position(is_later).unwrap_or(self.runs.len());
+        end.checked_sub(1).map(|at| self.end_of(at))
+    }
+
     /// The last lost slot up to `slot`, if there is one.
     pub(super) fn last_lost(&self, slot: Slot) -> Option<Slot> {
         let lost = |at: &usize| self.runs[*at].ballot == LOST && self.runs[*at].first <= slot;
@@ -193,6 +207,8 @@ impl Positions {
 
 #[cfg(test)]
 mod tests {
+    use forebay_core::ids::ShardId;
+
     use super::*;
 
     /// The same, one place for each slot.
@@ -202,6 +218,7 @@ mod tests {
     #[test]
     fn every_slot_is_found_at_or_before_its_batch_under_its_ballot() {
         let mut random = crate::sim_disk::SimRandom::new(5);
+        let log = LogConfig::standard(ShardId(0), 1);
         for _ in 0..200 {
             let (mut positions, mut model) = (Positions::after(Slot(0)), Model::default());
             let (mut ballot, mut batch, mut slot) = (1, 0, 0);
@@ -221,12 +238,12 @@ mod tests {
                     }
                     _ => {}
                 }
-                positions.note(Slot(slot), Ballot(ballot), Lsn(batch), 100);
+                positions.note(&log, Slot(slot), Ballot(ballot), Lsn(batch), 100);
                 model.0.insert(slot, (ballot, batch));
                 for (slot, (ballot, batch)) in &model.0 {
                     let (from, under, upto) = positions.find(Slot(*slot)).expect("noted");
                     assert_eq!(under.0, *ballot);
-                    assert!(from.0 <= *batch && *batch - from.0 < SPACING_BYTES);
+                    assert!(from.0 <= *batch && *batch - from.0 < log.run_bytes());
                     assert!(upto.0 >= *slot);
                 }
                 // All are of one size, so shares are exact.
@@ -240,16 +257,33 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_old_when_nothing_of_them_or_before_them_is_new() {
+        let log = LogConfig::standard(ShardId(0), 1);
+        let at = |slot: u64| Lsn(slot * log.run_bytes());
+        let mut positions = Positions::after(Slot(0));
+        for slot in 1..=20 {
+            positions.note(&log, Slot(slot), Ballot(1), at(slot), 100);
+        }
+        assert_eq!(positions.last_before(at(1)), None);
+        assert_eq!(positions.last_before(at(5)), Some(Slot(4)));
+        assert_eq!(positions.last_before(at(21)), Some(Slot(20)));
+        // One of them is written anew: it is not old any more, nor is what comes after it.
+        positions.note(&log, Slot(3), Ballot(1), at(21), 100);
+        assert_eq!(positions.last_before(at(21)), Some(Slot(2)));
+    }
+
+    #[test]
     fn lost_slots_are_found_nowhere_until_they_are_written_again() {
+        let log = LogConfig::standard(ShardId(0), 1);
         let mut positions = Positions::unread(Slot(4), Slot(9));
         assert_eq!((positions.find(Slot(5)), positions.oldest()), (None, None));
-        positions.note(Slot(5), Ballot(1), Lsn(0), 100);
-        positions.note(Slot(6), Ballot(1), Lsn(0), 100);
+        positions.note(&log, Slot(5), Ballot(1), Lsn(0), 100);
+        positions.note(&log, Slot(6), Ballot(1), Lsn(0), 100);
         assert_eq!(positions.find(Slot(6)), Some((Lsn(0), Ballot(1), Slot(6))));
         assert_eq!(positions.last_lost(Slot(8)), Some(Slot(8)));
         assert_eq!(positions.last_lost(Slot(6)), None);
         positions.lose();
-        positions.note(Slot(8), Ballot(2), Lsn(4096), 100);
+        positions.note(&log, Slot(8), Ballot(2), Lsn(4096), 100);
         assert_eq!(positions.last_lost(Slot(8)), Some(Slot(7)));
         assert_eq!(positions.find(Slot(8)), Some((Lsn(4096), Ballot(2), Slot(8))));
         positions.release(Slot(20));

@@ -16,15 +16,14 @@
 
 use std::ops::Range;
 
-use forebay_core::ids::{Ballot, GroupId, Lsn, Slot};
+use forebay_core::ids::{Ballot, GroupId, Slot};
 use forebay_core::paxos::EntryKind;
 
 use super::super::{GroupOrdinal, Store};
 use super::EntryBytes;
-use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskOp, OpId, ShardFile};
+use crate::block::{DiskDone, OpId};
 use crate::log::format::PutPayload;
-use crate::log::reader::{ChainReader, ChainStep};
-use crate::log::recovery::READ_BYTES;
+use crate::log::reader::{ChainStep, LogFrom};
 use crate::log::{LogRecord, RecordKind};
 
 /// Reads under way, at most: each holds a buffer of 256 KiB.
@@ -68,8 +67,8 @@ pub struct PastEntries {
     pub token: u64,
     /// The first slot asked for.
     pub first: Slot,
-    /// Of each slot from there on: what its record was, and where its payload is.
-    found: Vec<(RecordKind, Range<usize>)>,
+    /// Of each slot from there on: what its record was, its origin, and where its payload is.
+    found: Vec<(RecordKind, Ballot, Range<usize>)>,
     bytes: Vec<u8>,
 }
 
@@ -78,7 +77,7 @@ impl PastEntries {
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<PastEntry<'_>> {
         let index = slot.0.checked_sub(self.first.0)?;
-        let (kind, at) = self.found.get(usize::try_from(index).ok()?)?;
+        let (kind, _, at) = self.found.get(usize::try_from(index).ok()?)?;
         let payload = &self.bytes[at.clone()];
         Some(match *kind {
             RecordKind::NO_OP => PastEntry::NoOp,
@@ -91,6 +90,13 @@ impl PastEntries {
         })
     }
 
+    /// Under which the entry of a slot that was found was proposed for the first time.
+    #[must_use]
+    pub fn origin(&self, slot: Slot) -> Option<Ballot> {
+        let index = slot.0.checked_sub(self.first.0)?;
+        Some(self.found.get(usize::try_from(index).ok()?)?.1)
+    }
+
     /// How many entries were found, from the first slot on.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -101,19 +107,23 @@ impl PastEntries {
 /// A read under way.
 #[derive(Debug)]
 pub(in crate::store) struct ReadBack {
+    search: Search,
+    log: LogFrom,
+    op: OpId,
+}
+
+/// What is looked for, and was found.
+#[derive(Debug)]
+struct Search {
     past: PastEntries,
     group: GroupId,
     last: Slot,
     ballot: Ballot,
     /// The last slot that lies from here on under that ballot.
     run_last: Slot,
-    reader: ChainReader,
-    /// The position that is read next.
-    next: Lsn,
-    op: OpId,
 }
 
-impl ReadBack {
+impl Search {
     fn wanted(&self) -> Slot {
         Slot(self.past.first.0 + self.past.found.len() as u64)
     }
@@ -139,7 +149,7 @@ impl ReadBack {
         }
         let at = self.past.bytes.len();
         self.past.bytes.extend_from_slice(record.payload);
-        self.past.found.push((header.kind, at..self.past.bytes.len()));
+        self.past.found.push((header.kind, header.origin, at..self.past.bytes.len()));
     }
 }
 
@@ -164,25 +174,21 @@ impl Store {
             return false;
         }
         let past = PastEntries { group, token, first, found: Vec::new(), bytes: Vec::new() };
-        let reader = ChainReader::entered(self.config.log, lsn, self.log.end_lsn());
-        let (id, op) = (self.group_id(group), OpId(0));
-        let read = ReadBack { past, group: id, last, ballot, run_last, reader, next: lsn, op };
-        self.read_more(read);
+        let search = Search { past, group: self.group_id(group), last, ballot, run_last };
+        self.read_more(search, LogFrom::batch(self.config.log, lsn));
         true
     }
 
-    /// Asks for the next piece of the log.
-    fn read_more(&mut self, mut read: ReadBack) {
-        let config = &self.config.log;
-        let left = config.segment_end(read.next).0 - read.next.0;
-        let bytes = left.min(READ_BYTES) as usize;
-        let offset_bytes = config.offset_bytes(read.next);
-        let buf = BlockBuf::zeroed(bytes / BLOCK_BYTES);
-        read.op = self.next_op();
-        read.next = read.next.after(bytes as u64);
-        let (op, file) = (read.op, ShardFile::Log);
-        self.disk.push(DiskOp::Read { op, file, offset_bytes, buf });
-        self.reads.push(read);
+    /// Asks for the next piece of the log, if there is one.
+    fn read_more(&mut self, search: Search, mut log: LogFrom) {
+        let op = self.next_op();
+        match log.read(self.log.durable_lsn(), op, None) {
+            Some(read) => {
+                self.disk.push(read);
+                self.reads.push(ReadBack { search, log, op });
+            }
+            None => self.found_past(search.past),
+        }
     }
 
     /// Whether the operation is one of these reads.
@@ -193,51 +199,44 @@ impl Store {
     /// A piece of the log is here.
     pub(in crate::store) fn read_back_done(&mut self, done: DiskDone) {
         let at = self.reads.iter().position(|read| read.op == done.op).expect("it is one of them");
-        let mut read = self.reads.swap_remove(at);
+        let ReadBack { mut search, mut log, .. } = self.reads.swap_remove(at);
         let (Ok(()), Some(buf), None) = (done.result, done.buf, self.failure) else {
-            return self.found_past(read.past);
+            return self.found_past(search.past);
         };
-        read.reader.feed(&buf);
+        log.feed(&buf);
         loop {
-            // The records borrow the reader, and what is taken of them goes beside it.
-            let entered = ChainReader::entered(self.config.log, Lsn(0), Lsn(0));
-            let mut reader = std::mem::replace(&mut read.reader, entered);
-            let step = match reader.next() {
+            let is_more = match log.next() {
                 ChainStep::Batch(batch) => {
-                    batch.records().for_each(|record| read.take(&record));
-                    Some(true)
+                    batch.records().for_each(|record| search.take(&record));
+                    false
                 }
-                ChainStep::More => Some(false),
-                // The end of what is durable, or a piece that was overwritten meanwhile.
-                ChainStep::Bad(_) => None,
+                ChainStep::More => true,
+                // A piece that was overwritten meanwhile.
+                ChainStep::Bad(_) => return self.found_past(search.past),
             };
-            read.reader = reader;
-            if step.is_none() || read.is_full() || read.reader.point().lsn >= self.log.durable_lsn()
-            {
-                return self.found_past(read.past);
+            let found_all = search.is_full() || log.lsn() >= self.log.durable_lsn();
+            if found_all || !self.enter_next_run(&mut search, &mut log) {
+                return self.found_past(search.past);
             }
-            if read.wanted() > read.run_last && !self.enter_next_run(&mut read) {
-                return self.found_past(read.past);
-            }
-            if step == Some(false) {
-                return self.read_more(read);
+            if is_more {
+                return self.read_more(search, log);
             }
         }
     }
 
-    /// The run is used up: goes on with the one of the next slot. False if there is none.
-    fn enter_next_run(&self, read: &mut ReadBack) -> bool {
-        let group = self.groups.get(read.past.group);
+    /// If the run is used up, goes on with the one of the next slot. False if there is none.
+    fn enter_next_run(&self, search: &mut Search, log: &mut LogFrom) -> bool {
+        if search.wanted() <= search.run_last {
+            return true;
+        }
+        let group = self.groups.get(search.past.group);
         let Some(member) = group.member.as_deref() else { return false };
-        let Some((lsn, ballot, run_last)) = member.positions.find(read.wanted()) else {
+        let Some((lsn, ballot, run_last)) = member.positions.find(search.wanted()) else {
             return false;
         };
-        (read.ballot, read.run_last) = (ballot, run_last);
-        // Usually it lies ahead, in what will be read anyway.
-        let here = read.reader.point().lsn;
-        if lsn < here || lsn >= read.next {
-            read.reader = ChainReader::entered(self.config.log, lsn, self.log.end_lsn());
-            read.next = lsn;
+        (search.ballot, search.run_last) = (ballot, run_last);
+        if !log.brings(lsn) {
+            *log = LogFrom::batch(self.config.log, lsn);
         }
         lsn < self.log.durable_lsn()
     }

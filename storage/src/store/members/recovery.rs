@@ -15,8 +15,8 @@
 //! above are *unknown*, and so is everything read before the damage, because what overwrote it may
 //! have been in it. (**Rule (identity)**: "unknown", never "empty".)
 //!
-//! Damage behind the point is refused as in groups of one ([`super::super::OpenError::Log`]): a
-//! promise may be lost, and a member that lost a promise is removed and added anew.
+//! Damage behind the point costs all members of the shard their part: a promise may be lost, and a
+//! member that lost a promise is removed and added anew ([`super::super::repair`]).
 //!
 //! An entry is applied when a note says that it is chosen. At every place of the log, what was read
 //! of a slot so far is what the member held at that place, or nothing: a checkpoint copies only the
@@ -115,10 +115,10 @@ impl Opening {
         let header = record.header;
         let known = self.groups.find(header.group);
         if header.kind == RecordKind::MEMBER_CREATE {
-            if known.is_some() {
-                return Ok(false);
-            }
             let create = MemberCreate::decode(record.payload).ok_or_else(|| undecodable(record))?;
+            if let Some(group) = known {
+                return self.replay_rebirth(group, record, &create);
+            }
             let mut state = GroupState::new(header.group, create.payload.to_vec());
             let member = MemberState::new(create.member, create.role, record.lsn, create.first());
             (state.member, state.changed) = (Some(Box::new(member)), true);
@@ -157,6 +157,27 @@ impl Opening {
         Ok(true)
     }
 
+    /// A member that takes the place of one that was lost, if the catalog does not have it already.
+    fn replay_rebirth(
+        &mut self,
+        group: GroupOrdinal,
+        record: &LogRecord<'_>,
+        create: &MemberCreate<'_>,
+    ) -> Result<bool, OpenError> {
+        let state = self.groups.get_mut(group);
+        let Some(member) = state.member.as_deref_mut() else { return Err(undecodable(record)) };
+        if state.dropped || member.id == create.member {
+            return Ok(false);
+        }
+        if !member.may_be_reborn() {
+            // No writer of this version creates a member beside one that votes.
+            return Err(undecodable(record));
+        }
+        member.reborn(create.member, record.lsn);
+        (state.payload, state.changed) = (create.payload.to_vec(), true);
+        Ok(true)
+    }
+
     /// An accepted entry.
     fn replay_entry(
         &mut self,
@@ -178,8 +199,8 @@ impl Opening {
         if record.lsn < member.created_lsn || header.slot <= member.trimmed {
             return Ok(false);
         }
-        let bytes = record_bytes(record.payload.len()) as u64;
-        member.positions.note(header.slot, header.ballot, batch, bytes);
+        let bytes = record_bytes(record.payload.len() + header.origin_bytes()) as u64;
+        member.positions.note(&self.config.log, header.slot, header.ballot, batch, bytes);
         member.promised = member.promised.max(header.ballot);
         state.changed = true;
         if header.slot <= member.released() {
@@ -203,7 +224,8 @@ impl Opening {
             }
             _ => {}
         }
-        let entry = Accepted { ballot: header.ballot, handle, kind, logged: true };
+        let (ballot, origin) = (header.ballot, header.origin);
+        let entry = Accepted { ballot, origin, handle, kind, logged: true };
         let member = self.groups.get_mut(group).member.as_deref_mut().expect(A_MEMBER);
         let replaced = member.put(header.slot, entry);
         member.accept_configuration(header.slot, configuration.as_ref());
@@ -276,13 +298,17 @@ impl Opening {
             }
             self.members += 1;
             if member.released() < member.chosen {
-                if member.keeps_state() {
+                let upto = member.chosen;
+                if !member.keeps_state() {
+                    while let Some(gone) = member.pop_upto(upto) {
+                        lost.push(gone);
+                    }
+                } else if self.history_lost {
+                    // They are unknown here, so whether they were chosen is the leader's to say.
+                    member.chosen = member.released();
+                } else {
                     let (expected, found) = (member.released().next(), member.chosen);
                     return Err(OpenError::Gap { group: id, expected, found });
-                }
-                let upto = member.chosen;
-                while let Some(gone) = member.pop_upto(upto) {
-                    lost.push(gone);
                 }
             }
             member.fill_unknown();
@@ -290,6 +316,7 @@ impl Opening {
             let missing = member.positions.last_lost(member.released());
             let ends_early = member.positions.last() < member.released();
             let missing = if ends_early { Some(member.released()) } else { missing };
+            self.members_without_entries += u64::from(missing.is_some());
             if let Some(missing) = missing {
                 member.trim(missing);
                 state.changed = true;

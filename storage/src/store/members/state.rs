@@ -24,6 +24,7 @@ use super::positions::Positions;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Accepted {
     pub(super) ballot: Ballot,
+    pub(super) origin: Ballot,
     pub(in crate::store) handle: Handle,
     pub(super) kind: EntryKind,
     /// Its record is appended.
@@ -33,6 +34,7 @@ pub(in crate::store) struct Accepted {
 impl Accepted {
     pub(super) const UNKNOWN: Accepted = Accepted {
         ballot: Ballot(0),
+        origin: Ballot(0),
         handle: Handle::NONE,
         kind: EntryKind::Unknown,
         logged: true,
@@ -44,6 +46,7 @@ impl Accepted {
 pub(in crate::store) struct FrozenMember {
     pub(in crate::store) promised: Ballot,
     pub(in crate::store) chosen: Slot,
+    pub(in crate::store) chosen_origin: Ballot,
     pub(in crate::store) trimmed: Slot,
     pub(in crate::store) last: Slot,
     pub(in crate::store) configurations: Vec<ConfigurationAt>,
@@ -64,6 +67,8 @@ pub(in crate::store) struct MemberState {
     pub(in crate::store) trimmed: Slot,
     /// Applied, or on a log replica chosen: not in memory any more.
     released: Slot,
+    /// Of the entry at `released`; 0 if that was never here as the chosen one.
+    released_origin: Ballot,
     /// The state contains every slot up to here; of no meaning on a log replica.
     state_slot: Slot,
     accepted: VecDeque<Accepted>,
@@ -71,6 +76,13 @@ pub(in crate::store) struct MemberState {
     pub(super) configurations: Vec<ConfigurationAt>,
     pub(super) positions: Positions,
     pub(in crate::store) frozen: FrozenMember,
+    /// Its promises are lost: it takes no part any more, and waits to be reborn or dropped
+    /// ([`super::super::repair`]).
+    pub(in crate::store) lost: bool,
+    /// Damaged pages of its state that are known of.
+    pub(in crate::store) damaged_pages: Vec<u64>,
+    /// Its state is damaged, grows no more, and is about to be replaced.
+    pub(in crate::store) stopped: bool,
 }
 
 impl MemberState {
@@ -89,11 +101,15 @@ impl MemberState {
             noted: Slot(0),
             trimmed: Slot(0),
             released: Slot(0),
+            released_origin: Ballot(0),
             state_slot: Slot(0),
             accepted: VecDeque::new(),
             configurations: first.into_iter().collect(),
             positions: Positions::after(Slot(0)),
             frozen: FrozenMember::default(),
+            lost: false,
+            damaged_pages: Vec::new(),
+            stopped: false,
         }
     }
 
@@ -108,6 +124,8 @@ impl MemberState {
         let keeps_state = member.role == MemberRole::Storage;
         let state_slot = if keeps_state { applied } else { Slot(0) };
         let released = chosen.max(state_slot);
+        let known = released == chosen;
+        let released_origin = if known { member.chosen_origin } else { Ballot(0) };
         MemberState {
             id: member.id,
             role: member.role,
@@ -117,11 +135,15 @@ impl MemberState {
             noted: released,
             trimmed: member.trimmed_slot,
             released,
+            released_origin,
             state_slot,
             accepted: VecDeque::new(),
             configurations: member.configurations,
             positions: Positions::unread(member.trimmed_slot, member.last_slot),
             frozen: FrozenMember::default(),
+            lost: member.lost,
+            damaged_pages: Vec::new(),
+            stopped: false,
         }
     }
 
@@ -144,6 +166,11 @@ impl MemberState {
     /// Slots up to this one are not in memory.
     pub(in crate::store) fn released(&self) -> Slot {
         self.released
+    }
+
+    /// Of the entry at [`MemberState::released`]; 0 if it was never here.
+    pub(in crate::store) fn released_origin(&self) -> Ballot {
+        self.released_origin
     }
 
     /// The last slot in memory.
@@ -186,8 +213,9 @@ impl MemberState {
         if self.released >= self.chosen || !front.logged || front.kind == EntryKind::Unknown {
             return None;
         }
-        self.released = self.released.next();
-        let follows = self.keeps_state() && self.released == self.state_slot.next();
+        (self.released, self.released_origin) = (self.released.next(), front.origin);
+        let follows =
+            self.keeps_state() && !self.stopped && self.released == self.state_slot.next();
         if follows {
             self.state_slot = self.released;
         }
@@ -197,7 +225,8 @@ impl MemberState {
     /// Takes the next entry out of memory if it is at most `slot`; nothing of it is needed here.
     pub(super) fn pop_upto(&mut self, slot: Slot) -> Option<Accepted> {
         while self.released < slot {
-            self.released = self.released.next();
+            // What is here may be another's that was never chosen.
+            (self.released, self.released_origin) = (self.released.next(), Ballot(0));
             match self.accepted.pop_front() {
                 Some(entry) => return Some(entry),
                 None => self.released = slot,
@@ -244,6 +273,11 @@ impl MemberState {
         self.configurations.iter().rev().find(|at| at.slot <= slot).copied()
     }
 
+    /// The newest that is known.
+    pub(in crate::store) fn newest_configuration(&self) -> Option<ConfigurationAt> {
+        self.configurations.last().copied()
+    }
+
     /// Those of slots up to this one.
     pub(in crate::store) fn configurations_until(&self, slot: Slot) -> Vec<ConfigurationAt> {
         self.configurations.iter().filter(|at| at.slot <= slot).copied().collect()
@@ -278,6 +312,45 @@ impl MemberState {
         self.configurations.drain(..in_force.saturating_sub(1));
     }
 
+    /// The log is gone, and with it what this member promised. Its state stays: all of it was chosen.
+    pub(in crate::store) fn lose_log(&mut self) {
+        self.lost = true;
+        if let Some(at) = self.own_state() {
+            let slot = self.state_slot;
+            if self.released != slot {
+                self.released_origin = Ballot(0);
+            }
+            (self.released, self.chosen, self.noted) = (slot, slot, slot);
+            self.configurations.retain(|known| (at.slot..=slot).contains(&known.slot));
+        }
+        self.trimmed = self.released;
+        self.positions = Positions::after(self.released);
+    }
+
+    /// What is in force after the last slot of the state, if it has one that a log can go on from.
+    fn own_state(&self) -> Option<ConfigurationAt> {
+        let keeps = self.keeps_state() && self.state_slot > Slot(0);
+        self.configuration_after(self.state_slot).filter(|_| keeps)
+    }
+
+    /// Whether another identity may take over what it has: it has never promised or accepted anything,
+    /// or nobody will ever let it vote.
+    pub(in crate::store) fn may_be_reborn(&self) -> bool {
+        self.lost || (self.promised == Ballot(0) && self.accepted.is_empty())
+    }
+
+    /// A new member begins with the state that is here, and with nothing else of the old one.
+    pub(in crate::store) fn reborn(&mut self, id: MemberId, created_lsn: Lsn) {
+        assert!(self.may_be_reborn() && id != self.id, "an identity never comes back");
+        let whole = self.own_state().is_some() && self.released == self.state_slot;
+        if !whole {
+            *self = MemberState::new(id, MemberRole::Log, created_lsn, None);
+            return;
+        }
+        (self.id, self.created_lsn) = (id, created_lsn);
+        (self.promised, self.lost) = (Ballot(0), false);
+    }
+
     /// Fixes what the checkpoint that begins now stores.
     pub(in crate::store) fn freeze(&mut self) {
         let chosen = self.released.max(self.state_slot);
@@ -285,6 +358,7 @@ impl MemberState {
         self.frozen = FrozenMember {
             promised: self.promised,
             chosen,
+            chosen_origin: if chosen == self.released { self.released_origin } else { Ballot(0) },
             trimmed: self.trimmed,
             last: self.positions.last(),
             configurations: configurations.copied().collect(),

@@ -46,7 +46,7 @@ impl Behind {
         }
     }
 
-    pub(super) fn forget(&mut self, group: GroupOrdinal) {
+    pub(in crate::store) fn forget(&mut self, group: GroupOrdinal) {
         self.groups.retain(|other| *other != group);
         self.lost.retain(|(other, _)| *other != group);
         if self.past.as_ref().is_some_and(|past| past.group == group) {
@@ -71,6 +71,7 @@ impl Store {
     fn is_behind(&self, group: GroupOrdinal) -> bool {
         let state = self.groups.get(group);
         let member = state.member.as_deref().filter(|_| !state.dropped);
+        let member = member.filter(|member| !member.stopped && !member.lost);
         member.is_some_and(|member| member.keeps_state() && member.applied() < member.released())
     }
 

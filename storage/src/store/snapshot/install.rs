@@ -17,7 +17,7 @@
 //! Both lists, 16 bytes a page, are what a snapshot costs in memory beside its parts.
 
 use forebay_core::digest::Digest;
-use forebay_core::ids::Slot;
+use forebay_core::ids::{Ballot, Slot};
 use forebay_core::message::peer::SnapshotHead;
 use forebay_core::message::peer::snapshot::{PART_BYTES, entries, split_entry};
 use forebay_core::paxos::{ConfigurationAt, Handle, MemberRole};
@@ -251,8 +251,8 @@ impl Store {
         let member = state.member.as_deref().filter(|_| !state.dropped);
         let member = member.ok_or(InstallError::Closed)?;
         let (applied, trimmed) = (member.applied(), member.trimmed);
-        // A state whose log begins after it is of no use itself.
-        if member.keeps_state() && slot <= applied && applied >= trimmed {
+        // A state whose log begins after it is of no use itself, nor is a damaged one.
+        if member.keeps_state() && !member.stopped && slot <= applied && applied >= trimmed {
             return Err(InstallError::Overtaken { applied });
         }
         // Storage replicas cannot have trimmed what their state lacks, unless it was lost.
@@ -568,10 +568,12 @@ impl Store {
         let catalog = CatalogMember {
             id: member.id,
             role: MemberRole::Storage,
+            chosen_origin: if chosen == frozen.chosen { frozen.chosen_origin } else { Ballot(0) },
             trimmed_slot: if known { frozen.trimmed } else { slot },
             last_slot: frozen.last.max(slot),
             created_lsn: member.created_lsn,
             configurations: if known { member.configurations_until(chosen) } else { vec![at] },
+            lost: false,
         };
         let install = self.snapshots.install.as_deref_mut().expect("just looked");
         (install.catalog, install.chosen) = (Some(catalog), chosen);
@@ -657,7 +659,9 @@ impl Store {
         (state.tree, state.frozen_slot, state.changed) = (tree, slot, true);
         let member = state.member.as_deref_mut().expect("a member gets snapshots");
         let before = member.history_bytes();
-        let overtaken = member.keeps_state() && member.applied() >= slot;
+        let replaced = std::mem::take(&mut member.stopped);
+        let overtaken = member.keeps_state() && member.applied() >= slot && !replaced;
+        let known = replaced && member.applied() == slot;
         let mut gone = Vec::new();
         if !overtaken {
             if member.chosen < slot {
@@ -677,8 +681,11 @@ impl Store {
         if behind {
             self.snapshots.behind.add(group);
         }
-        if overtaken {
+        if overtaken || known {
             self.checkpointed.push((group, slot));
+        }
+        if replaced {
+            self.repaired(group);
         }
         Some(Installed { group, slot, configuration })
     }

@@ -105,7 +105,9 @@ impl Store {
     ) -> Result<(SnapshotPin, SnapshotHead), NotPinned> {
         let state = self.groups.get(group);
         let member = state.member.as_deref().filter(|member| member.keeps_state());
-        let member = member.filter(|_| !state.dropped).ok_or(NotPinned::NoState)?;
+        // A damaged state is nobody's source.
+        let member = member.filter(|member| !state.dropped && !member.stopped);
+        let member = member.ok_or(NotPinned::NoState)?;
         let slot = state.checkpoint_slot;
         if self.failure.is_some() || self.closing {
             return Err(NotPinned::Busy);
@@ -179,7 +181,10 @@ impl Store {
         let missing = self.gather(&tree, &mut building);
         let (ready, damaged) = match missing {
             Ok(ready) => (ready, false),
-            Err(page) if self.is_damaged(page) => (false, true),
+            Err(page) if self.is_damaged(page) => {
+                self.suspect(self.snapshots.pins[at].group, page);
+                (false, true)
+            }
             Err(page) => {
                 let mut ahead = Vec::new();
                 building.cursor.read_ahead(&self.cache, READ_AHEAD_PAGES, &mut ahead);

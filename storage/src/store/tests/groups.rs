@@ -27,6 +27,7 @@ fn forge_payloads(rig: &mut Rig, records: &[(RecordKind, u64, u64, Vec<u8>)]) {
             group: GroupId(*group),
             slot: Slot(*slot),
             ballot: Ballot(1),
+            origin: Ballot(1),
         };
         log.append(&header, &[payload]).expect("room");
     }

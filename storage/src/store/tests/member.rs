@@ -104,34 +104,53 @@ impl Watch {
 
     /// Accepts entries of these sizes from `first` on.
     pub(super) fn accept(&mut self, ballot: u64, first: u64, sizes: &[usize]) {
+        assert!(self.accept_if_room(ballot, first, sizes), "room");
+    }
+
+    /// As [`Watch::accept`]; no if there is no room for all of them.
+    pub(super) fn accept_if_room(&mut self, ballot: u64, first: u64, sizes: &[usize]) -> bool {
         let (ballot, first) = (Ballot(ballot), Slot(first));
-        let (mut handles, mut all) = (Vec::new(), Vec::new());
+        let mut staged = Vec::new();
         for (index, bytes) in sizes.iter().enumerate() {
             let number = (first.0 as usize + index) % 7;
             let key = key(number + 1);
             let value =
                 (*bytes > 0).then(|| item((ballot.0 << 32) + first.0 + index as u64, *bytes));
-            let handle = self.rig.store.stage(self.group, &key, value.as_deref()).expect("room");
-            handles.push(handle);
+            match self.rig.store.stage(self.group, &key, value.as_deref()) {
+                Ok(handle) => staged.push((handle, (key, value))),
+                Err(Refused::Overloaded) => {
+                    staged.into_iter().for_each(|(handle, _)| self.rig.store.discard(handle));
+                    return false;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let (handles, all): (Vec<Handle>, Vec<Bytes>) = staged.into_iter().unzip();
+        for (index, (handle, entry)) in handles.iter().zip(&all).enumerate() {
             let slot = Slot(first.0 + index as u64);
-            self.versions.insert((slot, ballot), (key.clone(), value.clone()));
-            all.push((key, value));
+            self.versions.insert((slot, ballot), entry.clone());
             match self.held.get_mut(slot.0 as usize - 1) {
                 Some(held) => {
-                    let (_, old) = std::mem::replace(held, (ballot, handle));
+                    let (_, old) = std::mem::replace(held, (ballot, *handle));
                     self.rig.store.discard(old);
                 }
-                None => self.held.push((ballot, handle)),
+                None => self.held.push((ballot, *handle)),
             }
         }
         let id = self.id();
         let last = Slot(first.0 + sizes.len() as u64 - 1);
         self.rig.store.persist_entries(self.group, id, ballot, (first, last), |slot| {
             let handle = handles[(slot.0 - first.0) as usize];
-            AcceptedEntry { kind: EntryKind::Data, handle, configuration: None }
+            AcceptedEntry { kind: EntryKind::Data, handle, configuration: None, origin: ballot }
         });
         self.asked_ballot = self.asked_ballot.max(ballot);
         self.asked.push_back((id, Asked::Entries(ballot, first, all)));
+        true
+    }
+
+    /// Slots asked for.
+    pub(super) fn last(&self) -> u64 {
+        self.held.len() as u64
     }
 
     pub(super) fn choose(&mut self, upto: u64) {
@@ -411,4 +430,18 @@ fn damaged_old_entries_are_never_copied_and_stop_no_reads() {
     // Nothing was overwritten: a restart knows what it does not know.
     assert!(watch.rig.store.log.trim_lsn() <= oldest);
     assert_eq!(watch.rig.store.failure(), None);
+}
+
+/// A link that was cut for seconds brings the same entries over and over when it is mended. A generation
+/// that was full of such repetitions, with nothing applied in it, had no checkpoint to wait for: the
+/// shard took no write and no entry any more until it was started again.
+#[test]
+fn entries_that_are_let_go_of_never_fill_the_memory_for_good() {
+    let mut watch = Watch::new(smallest(), MemberRole::Storage, 5, 0);
+    let (group, value) = (watch.group, item(1, 2_000));
+    let bytes = watch.rig.store.stats().overlay_capacity_bytes as usize;
+    for _ in 0..3 * bytes / value.len() {
+        let handle = watch.rig.store.stage(group, &key(1), Some(&value)).expect("room");
+        watch.rig.store.discard(handle);
+    }
 }

@@ -9,6 +9,7 @@
 //! of a shard share one log, what a crash leaves is the chosen contents plus a prefix of that
 //! queue, whatever the groups.
 
+mod carry;
 mod crash;
 mod damage;
 mod failures;
@@ -18,7 +19,9 @@ mod groups;
 mod member;
 mod model;
 mod pacing;
+mod repair;
 mod room;
+mod scrub;
 mod snapshot;
 mod space;
 mod three;

@@ -78,7 +78,7 @@ impl Three {
         for index in 0..NODES {
             self.take_installed(index, &mut transfers);
             let node = &mut self.nodes[index];
-            if node.down_until.is_none() && self.random.chance(1, 100) {
+            if node.down_until.is_none() && self.random.chance(1, 100) && !self.damages {
                 super::space::assert_no_leak(&node.store, &mut node.disk);
             }
             self.begin_transfer(index, &mut transfers);
@@ -129,6 +129,8 @@ impl Three {
         let (slot, configuration) = (installed.slot, installed.configuration);
         node.noted = node.noted.max(slot);
         node.wants = None;
+        node.damaged = false;
+        node.replica.set_damaged(false);
         if node.replica.figures().chosen_slot > slot {
             transfers.promoted_behind += 1;
         }
@@ -182,8 +184,8 @@ impl Three {
         let part = match self.nodes[from].store.read_snapshot(transfer.pin, &after, now) {
             SnapshotRead::Part { entries, last } => (entries.to_vec(), last),
             SnapshotRead::NotYet { .. } => return true,
-            SnapshotRead::Damaged => panic!("nothing is damaged"),
-            SnapshotRead::Gone => {
+            SnapshotRead::Damaged if !self.damages => panic!("nothing is damaged"),
+            SnapshotRead::Gone | SnapshotRead::Damaged => {
                 let node = &mut self.nodes[to];
                 node.store.cancel_install(node.group);
                 return false;
@@ -194,7 +196,7 @@ impl Three {
         !part.1
     }
 
-    fn with_snapshots(mut self) -> Three {
+    pub(super) fn with_snapshots(mut self) -> Three {
         self.snapshots = Some(Transfers::default());
         self
     }

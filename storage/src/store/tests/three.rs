@@ -25,7 +25,7 @@ use super::*;
 
 pub(super) const NODES: usize = 3;
 pub(super) const GROUP: GroupId = GroupId(77);
-const KEYS: usize = 40;
+pub(super) const KEYS: usize = 40;
 /// A group of one on the same shards, whose writes push their logs on.
 const BUSY: GroupId = GroupId(78);
 
@@ -51,7 +51,7 @@ pub(super) enum Wire {
 #[derive(Clone)]
 enum Content {
     Pair(PairMessage),
-    Group(Message, Vec<Wire>),
+    Group(Message, Vec<(Ballot, Wire)>),
 }
 
 struct Letter {
@@ -84,6 +84,8 @@ pub(super) struct Node {
     pub(super) noted: Slot,
     /// Of a snapshot: from whom, and at which slot at least.
     pub(super) wants: Option<(usize, Slot)>,
+    /// Its state is, and the store has said so.
+    pub(super) damaged: bool,
 }
 
 pub(super) struct Three {
@@ -93,7 +95,7 @@ pub(super) struct Three {
     pub(super) random: SimRandom,
     pub(super) nodes: Vec<Node>,
     letters: Vec<Letter>,
-    pub(super) truth: Vec<Wire>,
+    pub(super) truth: Vec<(Ballot, Wire)>,
     loss_percent: usize,
     next_item: u64,
     /// One in so many turns has writes to the replicated group.
@@ -105,6 +107,8 @@ pub(super) struct Three {
     pub(super) snapshots: Option<super::snapshot::Transfers>,
     /// Nodes crash while a snapshot is installed.
     pub(super) strikes: bool,
+    /// Pages are damaged now and then.
+    pub(super) damages: bool,
 }
 
 pub(super) fn member(index: usize) -> MemberId {
@@ -163,6 +167,7 @@ impl Node {
             reported: BTreeMap::new(),
             noted: Slot(0),
             wants: None,
+            damaged: false,
         }
     }
 
@@ -187,9 +192,21 @@ impl Node {
         })
     }
 
-    fn receive(&mut self, from: usize, message: &Message, wires: &[Wire], now: Nanos, random: u64) {
+    /// With its origin.
+    fn entry(&self, slot: Slot) -> Option<(Ballot, Wire)> {
+        Some((self.replica.held(slot)?.origin, self.held(slot)?))
+    }
+
+    fn receive(
+        &mut self,
+        from: usize,
+        message: &Message,
+        wires: &[(Ballot, Wire)],
+        now: Nanos,
+        random: u64,
+    ) {
         let mut offered = Vec::new();
-        for wire in wires {
+        for (origin, wire) in wires {
             let (handle, bytes, payload) = match wire {
                 Wire::NoOp => (Handle::NONE, 0, Payload::NoOp),
                 Wire::Configuration(at) => (Handle::NONE, 0, Payload::Configuration(at)),
@@ -202,7 +219,7 @@ impl Node {
                     }
                 }
             };
-            offered.push(Offered { handle, bytes, payload });
+            offered.push(Offered { handle, bytes, payload, origin: *origin });
         }
         if offered.is_empty() && !wires.is_empty() {
             // No room. A gap would be answered at once, with all of it again; silence, after a while.
@@ -236,7 +253,8 @@ impl Node {
                 self.store.persist_entries(group, id, ballot, (first, last), |slot| {
                     let held = replica.held(slot).expect("held");
                     let configuration = replica.configuration_entry(slot).copied();
-                    AcceptedEntry { kind: held.kind, handle: held.handle, configuration }
+                    let (kind, handle, origin) = (held.kind, held.handle, held.origin);
+                    AcceptedEntry { kind, handle, configuration, origin }
                 });
                 self.asked.push_back((id, ballot, wires));
             }
@@ -284,6 +302,7 @@ impl Three {
             trims: 0,
             snapshots: None,
             strikes: false,
+            damages: false,
         }
     }
 
@@ -301,7 +320,7 @@ impl Three {
     /// The items after `slot`.
     pub(super) fn items_at(&self, slot: Slot) -> Items {
         let mut items = Items::new();
-        for wire in &self.truth[..slot.0 as usize] {
+        for (_, wire) in &self.truth[..slot.0 as usize] {
             match wire {
                 Wire::Data(key, Some(item)) => drop(items.insert(key.clone(), item.clone())),
                 Wire::Data(key, None) => drop(items.remove(key)),
@@ -315,7 +334,7 @@ impl Three {
     fn note_chosen(&mut self, index: usize, slot: Slot) {
         let from = std::mem::replace(&mut self.nodes[index].noted, slot).0;
         for slot in (from + 1..=slot.0).map(Slot) {
-            let Some(wire) = self.nodes[index].held(slot) else {
+            let Some(wire) = self.nodes[index].entry(slot) else {
                 let was_log = self.roles[index] == MemberRole::Log;
                 assert!(was_log || self.snapshots.is_some(), "what is chosen is held");
                 continue;
@@ -354,7 +373,7 @@ impl Three {
                 let mut wires = Vec::new();
                 if let Message::Accept { first, .. } | Message::Fetched { first, .. } = &message {
                     for slot in (first.0..=last.0).map(Slot) {
-                        let wire = self.nodes[index].held(slot);
+                        let wire = self.nodes[index].entry(slot);
                         let wire = wire.or_else(|| self.truth.get(slot.0 as usize - 1).cloned());
                         let Some(wire) = wire else { break };
                         wires.push(wire);
@@ -412,6 +431,7 @@ impl Three {
         }
         node.liveness.tick(now, &mut node.pair_effects);
         node.step(Input::Tick, now, random);
+        self.repair(index);
         self.trim(index);
         self.carry_out(index);
     }
@@ -437,6 +457,7 @@ impl Three {
     fn client(&mut self) {
         for index in 0..NODES {
             let serves = self.nodes[index].replica.figures().role == RoleName::Leading;
+            self.read_a_key(index);
             if self.nodes[index].down_until.is_some() || !serves {
                 continue;
             }
@@ -499,6 +520,7 @@ impl Three {
             node.disk.after_power_cut(&mut self.random)
         };
         node.wants = None;
+        node.damaged = false;
         node.effects.clear();
         node.pair_effects.clear();
         node.asked.clear();
@@ -541,7 +563,7 @@ impl Three {
         node.replica = Replica::recover(member(index), SETTINGS, recovered);
         node.group = group;
         let mut ops = Vec::new();
-        if keeps_state {
+        if keeps_state && !self.damages {
             // A state that is behind its member's log catches up while it is read.
             let mut applied = applied;
             let found = loop {
@@ -562,7 +584,9 @@ impl Three {
             );
         }
         let node = &mut self.nodes[index];
-        super::space::assert_no_leak(&store, &mut node.disk);
+        if !self.damages {
+            super::space::assert_no_leak(&store, &mut node.disk);
+        }
         node.store = store;
         node.store.turn(now, &mut ops);
         ops.drain(..).for_each(|op| node.disk.submit(op));
@@ -721,7 +745,7 @@ fn a_node_that_is_down_for_long_does_not_pin_the_logs_of_the_others() {
         node.store.create_group(descriptor).expect("room");
     }
     three.run(1000, false);
-    three.writes_one_in = 60;
+    three.writes_one_in = 80;
     three.crash(2);
     let back_at = three.now + 8 * Nanos::PER_SECOND;
     three.nodes[2].down_until = Some(back_at);

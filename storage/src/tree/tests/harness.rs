@@ -242,6 +242,7 @@ impl Store {
             catalog: self.tree,
             file_blocks: root.file_blocks,
             space_digest: root.digest,
+            logs_lost: 0,
         };
         let mut buf = BlockBuf::zeroed(1);
         superblock.encode(&mut buf);

@@ -34,10 +34,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let member = CatalogMember {
         id: MemberId(7),
         role: MemberRole::Storage,
+        chosen_origin: Ballot(1),
         trimmed_slot: Slot(3),
         last_slot: Slot(12),
         created_lsn: Lsn(0x5000),
         configurations: vec![ConfigurationAt { slot: Slot(0), configuration }],
+        lost: false,
     };
     vec![
         CatalogEntry { member: Some(member), ..entry(TreeRef::EMPTY, b"words") }.encode(),

@@ -1,11 +1,11 @@
 //! A batch of the log with its records and their payloads. Input: a batch.
 
 use forebay_core::ids::{Ballot, GroupId, Lsn, ShardId, Slot};
-use forebay_storage::log::RecordKind;
 use forebay_storage::log::format::{
     BATCH_HEADER_BYTES, Batch, BatchHeader, BatchKind, PutPayload, RECORD_HEADER_BYTES,
     batch_bytes_for, record_bytes,
 };
+use forebay_storage::log::{RecordHeader, RecordKind};
 
 use super::{blocks_of, put, u32_at};
 
@@ -68,14 +68,19 @@ fn check(data: &[u8]) {
     let mut count = 0;
     for record in batch.records() {
         assert_eq!(record.lsn, header.lsn.after(at as u64));
-        let length = record.payload.len() as u32 | u32::from(record.header.kind.0) << 24;
+        let RecordHeader { kind, group, slot, ballot, origin } = record.header;
+        let (flag, before): (u8, &[u8]) =
+            if origin == ballot { (0, &[]) } else { (0x80, &origin.0.to_le_bytes()) };
+        let payload_bytes = before.len() + record.payload.len();
+        let length = payload_bytes as u32 | u32::from(kind.0 | flag) << 24;
         let mut bytes = data[at..at + 4].to_vec();
         bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&record.header.group.0.to_le_bytes());
-        bytes.extend_from_slice(&record.header.slot.0.to_le_bytes());
-        bytes.extend_from_slice(&record.header.ballot.0.to_le_bytes());
+        bytes.extend_from_slice(&group.0.to_le_bytes());
+        bytes.extend_from_slice(&slot.0.to_le_bytes());
+        bytes.extend_from_slice(&ballot.0.to_le_bytes());
+        bytes.extend_from_slice(before);
         bytes.extend_from_slice(record.payload);
-        let end = at + record_bytes(record.payload.len());
+        let end = at + record_bytes(payload_bytes);
         assert_eq!(bytes, data[at..at + bytes.len()], "a record is its fields");
         at = end;
         count += 1;
@@ -115,7 +120,9 @@ fn batch(kind: BatchKind, payloads: &[&[u8]]) -> Vec<u8> {
     let mut at = BATCH_HEADER_BYTES;
     for (index, payload) in payloads.iter().enumerate() {
         let kind = if index == 0 { RecordKind::PUT } else { RecordKind::DELETE };
-        let length = payload.len() as u32 | u32::from(kind.0) << 24;
+        // Those of eight bytes and more are proposed again: their first eight are the origin.
+        let flag = if index > 0 && payload.len() >= 8 { 0x80 } else { 0 };
+        let length = payload.len() as u32 | u32::from(kind.0 | flag) << 24;
         put(&mut bytes, at + 4, &length.to_le_bytes());
         put(&mut bytes, at + 8, &GroupId(7).0.to_le_bytes());
         put(&mut bytes, at + 16, &Slot(index as u64 + 1).0.to_le_bytes());
@@ -133,6 +140,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let put = [&PutPayload::prefix(b"key")[..], b"key", b"item"].concat();
     vec![
         batch(BatchKind::Data, &[&put, b"a key", b""]),
+        batch(BatchKind::Data, &[&put, b"originalkey"]),
         batch(BatchKind::Data, &[&put]),
         batch(BatchKind::Marker, &[]),
         batch(BatchKind::Seal, &[]),

@@ -70,7 +70,7 @@ fn check_batch(batch: BatchReader<'_>, payload_bytes: usize) {
         let next = |slot: Slot| {
             let entry = entries.next_if(|entry| entry.slot == slot)?;
             assert_eq!(entry.configuration().is_some(), entry.kind == EntryKind::Configuration);
-            Some((entry.kind, entry.bytes))
+            Some((entry.kind, entry.origin, entry.bytes))
         };
         let pushed = builder.push_entries(route, &message.message, last, usize::MAX, next);
         assert_eq!(u64::from(pushed.entries), count);
@@ -150,10 +150,18 @@ fn batch() -> SendBuf {
     let route = Route { group: GroupId(5), from: MemberId(1), to: MemberId(2) };
     let (ballot, slot) = (Ballot(3 << 20 | 1), Slot(9));
     let at = ConfigurationAt { slot: Slot(4), configuration: configuration() };
-    let run = Run { first: Slot(10), last: Slot(12), ballot, unknown: false };
+    let run = Run {
+        first: Slot(10),
+        last: Slot(12),
+        ballot,
+        origin: ballot,
+        begins_lead: true,
+        unknown: false,
+    };
     let report = PromiseReport {
         epoch: None,
         chosen: slot,
+        chosen_origin: ballot,
         trimmed: Slot(2),
         runs: vec![run],
         configurations: vec![at],
@@ -176,6 +184,7 @@ fn batch() -> SendBuf {
         Message::Chosen { ballot, chosen: slot, last: slot, trim: slot },
         Message::Trimmed { ballot, base: slot, configuration: at },
         Message::Relinquish { ballot, successor: Some(MemberId(3)) },
+        Message::Reserve { ballot, next: ballot },
     ] {
         assert!(builder.push(route, &message));
     }
@@ -187,7 +196,10 @@ fn batch() -> SendBuf {
         (EntryKind::Configuration, &encoded),
     ];
     let accept = Message::Accept { ballot, first: Slot(10), chosen: slot, trim: Slot(2) };
-    let entry = |slot: Slot| entries.get(slot.0 as usize - 10).copied();
+    let entry = |slot: Slot| {
+        let (kind, bytes) = *entries.get(slot.0 as usize - 10)?;
+        Some((kind, ballot, bytes))
+    };
     builder.push_entries(route, &accept, Slot(12), usize::MAX, entry);
     builder.finish()
 }

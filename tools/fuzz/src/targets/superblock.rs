@@ -80,6 +80,7 @@ fn superblock(checkpoint: u64, catalog: TreeRef) -> Vec<u8> {
         catalog,
         file_blocks: 2048,
         space_digest: 0x55aa,
+        logs_lost: 0,
     };
     superblock.encode(&mut block);
     block.truncate(HEAD);

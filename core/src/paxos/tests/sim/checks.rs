@@ -31,6 +31,15 @@ impl Sim {
                     if record.kind == EntryKind::Unknown {
                         return Err(format!("slot {slot} is chosen and nobody knows it"));
                     }
+                    if record.kind != EntryKind::NoOp {
+                        let before = self.chosen.last().map(|before| before.origin);
+                        if before != Some(record.origin) {
+                            return Err(format!(
+                                "order: slot {slot} is {record:?}, and before it is {:?}",
+                                self.chosen.last()
+                            ));
+                        }
+                    }
                     if let Some(configuration) = record.configuration {
                         self.configurations.push((slot, configuration));
                     }

@@ -8,6 +8,7 @@ use crate::paxos::{Configuration, Handle};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::paxos::tests) struct Record {
     pub(in crate::paxos::tests) kind: EntryKind,
+    pub(in crate::paxos::tests) origin: Ballot,
     pub(in crate::paxos::tests) value: u64,
     pub(in crate::paxos::tests) bytes: u32,
     pub(in crate::paxos::tests) configuration: Option<Configuration>,
@@ -67,9 +68,13 @@ pub(in crate::paxos::tests) struct Disk {
     /// In force after the log's base; none on a member that knows nothing yet.
     pub(in crate::paxos::tests) configuration: Option<ConfigurationAt>,
     pub(in crate::paxos::tests) chosen: Slot,
+    /// Of the entry at `chosen`; 0 if that was never here.
+    pub(in crate::paxos::tests) chosen_origin: Ballot,
     /// Has the state, not only the log.
     pub(in crate::paxos::tests) keeps_state: bool,
     pub(in crate::paxos::tests) snapshot: Option<(Slot, ConfigurationAt)>,
+    /// Of the entry at the snapshot's slot, where this member had it.
+    pub(in crate::paxos::tests) snapshot_origin: Ballot,
 }
 
 impl Disk {
@@ -83,7 +88,11 @@ impl Disk {
                     self.log.put(slot, entry);
                     slot = slot.next();
                 }
-                self.chosen = self.chosen.max(chosen.min(self.log.last()));
+                let chosen = chosen.min(self.log.last());
+                if chosen > self.chosen {
+                    self.chosen = chosen;
+                    self.chosen_origin = self.origin(chosen);
+                }
             }
             Write::Base { base, configuration } => self.begin_after(base, configuration),
         }
@@ -97,14 +106,22 @@ impl Disk {
         if base >= self.log.base {
             self.log.begin_after(base);
             self.configuration = Some(configuration);
-            self.chosen = self.chosen.max(base);
+            if base > self.chosen {
+                (self.chosen, self.chosen_origin) = (base, Ballot(0));
+            }
         }
+    }
+
+    fn origin(&self, slot: Slot) -> Ballot {
+        self.log.get(slot).map_or(Ballot(0), |(_, record)| record.origin)
     }
 
     pub(in crate::paxos::tests) fn recovered(&self) -> Recovered {
         let base = self.log.base;
         let checkpoint = self.snapshot.map_or(Slot(0), |(slot, _)| slot);
-        let chosen = self.chosen.max(base).max(checkpoint);
+        let noted = [(self.chosen, self.chosen_origin), (checkpoint, self.snapshot_origin)];
+        let (chosen, chosen_origin) =
+            noted.into_iter().max().expect("there are two").max((base, Ballot(0)));
         let mut configurations: Vec<_> = self.configuration.into_iter().collect();
         let mut entries = Vec::new();
         for (index, (ballot, record)) in self.log.entries.iter().enumerate() {
@@ -116,12 +133,14 @@ impl Disk {
             }
             if slot > chosen {
                 let (handle, bytes) = (Handle(record.value), record.bytes);
-                entries.push(Held { ballot: *ballot, handle, bytes, kind: record.kind });
+                let (ballot, origin, kind) = (*ballot, record.origin, record.kind);
+                entries.push(Held { ballot, origin, handle, bytes, kind });
             }
         }
         Recovered {
             promised: self.promised,
             chosen,
+            chosen_origin,
             applied: if self.keeps_state { chosen } else { Slot(0) },
             checkpoint,
             trimmed: base,

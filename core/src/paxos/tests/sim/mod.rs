@@ -47,6 +47,7 @@ const SETTINGS: Settings = Settings {
     election_retry_nanos: 20 * MILLI,
     election_spread_nanos: 10 * MILLI,
     give_up_nanos: 200 * MILLI,
+    hand_over_nanos: 200 * MILLI,
     promote_lag_slots: 10,
 };
 
@@ -539,7 +540,8 @@ pub(super) fn offer(record: &Record) -> Offered<'_> {
         (EntryKind::Data, _) => Payload::Data,
         _ => Payload::NoOp,
     };
-    Offered { handle: Handle(record.value), bytes: record.bytes, payload }
+    let (handle, bytes, origin) = (Handle(record.value), record.bytes, record.origin);
+    Offered { handle, bytes, payload, origin }
 }
 
 thread_local! {

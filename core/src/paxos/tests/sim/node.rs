@@ -220,6 +220,8 @@ impl Node {
         }
         let Some(&configuration) = replica.configuration_after(slot) else { return };
         self.disk.snapshot = Some((slot, configuration));
+        self.disk.snapshot_origin =
+            self.log.get(slot).map_or(crate::ids::Ballot(0), |(_, record)| record.origin);
         self.step(now, Input::Checkpointed { slot });
     }
 
@@ -232,6 +234,7 @@ impl Node {
         }
         self.disk.keeps_state = true;
         self.disk.snapshot = Some((slot, configuration));
+        self.disk.snapshot_origin = crate::ids::Ballot(0);
         if slot > figures.chosen_slot {
             // As the machine does: its log begins after the snapshot.
             let base = slot;
@@ -296,7 +299,8 @@ impl Node {
         if let Some(held) = replica.held(slot) {
             let configuration = replica.configuration_entry(slot).copied();
             let (kind, value, bytes) = (held.kind, held.handle.0, held.bytes);
-            return Some(Record { kind, value, bytes, configuration });
+            let origin = held.origin;
+            return Some(Record { kind, origin, value, bytes, configuration });
         }
         self.log.get(slot).map(|(_, record)| record.clone())
     }
@@ -312,7 +316,7 @@ impl Node {
         for effect in std::mem::take(&mut self.pair_effects) {
             match effect {
                 PairEffect::Send { to, message } => outcome.pairs.push((to, message)),
-                PairEffect::Changed { .. } => changed = true,
+                PairEffect::Changed { .. } | PairEffect::Doubted { .. } => changed = true,
             }
         }
         if changed {

@@ -1,0 +1,129 @@
+//! Logs of all sizes, however small, go on beside entries that nobody may let go of.
+
+use forebay_core::paxos::MemberRole;
+
+use super::member::Watch;
+use super::*;
+
+/// Turns in which the other group gets at least one write in.
+const PATIENCE: usize = 600;
+
+/// A log of any shape; some have hardly a reserve.
+fn some_config(random: &mut SimRandom) -> StoreConfig {
+    let mut config = smallest();
+    let log = &mut config.log;
+    log.batch_bytes_max = [4, 8, 16][random.below(3)] << 10;
+    log.record_bytes_max = [5_000, 9_000, 12_000][random.below(3)];
+    log.segment_bytes = [32, 48, 96][random.below(3)] << 10;
+    log.segments = 4 + random.below(8) as u32;
+    let least = 3 * BLOCK_BYTES as u64;
+    let most = log.capacity_bytes() - 2 * log.segment_bytes;
+    let blocks = random.bits() % ((most - least) / BLOCK_BYTES as u64);
+    log.reserve_bytes =
+        if random.chance(1, 4) { least } else { least + blocks * BLOCK_BYTES as u64 };
+    log.validate().expect("a valid log");
+    config
+}
+
+/// Entries of a replicated group that may never be trimmed, as many as the store takes; each alone in
+/// its block, or some together. Another group writes on all the while.
+fn entries_that_stay(seed: u64) -> (u64, u64) {
+    let mut random = SimRandom::new(seed);
+    let config = some_config(&mut random);
+    let role = [MemberRole::Storage, MemberRole::Log][random.below(2)];
+    let mut watch = Watch::new(config, role, seed, 0);
+    watch.promise(17);
+    watch.settle();
+    let busy = watch.rig.create();
+    watch.checkpoint();
+    let (most, together) = ([40, 400, 1_500][random.below(3)], [1, 1, 6][random.below(3)]);
+    let mut waited = 0;
+    let laps = 6 * config.log.capacity_bytes();
+    let mut number = 0;
+    while watch.rig.store.log.end_lsn().0 < laps {
+        number += 1;
+        let sizes: Vec<usize> =
+            (0..1 + random.below(together)).map(|_| 1 + random.below(most)).collect();
+        let first = watch.last() + 1;
+        watch.accept_if_room(17, first, &sizes);
+        if random.chance(1, 4) {
+            watch.choose(watch.last().saturating_sub(random.below(3) as u64));
+        }
+        watch.turn();
+        // Blocks of their own for the two groups, or one for both.
+        if random.chance(2, 3) {
+            while watch.complete() {}
+        }
+        waited += 1;
+        match watch.rig.put(busy, &key(number % 20), 1 + random.below(1_500)) {
+            Ok(_) => waited = 0,
+            Err(Refused::Overloaded) => {}
+            Err(other) => panic!("{other}"),
+        }
+        watch.turn();
+        for _ in 0..1 + random.below(4) {
+            watch.complete();
+        }
+        assert!(
+            waited < PATIENCE,
+            "seed {seed}: the log stands, {}, {role:?}, {:?}: {:?}",
+            watch.rig.store.checkpoint_phase(),
+            config.log,
+            watch.rig.store.stats()
+        );
+    }
+    let stats = watch.rig.store.stats();
+    assert_eq!(stats.log_read_errors, 0);
+    (watch.last(), stats.log_copied_records)
+}
+
+#[test]
+fn entries_that_stay_stop_no_other_writes_however_small_the_log() {
+    let (mut kept, mut copied) = (0, 0);
+    for seed in 0..40 {
+        let (entries, copies) = entries_that_stay(seed);
+        (kept, copied) = (kept + entries, copied + copies);
+    }
+    println!("{kept} entries kept, {copied} times appended again");
+    assert!(kept > 1_000 && copied > kept);
+}
+
+/// Needed entries, each alone in its block and one of them damaged, until nothing more is taken.
+/// Whether it came to the damaged one before that.
+fn fill_behind_a_damaged_entry(seed: u64) -> bool {
+    let mut random = SimRandom::new(seed);
+    let config = some_config(&mut random);
+    let mut watch = Watch::new(config, MemberRole::Storage, seed, 0);
+    watch.promise(17);
+    watch.settle();
+    watch.checkpoint();
+    let (mut damaged, mut refused) = (false, 0);
+    while refused < PATIENCE {
+        if let Some(failure) = watch.rig.store.failure() {
+            let unreadable = matches!(failure, StoreFailure::Unreadable { .. });
+            assert!(damaged && unreadable, "seed {seed}: {failure:?}");
+            return true;
+        }
+        let took = watch.accept_if_room(17, watch.last() + 1, &[1 + random.below(40)]);
+        refused = if took { 0 } else { refused + 1 };
+        watch.choose(watch.last().saturating_sub(1));
+        watch.rig.now = watch.rig.now + 10 * Nanos::PER_MILLI;
+        watch.turn();
+        while watch.complete() {}
+        let (store, disk) = (&watch.rig.store, &mut watch.rig.disk);
+        if !damaged && store.log.end_lsn().0 > config.log.capacity_bytes() / 2 {
+            let oldest = store.member(watch.group).oldest_needed().expect("none is trimmed");
+            disk.flip_bit(ShardFile::Log, config.log.offset_bytes(oldest) + 40, 1);
+            damaged = true;
+        }
+    }
+    let stats = watch.rig.store.stats();
+    assert_eq!(stats.log_read_errors, 0, "seed {seed}: refused for good: {stats:?}");
+    false
+}
+
+#[test]
+fn a_log_that_is_full_behind_a_damaged_entry_ends_the_service_and_does_not_refuse_for_good() {
+    let ended = (0..20).filter(|seed| fill_behind_a_damaged_entry(*seed)).count();
+    assert!(ended > 10, "{ended} of 20");
+}
