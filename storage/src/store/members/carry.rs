@@ -39,6 +39,10 @@
 //! [`Store::old_slots`] names them at each checkpoint, before they would have to be copied. Whoever
 //! has been away for longer gets a snapshot. (As long as they were copied, a log whose small writes
 //! fill a block each was read and written again and again: a quarter of a simulation's work.)
+//! Few bytes in front of a large state are worth copying, however old: a group in which nobody wrote
+//! but a new leader its one empty entry would otherwise be sent to whoever was away for a few seconds
+//! as a whole. So what is at most a [`WORTH_PART`]th of the group's items stays, and all that stays
+//! for this reason is at most a [`SMALL_PART`]th of the log.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -74,6 +78,10 @@ const SPAN_EIGHTHS: u64 = 5;
 /// Of the log, in eighths: what may be trimmed is, farther behind its head. With what a checkpoint's
 /// interval adds to that, little of it ever lies beyond [`SPAN_EIGHTHS`].
 const KEPT_EIGHTHS: u64 = 2;
+/// Entries of at most this part of their group's items are worth keeping, however old.
+const WORTH_PART: u64 = 64;
+/// What is kept for being worth it, of all members: at most this part of what clients may fill.
+const SMALL_PART: u64 = 32;
 /// Copies between two checkpoints take at most this part of what clients may fill.
 const COPIES_PART: u64 = 8;
 /// Copies appended in one turn, about: the turn's writes come first.
@@ -145,8 +153,15 @@ impl Store {
         // A run's records may lie that far behind its begin.
         let kept = log.client_bytes() / 8 * KEPT_EIGHTHS + log.run_bytes();
         let old = self.log.end_lsn().0.checked_sub(kept).filter(|_| !self.carrier.keeps_old)?;
-        let is_pinned = self.is_pinned_for_snapshot(group);
-        if is_pinned { None } else { self.member(group).positions.last_before(Lsn(old)) }
+        let stays = self.is_pinned_for_snapshot(group) || self.is_worth_keeping(group);
+        if stays { None } else { self.member(group).positions.last_before(Lsn(old)) }
+    }
+
+    /// Whether this member's entries are few beside what a snapshot would send in their place.
+    fn is_worth_keeping(&self, group: GroupOrdinal) -> bool {
+        let own = self.member(group).history_bytes();
+        let share = self.config.log.client_bytes() / SMALL_PART / self.members.max(1) as u64;
+        own <= share && own <= self.groups.get(group).tree.totals().bytes / WORTH_PART
     }
 
     /// For simulations: copies what may be trimmed, until it takes too much of the log. So copying is

@@ -127,3 +127,42 @@ fn a_log_that_is_full_behind_a_damaged_entry_ends_the_service_and_does_not_refus
     let ended = (0..20).filter(|seed| fill_behind_a_damaged_entry(*seed)).count();
     assert!(ended > 10, "{ended} of 20");
 }
+
+/// Laps of the log by a group on its own, beside a member that holds what is there already. Whether
+/// the shell was told to trim the member's entries at the end.
+fn push_on(watch: &mut Watch, busy: u64, laps: u64) -> Option<Slot> {
+    let end = watch.rig.store.log.end_lsn().0 + laps * watch.rig.store.config.log.capacity_bytes();
+    while watch.rig.store.log.end_lsn().0 < end {
+        match watch.rig.put(busy, &key(1), 1_500) {
+            Ok(_) | Err(Refused::Overloaded) => watch.turn(),
+            Err(other) => panic!("{other}"),
+        }
+        while watch.complete() {}
+    }
+    watch.rig.store.old_slots(watch.group)
+}
+
+#[test]
+fn one_small_old_entry_stays_before_a_large_state_and_not_before_a_small_one() {
+    for (bytes, stays) in [(3_000, true), (100, false)] {
+        let mut config = tiny();
+        config.log.segments *= 4;
+        let mut watch = Watch::new(config, MemberRole::Storage, 5, 0);
+        watch.promise(17);
+        watch.settle();
+        for slot in 1..=7 {
+            watch.accept(17, slot, &[bytes]);
+        }
+        watch.accept(17, 8, &[1]);
+        watch.choose(8);
+        watch.settle();
+        watch.checkpoint();
+        let busy = watch.rig.create();
+        assert!(push_on(&mut watch, busy, 1).is_some(), "all of its entries are no few");
+        watch.trim(7);
+        let copied = watch.rig.store.stats().log_copied_records;
+        let named = push_on(&mut watch, busy, 3);
+        assert_eq!(named, (!stays).then_some(Slot(8)));
+        assert!(watch.rig.store.stats().log_copied_records > copied);
+    }
+}

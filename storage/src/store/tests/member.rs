@@ -161,7 +161,7 @@ impl Watch {
         self.rig.store.choose(self.group, Slot(upto));
     }
 
-    fn trim(&mut self, upto: u64) {
+    pub(super) fn trim(&mut self, upto: u64) {
         self.trimmed = Slot(upto);
         self.rig.store.trim(self.group, self.trimmed);
     }
