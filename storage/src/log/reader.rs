@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   feed(256 KiB) ─┐
-//!   feed(256 KiB) ─┼─> carry: [ batch ][ batch ][ half a ba…        next() ─> Batch | More | Bad
-//!   feed(…)       ─┘            ^ point
+//!   feed(256 KiB) ─┼─> fed: [ batch ][ batch ][ half a ba…        next() ─> Batch | More | Bad
+//!   feed(…)       ─┘          ^ point
 //! ```
 //!
-//! The bytes are copied once into the carry, so that a batch is contiguous wherever the pieces
-//! meet. Recovery and the background verifier share this code, and so accept the same bytes.
+//! Where the pieces meet within a batch, they are copied together, so that it is contiguous; a piece
+//! that is given away, and begins with a batch, is read where it is. Recovery and the background
+//! verifier share this code, and so accept the same bytes.
 
 use forebay_core::ids::Lsn;
 
@@ -16,7 +17,32 @@ use super::recovery::READ_BYTES;
 use super::{BLOCK, LogConfig, LogPoint};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskOp, OpId, ShardFile};
 
-/// See the module's page. Invariant: `carry[start..]` begins at `point.lsn`, unless `skip_bytes`
+/// What was fed.
+#[derive(Debug)]
+enum Fed {
+    /// Of several pieces.
+    Copied(Vec<u8>),
+    /// One piece.
+    Given(BlockBuf),
+}
+
+impl Fed {
+    fn into_buf(self) -> Option<BlockBuf> {
+        match self {
+            Fed::Copied(_) => None,
+            Fed::Given(buf) => Some(buf),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Fed::Copied(bytes) => bytes,
+            Fed::Given(buf) => buf,
+        }
+    }
+}
+
+/// See the module's page. Invariant: `fed[start..]` begins at `point.lsn`, unless `skip_bytes`
 /// of the stream are still to be dropped before it.
 #[derive(Debug)]
 pub(crate) struct ChainReader {
@@ -26,7 +52,7 @@ pub(crate) struct ChainReader {
     linked: bool,
     /// No batch of this chain goes beyond.
     end_lsn: Lsn,
-    carry: Vec<u8>,
+    fed: Fed,
     start: usize,
     skip_bytes: u64,
 }
@@ -44,8 +70,8 @@ pub(crate) enum ChainStep<'a> {
 
 impl ChainReader {
     pub(crate) fn new(config: LogConfig, point: LogPoint, end_lsn: Lsn) -> ChainReader {
-        let carry = Vec::new();
-        ChainReader { config, point, linked: true, end_lsn, carry, start: 0, skip_bytes: 0 }
+        let fed = Fed::Copied(Vec::new());
+        ChainReader { config, point, linked: true, end_lsn, fed, start: 0, skip_bytes: 0 }
     }
 
     /// A reader of a chain that is entered at the batch at `lsn`, whatever came before it.
@@ -58,7 +84,7 @@ impl ChainReader {
     /// block later, and follows nothing.
     pub(crate) fn skip_block(&mut self) {
         self.start += BLOCK_BYTES;
-        assert!(self.start <= self.carry.len(), "only what was looked at is skipped");
+        assert!(self.start <= self.fed.bytes().len(), "only what was looked at is skipped");
         self.point = LogPoint { lsn: self.point.lsn.after(BLOCK), ..LogPoint::default() };
         self.linked = false;
     }
@@ -70,25 +96,43 @@ impl ChainReader {
 
     /// What was fed and not yet read, from the point on.
     pub(crate) fn rest(&self) -> &[u8] {
-        &self.carry[self.start..]
+        &self.fed.bytes()[self.start..]
     }
 
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
-        self.carry.drain(..self.start);
-        self.start = 0;
-        self.carry.extend_from_slice(bytes);
+        let start = std::mem::take(&mut self.start);
+        match &mut self.fed {
+            Fed::Copied(fed) => {
+                fed.drain(..start);
+                fed.extend_from_slice(bytes);
+            }
+            Fed::Given(buf) => self.fed = Fed::Copied([&buf[start..], bytes].concat()),
+        }
         self.skip();
     }
 
+    /// As [`ChainReader::feed`], and keeps the piece for as long as it is read. Returns one that is
+    /// not needed any more, if there is one.
+    pub(crate) fn give(&mut self, buf: BlockBuf) -> Option<BlockBuf> {
+        if !self.rest().is_empty() {
+            self.feed(&buf);
+            return Some(buf);
+        }
+        self.start = 0;
+        let before = std::mem::replace(&mut self.fed, Fed::Given(buf));
+        self.skip();
+        before.into_buf()
+    }
+
     fn skip(&mut self) {
-        let here = (self.carry.len() - self.start) as u64;
+        let here = self.rest().len() as u64;
         let now = self.skip_bytes.min(here);
         self.start += now as usize;
         self.skip_bytes -= now;
     }
 
     pub(crate) fn next(&mut self) -> ChainStep<'_> {
-        let rest = &self.carry[self.start..];
+        let rest = self.rest();
         if self.skip_bytes > 0 || rest.len() < BLOCK_BYTES {
             return ChainStep::More;
         }
@@ -119,7 +163,8 @@ impl ChainReader {
         self.skip_bytes = u64::from(header.batch_bytes) - written as u64;
         self.skip();
         // The borrow checker wants the slice anew; the bytes were verified above.
-        ChainStep::Batch(Batch::parsed(header, checksum, &self.carry[start..start + written]))
+        let batch = &self.fed.bytes()[start..start + written];
+        ChainStep::Batch(Batch::parsed(header, checksum, batch))
     }
 
     /// Whether the batch is the next one of this chain.
@@ -145,8 +190,28 @@ impl ChainReader {
     }
 }
 
-/// The log from one of its batches on, whatever came before, read in pieces of [`READ_BYTES`] while
-/// it is written.
+/// Buffers of [`READ_BYTES`] that nobody reads into.
+#[derive(Debug, Default)]
+pub(crate) struct SpareBufs(Vec<BlockBuf>);
+
+/// More are given back to the allocator.
+const SPARE_BUFS_MAX: usize = 2;
+
+impl SpareBufs {
+    pub(crate) fn put(&mut self, buf: BlockBuf) {
+        if buf.len() as u64 == READ_BYTES && self.0.len() < SPARE_BUFS_MAX {
+            self.0.push(buf);
+        }
+    }
+
+    fn take(&mut self, bytes: u64) -> BlockBuf {
+        let spare = if bytes == READ_BYTES { self.0.pop() } else { None };
+        spare.unwrap_or_else(|| BlockBuf::zeroed(bytes as usize / BLOCK_BYTES))
+    }
+}
+
+/// The log from one of its batches on, whatever came before, read in pieces of at most
+/// [`READ_BYTES`] while it is written.
 #[derive(Debug)]
 pub(crate) struct LogFrom {
     chain: ChainReader,
@@ -161,29 +226,39 @@ impl LogFrom {
     }
 
     /// The read of the next piece of what lies before `durable`; None if all of that was asked for.
-    /// What it brings goes to [`LogFrom::feed`], before another is asked for. `spare` is used if it is
-    /// of the right size.
+    /// It goes as far as `wanted`, if it can, or to the end of the batch there. What it brings goes to
+    /// [`LogFrom::give`], before another is asked for.
     pub(crate) fn read(
         &mut self,
-        durable: Lsn,
+        (wanted, durable): (Lsn, Lsn),
         op: OpId,
-        spare: Option<BlockBuf>,
+        spares: &mut SpareBufs,
     ) -> Option<DiskOp> {
         let config = &self.chain.config;
         let offset_bytes = config.offset_bytes(self.next);
         let before_durable = durable.0.saturating_sub(self.next.0);
-        let bytes = READ_BYTES.min(config.capacity_bytes() - offset_bytes).min(before_durable);
+        let before_wanted = wanted.0.saturating_sub(self.next.0).max(config.largest_batch_bytes());
+        let in_file = config.capacity_bytes() - offset_bytes;
+        let bytes = READ_BYTES.min(before_wanted).min(in_file).min(before_durable);
         if bytes == 0 {
             return None;
         }
-        let spare = spare.filter(|buf| buf.len() as u64 == bytes);
-        let buf = spare.unwrap_or_else(|| BlockBuf::zeroed(bytes as usize / BLOCK_BYTES));
         self.next = self.next.after(bytes);
+        let buf = spares.take(bytes);
         Some(DiskOp::Read { op, file: ShardFile::Log, offset_bytes, buf })
     }
 
-    pub(crate) fn feed(&mut self, bytes: &[u8]) {
-        self.chain.feed(bytes);
+    pub(crate) fn give(&mut self, buf: BlockBuf, spares: &mut SpareBufs) {
+        if let Some(spare) = self.chain.give(buf) {
+            spares.put(spare);
+        }
+    }
+
+    /// Ends the reading.
+    pub(crate) fn end(self, spares: &mut SpareBufs) {
+        if let Some(spare) = self.chain.fed.into_buf() {
+            spares.put(spare);
+        }
     }
 
     /// The next batch of what was fed.

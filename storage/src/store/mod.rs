@@ -46,6 +46,7 @@ use forebay_core::time::Nanos;
 use crate::block::{DiskDone, DiskError, DiskOp, OpId};
 use crate::cache::PageCache;
 use crate::log::format::PutPayload;
+use crate::log::reader::SpareBufs;
 use crate::log::{AppendError, LogConfig, LogFailed, LogWriter, RecordHeader, RecordKind};
 use crate::overlay::{InFlight, KeyHash, Overlay, Staged};
 use crate::space::{Runs, SpaceMap};
@@ -233,6 +234,7 @@ pub struct Store {
     staged_count: u64,
     /// Of entries that have left memory.
     reads: Vec<ReadBack>,
+    spare_bufs: SpareBufs,
     past_entries: Vec<PastEntries>,
     snapshots: Snapshots,
     persisted: Vec<(GroupOrdinal, PersistId)>,

@@ -35,6 +35,7 @@ use super::{Store, StoreConfig, Ticket, ops};
 use crate::block::{BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, OpId, ShardFile};
 use crate::cache::{PageCache, ReadError, ReadStart};
 use crate::log::format::PutPayload;
+use crate::log::reader::SpareBufs;
 use crate::log::{
     LogFailed, LogPoint, LogRecord, LogScan, LogWriter, RecordKind, RecoveredLog, ScanError,
     ScanStart, ScanStep, opening_block,
@@ -567,6 +568,7 @@ impl Opening {
             carrier: Carrier::default(),
             staged_count: 0,
             reads: Vec::new(),
+            spare_bufs: SpareBufs::default(),
             past_entries: Vec::new(),
             snapshots: Snapshots::default(),
             persisted: Vec::new(),

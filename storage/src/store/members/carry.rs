@@ -66,7 +66,7 @@ use forebay_core::ids::{Lsn, Slot};
 use forebay_core::time::Nanos;
 
 use super::super::{GroupOrdinal, Store, StoreFailure, TYPICAL_ENTRY_BYTES, Work, ops};
-use crate::block::{BlockBuf, DiskDone, OpId};
+use crate::block::{DiskDone, OpId};
 use crate::log::format::{Batch, record_bytes};
 use crate::log::reader::{ChainStep, LogFrom};
 use crate::log::recovery::READ_BYTES;
@@ -121,7 +121,8 @@ pub(in crate::store) struct Carrier {
     retry_at: Nanos,
     /// See [`Store::keep_old`].
     keeps_old: bool,
-    buf: Option<BlockBuf>,
+    /// All that is needed before this was listed, and is appended again by when nothing waits to be.
+    listed: Lsn,
     issued: u64,
     /// Records appended again, ever.
     pub(in crate::store) copied: u64,
@@ -239,12 +240,18 @@ impl Store {
         assert!(oldest >= self.log.trim_lsn(), "what is needed is not trimmed");
         self.carrier.oldest = oldest;
         let durable = self.log.durable_lsn();
-        if !self.is_pinned() || oldest >= durable {
+        if !self.is_pinned() {
             return false;
         }
-        // As far as the oldest run of positions may reach: copied in part, it stays the oldest.
-        let upto = oldest.after(READ_BYTES).min(durable);
-        let log = LogFrom::batch(self.config.log, oldest);
+        // The oldest run of positions, copied in part, stays the oldest.
+        let listed = self.carrier.listed;
+        let is_within = listed > oldest && listed.0 - oldest.0 < self.config.log.run_bytes();
+        let begin = if is_within { listed } else { oldest };
+        if begin >= durable {
+            return false;
+        }
+        let upto = begin.after(READ_BYTES).min(durable);
+        let log = LogFrom::batch(self.config.log, begin);
         self.carrier.reading = Some(Reading { log, upto, op: None });
         true
     }
@@ -259,9 +266,10 @@ impl Store {
     fn understand(&mut self, now: Nanos) {
         let Some(mut reading) = self.carrier.reading.take() else { return };
         loop {
+            self.carrier.listed = reading.log.lsn();
             if reading.log.lsn() >= reading.upto {
                 // All of it is listed: the oldest needed entry is looked for anew.
-                return;
+                return reading.log.end(&mut self.spare_bufs);
             }
             let more = match reading.log.next() {
                 ChainStep::Batch(batch) => {
@@ -282,7 +290,7 @@ impl Store {
                     if self.log.still_holds(reading.log.lsn()) {
                         self.cannot_read(now);
                     }
-                    return;
+                    return reading.log.end(&mut self.spare_bufs);
                 }
             }
             if self.carrier.bytes.len() >= TURN_BYTES {
@@ -306,8 +314,8 @@ impl Store {
     fn read_on(&mut self, reading: &mut Reading) -> bool {
         self.carrier.issued += 1;
         let op = OpId(ops::CARRY | self.carrier.issued);
-        let spare = self.carrier.buf.take();
-        let Some(read) = reading.log.read(self.log.durable_lsn(), op, spare) else { return false };
+        let ends = (reading.upto, self.log.durable_lsn());
+        let Some(read) = reading.log.read(ends, op, &mut self.spare_bufs) else { return false };
         reading.op = Some(op);
         self.disk.push(read);
         true
@@ -326,10 +334,9 @@ impl Store {
         if done.result.is_err() {
             self.cannot_read(now);
         } else {
-            reading.log.feed(&buf);
+            reading.log.give(buf, &mut self.spare_bufs);
             self.carrier.reading = Some(reading);
         }
-        self.carrier.buf = Some(buf);
     }
 
     /// Notes the records of a batch that members need.

@@ -16,7 +16,7 @@
 
 use std::ops::Range;
 
-use forebay_core::ids::{Ballot, GroupId, Slot};
+use forebay_core::ids::{Ballot, GroupId, Lsn, Slot};
 use forebay_core::paxos::EntryKind;
 
 use super::super::{GroupOrdinal, Store};
@@ -119,8 +119,9 @@ struct Search {
     group: GroupId,
     last: Slot,
     ballot: Ballot,
-    /// The last slot that lies from here on under that ballot.
+    /// The last slot that lies from the run's begin on under that ballot.
     run_last: Slot,
+    run_lsn: Lsn,
 }
 
 impl Search {
@@ -174,7 +175,8 @@ impl Store {
             return false;
         }
         let past = PastEntries { group, token, first, found: Vec::new(), bytes: Vec::new() };
-        let search = Search { past, group: self.group_id(group), last, ballot, run_last };
+        let (group, run_lsn) = (self.group_id(group), lsn);
+        let search = Search { past, group, last, ballot, run_last, run_lsn };
         self.read_more(search, LogFrom::batch(self.config.log, lsn));
         true
     }
@@ -182,12 +184,14 @@ impl Store {
     /// Asks for the next piece of the log, if there is one.
     fn read_more(&mut self, search: Search, mut log: LogFrom) {
         let op = self.next_op();
-        match log.read(self.log.durable_lsn(), op, None) {
+        let run_end = search.run_lsn.after(self.config.log.run_bytes());
+        let wanted = if search.last <= search.run_last { run_end } else { Lsn(u64::MAX) };
+        match log.read((wanted, self.log.durable_lsn()), op, &mut self.spare_bufs) {
             Some(read) => {
                 self.disk.push(read);
                 self.reads.push(ReadBack { search, log, op });
             }
-            None => self.found_past(search.past),
+            None => self.found_past(search, log),
         }
     }
 
@@ -201,9 +205,9 @@ impl Store {
         let at = self.reads.iter().position(|read| read.op == done.op).expect("it is one of them");
         let ReadBack { mut search, mut log, .. } = self.reads.swap_remove(at);
         let (Ok(()), Some(buf), None) = (done.result, done.buf, self.failure) else {
-            return self.found_past(search.past);
+            return self.found_past(search, log);
         };
-        log.feed(&buf);
+        log.give(buf, &mut self.spare_bufs);
         loop {
             let is_more = match log.next() {
                 ChainStep::Batch(batch) => {
@@ -212,11 +216,11 @@ impl Store {
                 }
                 ChainStep::More => true,
                 // A piece that was overwritten meanwhile.
-                ChainStep::Bad(_) => return self.found_past(search.past),
+                ChainStep::Bad(_) => return self.found_past(search, log),
             };
             let found_all = search.is_full() || log.lsn() >= self.log.durable_lsn();
             if found_all || !self.enter_next_run(&mut search, &mut log) {
-                return self.found_past(search.past);
+                return self.found_past(search, log);
             }
             if is_more {
                 return self.read_more(search, log);
@@ -234,7 +238,7 @@ impl Store {
         let Some((lsn, ballot, run_last)) = member.positions.find(search.wanted()) else {
             return false;
         };
-        (search.ballot, search.run_last) = (ballot, run_last);
+        (search.ballot, search.run_last, search.run_lsn) = (ballot, run_last, lsn);
         if !log.brings(lsn) {
             *log = LogFrom::batch(self.config.log, lsn);
         }
@@ -242,7 +246,8 @@ impl Store {
     }
 
     /// A read ended.
-    fn found_past(&mut self, past: PastEntries) {
+    fn found_past(&mut self, Search { past, .. }: Search, log: LogFrom) {
+        log.end(&mut self.spare_bufs);
         if past.token == OWN_TOKEN {
             self.behind_read(past);
         } else {
