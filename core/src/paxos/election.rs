@@ -248,7 +248,7 @@ impl Replica {
         }
     }
 
-    fn configuration_slot(&self) -> Slot {
+    pub(super) fn configuration_slot(&self) -> Slot {
         self.configurations.in_force().map_or(Slot(0), |known| known.slot)
     }
 
@@ -491,6 +491,13 @@ impl Replica {
         at: At<'_>,
         effects: &mut Vec<Effect>,
     ) {
+        if let Role::Leading(leadership) = &mut self.role
+            && leadership.leaving.iter().any(|leaving| leaving.id == from)
+        {
+            // No member any more: whom it has promised is no reason to step down, but to leave it alone.
+            let obeys = reason != Refusal::Promised || promised <= leadership.ballot;
+            return leadership.leaving.retain(|leaving| leaving.id != from || obeys);
+        }
         self.highest_seen = self.highest_seen.max(promised);
         let asking = match &self.role {
             Role::Canvassing(canvass) => canvass.ballot == ballot,
@@ -505,9 +512,7 @@ impl Replica {
         match reason {
             Refusal::Promised if promised > ballot => self.back_off(at, effects),
             Refusal::NotAMember { slot } if slot > self.configuration_slot() => {
-                self.step_down(effects);
-                self.removed = true;
-                effects.push(Effect::Removed { slot });
+                self.leave(slot, effects);
             }
             Refusal::TooFarBehind { trimmed } => {
                 effects.push(Effect::NeedsSnapshot { from, at_least: trimmed });
@@ -533,10 +538,7 @@ impl Replica {
         let chosen = told.chain(own.first()).max_by_key(|known| known.slot);
         let chosen = *chosen.expect("a candidate has a configuration");
         if chosen.configuration.find(self.id).is_none() && chosen.slot > self.configuration_slot() {
-            self.step_down(effects);
-            self.removed = true;
-            effects.push(Effect::Removed { slot: chosen.slot });
-            return;
+            return self.leave(chosen.slot, effects);
         }
         let max_chosen = promises.iter().map(|(_, report)| report.chosen).max();
         let max_chosen = max_chosen.unwrap_or_default().max(self.acceptor.chosen());

@@ -169,6 +169,11 @@ impl Replica {
         if !self.follow(from, peer, ballot, at, effects) {
             return;
         }
+        let is_listed = configuration.configuration.find(self.id).is_some();
+        if self.was_member && !is_listed && configuration.slot > self.configuration_slot() {
+            // The entry that removed it is behind what has left the log.
+            return self.leave(configuration.slot, effects);
+        }
         self.answer_due = true;
         if base <= self.acceptor.stream_slot() {
             return;

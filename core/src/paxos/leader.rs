@@ -11,7 +11,8 @@
 //! **A change of membership** needs a leader that serves (an entry of its own ballot is chosen: the
 //! correction of 2015 to Raft's single-server changes), and no other change on its way. Its entry is
 //! chosen by majorities of the configuration before and of the one after, and nothing is proposed
-//! behind it until then.
+//! behind it until then. A member that it removed is one no more from then on, and yet gets what it misses
+//! up to that entry (see [`super::replication`]): nobody else tells it.
 //!
 //! **A hand-over** costs its clients two log writes, the no-op and their own: the other members write the
 //! successor's promise down beforehand, with the last entries (see [`super::acceptor`]). Where one
@@ -27,7 +28,9 @@ use thiserror::Error;
 
 use super::effect::{Effect, Handle};
 use super::journal::Held;
-use super::membership::{Change, ChangeRefused, Configuration, Member, MemberId, MemberRole};
+use super::membership::{
+    Change, ChangeRefused, Configuration, MEMBERS_MAX, Member, MemberId, MemberRole,
+};
 use super::message::{EntryKind, Message, PromiseReport};
 use super::planted::Bug;
 use super::replica::{At, Replica, Role};
@@ -43,6 +46,8 @@ pub(super) struct Leadership {
     /// The no-op is chosen and applied.
     pub(super) serving: bool,
     pub(super) progress: Vec<Progress>,
+    /// Members that were removed and may not know it. They count for nothing.
+    pub(super) leaving: Vec<Progress>,
     /// Bytes proposed and not chosen.
     pub(super) unchosen_bytes: u64,
     handing_over: Option<(MemberId, Nanos)>,
@@ -121,12 +126,14 @@ impl Leadership {
         self.progress.iter().find(|progress| progress.id == id)
     }
 
-    pub(super) fn progress_mut(&mut self, id: MemberId) -> Option<&mut Progress> {
-        self.progress.iter_mut().find(|progress| progress.id == id)
+    /// Of a member, or of one that leaves.
+    pub(super) fn sent_to_mut(&mut self, id: MemberId) -> Option<&mut Progress> {
+        self.progress.iter_mut().chain(&mut self.leaving).find(|progress| progress.id == id)
     }
 
     pub(super) fn next_due(&self) -> Option<Nanos> {
-        let resends = self.progress.iter().filter_map(|progress| progress.resend_at);
+        let sent_to = self.progress.iter().chain(&self.leaving);
+        let resends = sent_to.filter_map(|progress| progress.resend_at);
         let hand_over = self.handing_over.map(|(_, until)| until);
         let give_up = self.lease_lost_at.map(|at| at + self.give_up_nanos);
         resends.chain(hand_over).chain(give_up).min()
@@ -166,6 +173,7 @@ impl Replica {
             no_op: None,
             serving: false,
             progress: Vec::new(),
+            leaving: Vec::new(),
             unchosen_bytes,
             handing_over: None,
             lease_lost_at: None,
@@ -175,14 +183,22 @@ impl Replica {
         self.settle_leader(at, effects);
     }
 
-    /// One progress for every other member of every configuration that may be in force.
+    /// One progress for every other member of every configuration that may be in force. Whom the newest
+    /// chosen one has removed leaves.
     pub(super) fn update_progress(&mut self, promises: &[(MemberId, PromiseReport)]) {
         let Role::Leading(leadership) = &mut self.role else { return };
         let relevant = self.configurations.relevant();
-        let listed =
-            |id: MemberId| relevant.iter().any(|known| known.configuration.find(id).is_some());
-        leadership.progress.retain(|progress| listed(progress.id));
-        for member in relevant.iter().flat_map(|known| known.configuration.members()) {
+        let members = || relevant.iter().flat_map(|known| known.configuration.members());
+        let removed_at = relevant.first().map(|known| known.slot);
+        let gone = leadership
+            .progress
+            .extract_if(.., |progress| members().all(|member| member.id != progress.id));
+        leadership.leaving.extend(gone.map(|progress| progress.leaves(removed_at)));
+        // Where a new member is, the one before is no more.
+        leadership.leaving.retain(|progress| members().all(|member| member.peer != progress.peer));
+        let excess = leadership.leaving.len().saturating_sub(MEMBERS_MAX);
+        leadership.leaving.drain(..excess);
+        for member in members() {
             if member.id == self.id || leadership.progress(member.id).is_some() {
                 continue;
             }

@@ -194,7 +194,8 @@ pub enum Message {
     Trimmed {
         /// The leader's.
         ballot: Ballot,
-        /// Chosen, and in the checkpoints of two storage replicas (of the only one, if so).
+        /// Chosen, and in the checkpoints of two storage replicas (of the only one, if so); to a member that
+        /// was removed, at least the slot of that entry.
         base: Slot,
         /// In force after `base`.
         configuration: ConfigurationAt,

@@ -32,6 +32,11 @@ pub(super) fn count(attempts: u8) -> u8 {
     (attempts + 1).min(QUICK + DOUBLINGS_MAX)
 }
 
+/// Whether the wait after so many attempts grows no more.
+pub(super) fn is_slowest(attempts: u8) -> bool {
+    attempts >= QUICK + DOUBLINGS_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ use super::leader::Leadership;
 use super::membership::{Configuration, Member, MemberId, MemberRole};
 use super::message::{ConfigurationAt, Message, Offered, Payload};
 use super::planted::{Bug, Planted};
+use super::replication::Progress;
 use super::settings::Settings;
 use crate::ids::{Ballot, Slot};
 use crate::liveness::{Epoch, Liveness, Peer};
@@ -386,16 +387,28 @@ impl Replica {
         Some(&at.configuration)
     }
 
-    /// Shards that hold a member, by any configuration that may be in force.
+    /// Shards that hold a member, by any configuration that may be in force, or one that this leader tells
+    /// of its removal.
     pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
         let relevant = self.configurations.relevant().iter();
-        relevant.flat_map(|at| at.configuration.members()).map(|member| member.peer)
+        let members = relevant.flat_map(|at| at.configuration.members());
+        members.map(|member| member.peer).chain(self.leaving().iter().map(|leaving| leaving.peer))
     }
 
-    /// The shard of a member, by any configuration that may be in force.
+    /// The shard of a member, by any configuration that may be in force, or of one that this leader tells
+    /// of its removal.
     #[must_use]
     pub fn peer_of(&self, id: MemberId) -> Option<Peer> {
-        self.find_member(id).map(|member| member.peer)
+        let leaving = || self.leaving().iter().find(|leaving| leaving.id == id);
+        let member = self.find_member(id).map(|member| member.peer);
+        member.or_else(|| leaving().map(|leaving| leaving.peer))
+    }
+
+    fn leaving(&self) -> &[Progress] {
+        match &self.role {
+            Role::Leading(leadership) => &leadership.leaving,
+            _ => &[],
+        }
     }
 
     /// Entries that the leader of `ballot` proposes up to this slot are held here as it proposed them:
@@ -679,15 +692,15 @@ impl Replica {
             self.release();
         }
         if !self.removed && self.note_membership() {
-            self.leave(effects);
+            let slot = self.configurations.in_force().map_or(Slot(0), |at| at.slot);
+            self.leave(slot, effects);
         }
     }
 
-    /// A chosen configuration does not list this member.
-    pub(super) fn leave(&mut self, effects: &mut Vec<Effect>) {
+    /// The configuration chosen at `slot` does not list this member.
+    pub(super) fn leave(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
         self.step_down(effects);
         self.removed = true;
-        let slot = self.configurations.in_force().map_or(Slot(0), |at| at.slot);
         effects.push(Effect::Removed { slot });
     }
 

@@ -27,6 +27,12 @@
 //! **Trimming goes on while the group is idle**, because full logs may be what keeps it idle: a
 //! member tells of its checkpoint when it has one, and the leader of a new trim slot when there is
 //! one, whether or not another message would go out. The leader asks until that was answered.
+//!
+//! **A member that was removed** gets, at the same pace, what it misses up to the entry that removed it
+//! and the watermark up to there, and nothing after that or of what may be trimmed: it keeps its log. That
+//! ends when it has told that watermark, or refuses; and, because one that knows itself removed answers
+//! nothing, when it is silent at the slowest pace, or its shard is. If it needs what has left the log, it
+//! is told the configuration instead.
 
 use super::effect::Effect;
 use super::membership::{Member, MemberId};
@@ -44,6 +50,8 @@ use crate::time::Nanos;
 pub(super) struct Progress {
     pub(super) id: MemberId,
     pub(super) peer: Peer,
+    /// The slot of the entry that removed it, once that is chosen: nothing after it is for this member.
+    removed_at: Option<Slot>,
     /// To be sent next.
     next: Slot,
     /// Acknowledged under this ballot.
@@ -96,6 +104,7 @@ impl Progress {
         Progress {
             id: member.id,
             peer: member.peer,
+            removed_at: None,
             next: report.map_or(chosen, |report| report.chosen).next(),
             durable,
             chosen: durable,
@@ -115,6 +124,12 @@ impl Progress {
             resend_at: None,
             resends: 0,
         }
+    }
+
+    /// The entry at this slot is chosen and has removed the member.
+    pub(super) fn leaves(mut self, removed_at: Option<Slot>) -> Progress {
+        self.removed_at = removed_at;
+        self
     }
 
     fn in_flight(&self) -> u64 {
@@ -181,7 +196,7 @@ impl Replica {
     /// A new member asked to be told of its group.
     pub(super) fn introduce(&mut self, id: MemberId) {
         if let Role::Leading(leadership) = &mut self.role
-            && let Some(progress) = leadership.progress_mut(id)
+            && let Some(progress) = leadership.sent_to_mut(id)
         {
             progress.introduce = true;
             progress.resend_at = None;
@@ -216,7 +231,7 @@ impl Replica {
             return;
         }
         let current = ballot == leadership.ballot;
-        let Some(progress) = leadership.progress_mut(from) else { return };
+        let Some(progress) = leadership.sent_to_mut(from) else { return };
         if !progress.probed && current {
             progress.probed = true;
             // It may have been asked more than once, and then answers so.
@@ -258,7 +273,8 @@ impl Replica {
     /// [`super::Input::Tick`]. A follower's shard hears this one at once, and takes its state for complete.
     pub fn reconnected(&mut self, peer: Peer) {
         let Role::Leading(leadership) = &mut self.role else { return };
-        for progress in leadership.progress.iter_mut().filter(|progress| progress.peer == peer) {
+        let sent_to = leadership.progress.iter_mut().chain(&mut leadership.leaving);
+        for progress in sent_to.filter(|progress| progress.peer == peer) {
             if progress.resend_at.is_some() {
                 (progress.resend_at, progress.resends) = (Some(Nanos(0)), 0);
             }
@@ -269,15 +285,32 @@ impl Replica {
     pub(super) fn replicate(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         let Role::Leading(leadership) = &mut self.role else { return };
         let mut progresses = core::mem::take(&mut leadership.progress);
+        let mut leaving = core::mem::take(&mut leadership.leaving);
         for progress in &mut progresses {
             self.replicate_to(progress, at, effects);
         }
+        leaving.retain_mut(|progress| {
+            let told = Some(progress.chosen) >= progress.removed_at;
+            if !told {
+                self.replicate_to(progress, at, effects);
+            }
+            !told && !progress.parked
+        });
         let Role::Leading(leadership) = &mut self.role else { return };
-        leadership.progress = progresses;
+        (leadership.progress, leadership.leaving) = (progresses, leaving);
+    }
+
+    /// The last slot that is for this member, how far it is told what is chosen, and what may leave its log.
+    fn bounds(&self, progress: &Progress) -> (Slot, Slot, Slot) {
+        match progress.removed_at {
+            Some(slot) => (slot, slot, Slot(0)),
+            None => (self.acceptor.stream_slot(), self.acceptor.chosen(), self.may_trim),
+        }
     }
 
     fn replicate_to(&self, progress: &mut Progress, at: At<'_>, effects: &mut Vec<Effect>) {
-        let chosen = self.acceptor.chosen();
+        let (_, chosen, trim) = self.bounds(progress);
+        let leaves = progress.removed_at.is_some();
         let granted = at.liveness.granted(progress.peer).filter(|(_, until)| at.now < *until);
         if progress.parked {
             if granted.is_none() {
@@ -297,7 +330,8 @@ impl Replica {
             progress.ask = true;
         }
         let due = progress.resend_at.is_some_and(|resend_at| at.now >= resend_at);
-        if due && granted.is_none() {
+        let given_up = leaves && pace::is_slowest(progress.resends);
+        if due && (granted.is_none() || given_up) {
             progress.parked = true;
             progress.resend_at = None;
             return;
@@ -317,7 +351,7 @@ impl Replica {
             while progress.probed && self.send_entries(progress, effects) {
                 sent = true;
             }
-            let news = progress.told_trim < self.may_trim;
+            let news = progress.told_trim < trim;
             progress.ask |= news && !sent;
             if !sent && (news || progress.told < chosen || (progress.ask && fresh)) {
                 self.send_chosen(progress, effects);
@@ -335,7 +369,7 @@ impl Replica {
     /// Sends the next range, if the windows allow one.
     fn send_entries(&self, progress: &mut Progress, effects: &mut Vec<Effect>) -> bool {
         let Settings { peer_window_slots, peer_window_bytes, .. } = self.settings;
-        let end = self.acceptor.stream_slot();
+        let (end, chosen, trim) = self.bounds(progress);
         if progress.next > end || progress.in_flight_bytes >= peer_window_bytes {
             return false;
         }
@@ -360,9 +394,7 @@ impl Replica {
             }
             last = last.next();
         }
-        let (ballot, chosen, trim) =
-            (self.acceptor.stream(), self.acceptor.chosen(), self.may_trim);
-        let message = Message::Accept { ballot, first, chosen, trim };
+        let message = Message::Accept { ballot: self.acceptor.stream(), first, chosen, trim };
         effects.push(Effect::Send { to: progress.id, message, last });
         progress.next = last.next();
         (progress.told, progress.told_trim) = (chosen, trim);
@@ -372,12 +404,11 @@ impl Replica {
     }
 
     fn send_chosen(&self, progress: &mut Progress, effects: &mut Vec<Effect>) {
-        let (ballot, chosen) = (self.acceptor.stream(), self.acceptor.chosen());
+        let (ballot, (end, chosen, trim)) = (self.acceptor.stream(), self.bounds(progress));
         // Of what was sent, so that a member ahead of its messages sees no gap.
-        let last =
-            if progress.probed { Slot(progress.next.0 - 1) } else { self.acceptor.stream_slot() };
-        let message = Message::Chosen { ballot, chosen, last, trim: self.may_trim };
-        (progress.told, progress.told_trim) = (chosen, self.may_trim);
+        let last = if progress.probed { Slot(progress.next.0 - 1).min(end) } else { end };
+        let message = Message::Chosen { ballot, chosen, last, trim };
+        (progress.told, progress.told_trim) = (chosen, trim);
         if !progress.probed || progress.in_flight() > 0 {
             // The answer may say that it misses something.
             progress.in_flight_messages += 1;
@@ -386,7 +417,8 @@ impl Replica {
     }
 
     fn send_trimmed(&self, progress: &mut Progress, effects: &mut Vec<Effect>) {
-        let base = self.trimmed;
+        // To one that leaves the members without it: no log, and no snapshot.
+        let base = self.trimmed.max(progress.removed_at.unwrap_or_default());
         let Some(&configuration) = self.configurations.after(base) else { return };
         let message = Message::Trimmed { ballot: self.acceptor.stream(), base, configuration };
         effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });

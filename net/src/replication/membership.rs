@@ -35,7 +35,7 @@ const REPORTS_MAX: usize = 256;
 const ABSENT_FRESH_NANOS: u64 = Nanos::PER_SECOND;
 /// A member that has had no leader for so long, or was told nothing by one that it hears, may be of a
 /// group that is gone or does not list it any more. So may one that holds a change for so long that it does
-/// not know to be chosen: if the change removed it, nobody tells it so.
+/// not know to be chosen: if the change removed it, the leader may have ended before it could say so.
 const FORGOTTEN_NANOS: u64 = 3 * Nanos::PER_SECOND;
 /// A member that is not reached for so long is reached by another leader, if there is one that can: longer
 /// than a link takes to come back by itself. It costs a hand-over, and no copy, so that operators need not

@@ -2,6 +2,7 @@
 //! mutation score of both.
 
 mod damage;
+mod leaving;
 mod model;
 mod mutation;
 mod resends;

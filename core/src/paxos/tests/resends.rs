@@ -13,7 +13,7 @@ use crate::paxos::{Handle, Input};
 use crate::time::Nanos;
 
 /// Of a shard that the others support.
-fn supported() -> Liveness {
+pub(super) fn supported() -> Liveness {
     let mut liveness = Liveness::new(Peer(0), 1, LivenessSettings::DEFAULT, true, Nanos(0));
     for peer in [1, 2].map(Peer) {
         liveness.add_peer(peer, Nanos(0));

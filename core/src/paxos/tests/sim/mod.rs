@@ -24,7 +24,7 @@ use super::super::{
     Settings,
 };
 use crate::ids::Slot;
-use crate::liveness::{LivenessSettings, PairMessage, Peer};
+use crate::liveness::{Epoch, LivenessSettings, PairMessage, Peer};
 use crate::time::Nanos;
 use disk::Record;
 use node::Node;
@@ -477,6 +477,35 @@ impl Sim {
         let serves = |node: &&Node| node.runs(self.now) && node.serves(self.now);
         let node = self.nodes.iter().find(serves)?;
         Some(node.index as usize)
+    }
+
+    /// The leader removes the member of a node. The slot of that entry.
+    pub(in crate::paxos::tests) fn remove(&mut self, index: usize) -> Result<Slot, String> {
+        let leader = self.serving().expect("somebody leads");
+        let id = self.nodes[index].member.expect("it is a member");
+        let begun = self.nodes[leader].change(self.now, Change::Remove { id });
+        self.after(leader)?;
+        begun.map_err(|error| error.to_string())
+    }
+
+    /// The connection from a node to another is a new one.
+    pub(in crate::paxos::tests) fn reconnect(&mut self, from: usize, to: usize) {
+        self.cut.retain(|link| *link != (from, to));
+        self.nodes[from].reconnected(self.now, Peer(to as u32));
+    }
+
+    /// Under which support each of two nodes has the other.
+    pub(in crate::paxos::tests) fn support(&self, one: usize, other: usize) -> [Option<Epoch>; 2] {
+        [(one, other), (other, one)].map(|(from, to)| {
+            let node = &self.nodes[from];
+            node.liveness.supports(Peer(to as u32), node.clock(self.now))
+        })
+    }
+
+    /// Whether a node's member waits for nothing.
+    pub(in crate::paxos::tests) fn is_idle(&self, index: usize) -> bool {
+        let replica = self.nodes[index].replica.as_ref();
+        replica.is_none_or(|replica| replica.next_due().is_none())
     }
 
     /// An operator's change of the membership, through whoever leads.

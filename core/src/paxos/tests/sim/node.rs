@@ -21,6 +21,8 @@ pub(in crate::paxos::tests) struct Node {
     writes: Vec<(PersistId, Write)>,
     written: Option<PersistId>,
     pub(super) up: bool,
+    /// Its member was told that it is one no more.
+    pub(in crate::paxos::tests) removed_at: Option<Slot>,
     pub(in crate::paxos::tests) paused_until: u64,
     pub(super) start: u32,
     pub(super) wake_at: Option<u64>,
@@ -79,6 +81,7 @@ impl Node {
             writes: Vec::new(),
             written: None,
             up: true,
+            removed_at: None,
             paused_until: 0,
             start: 1,
             wake_at: None,
@@ -143,6 +146,13 @@ impl Node {
         let clock = self.clock(now);
         self.liveness.tick(clock, &mut self.pair_effects);
         self.step(now, Input::Tick);
+    }
+
+    pub(super) fn reconnected(&mut self, now: u64, peer: Peer) {
+        if let Some(replica) = &mut self.replica {
+            replica.reconnected(peer);
+        }
+        self.tick(now);
     }
 
     pub(super) fn propose(&mut self, value: u64, bytes: u32) -> bool {
@@ -251,6 +261,7 @@ impl Node {
         self.effects.clear();
         self.start += 1;
         self.log = Log::default();
+        self.removed_at = None;
         let disk = std::mem::take(&mut self.disk);
         let old = self.member.replace(id);
         self.replica = self.up.then(|| Replica::joining(id, SETTINGS).with_bug(bug));
@@ -396,7 +407,8 @@ impl Node {
                     self.step(now, Input::Trimmed { slot });
                 }
             }
-            Effect::StepsDown { .. } | Effect::Discard { .. } | Effect::Removed { .. } => {}
+            Effect::Removed { slot } => self.removed_at = Some(slot),
+            Effect::StepsDown { .. } | Effect::Discard { .. } => {}
         }
     }
 }
