@@ -48,11 +48,12 @@ use crate::tree::{PageRef, TreeRef};
 
 /// Page writes in flight while nothing is urgent: the log shares the device.
 const PAGE_WRITES_MAX: usize = 4;
-/// A checkpoint follows at once while the log holds more than this part of what clients may fill, and
-/// it would be trimmed by [`LOG_GAIN_PART`] of that.
+/// A checkpoint begins while the log holds more than this part of what clients may fill, if it trims
+/// [`LOG_GAIN_PART`] of that, or lets the next one.
 const LOG_HELD_PERCENT_MAX: u64 = 75;
 /// What members still need may hold most of a log for long ([`super::members`]): checkpoint after
-/// checkpoint would trim a few batches each.
+/// checkpoint would trim a few batches each. Without members, two checkpoints' writes are all that a log
+/// holds; with what is needed before them they must be shorter.
 const LOG_GAIN_PART: u64 = 8;
 
 #[derive(Debug)]
@@ -351,13 +352,16 @@ impl Store {
         // What another checkpoint trims to.
         let next_trim = self.superblock.history_start();
         let (held, all) = (self.log.end_lsn().0 - trim.0, self.config.log.client_bytes());
-        let nearly_full = held * 100 >= all * LOG_HELD_PERCENT_MAX
-            && next_trim.0.saturating_sub(trim.0) >= all / LOG_GAIN_PART;
+        let gain = next_trim.0.saturating_sub(trim.0);
+        // What members need may be copied as fast as the log is written, so as much may be let go.
+        let written = if self.members > 0 { self.log.durable_lsn().0 - start.0 } else { 0 };
+        let nearly_full = held * 100 >= all * LOG_HELD_PERCENT_MAX;
+        let pays = nearly_full && gain.max(written) >= all / LOG_GAIN_PART;
         let full = || {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
-        trim < next_trim && (nearly_full || full()) || start < self.log.durable_lsn() && full()
+        pays || trim < next_trim && full() || start < self.log.durable_lsn() && full()
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint. While

@@ -1,7 +1,7 @@
 //! Re-append at the log's head: old entries that members still need do not pin the shard's log.
 //!
 //! ```text
-//!   trim_lsn      oldest needed              head - 5/8                        head
+//!   trim_lsn      oldest needed              head - 1/2                        head
 //!   ──┼── gone ──────┤ · · x · · · x x · · ·   ┤ · · · · · · · · · · · · · · · · ┤ x' x' x'
 //!                    └── read, checked ─────────────────────────────── appended ──┘
 //!                    next checkpoint: its history begins behind what was copied
@@ -73,8 +73,9 @@ use crate::log::recovery::READ_BYTES;
 use crate::log::{AppendError, BLOCK, RecordHeader, RecordKind};
 
 /// Of the log, in eighths: needed entries farther behind its head are copied. What remains has room
-/// for the writes of two checkpoints, because the log is trimmed to the older superblock.
-const SPAN_EIGHTHS: u64 = 5;
+/// for the writes of two checkpoints, because the log is trimmed to the older superblock, and for those
+/// of the time that the second takes.
+const SPAN_EIGHTHS: u64 = 4;
 /// Of the log, in eighths: what may be trimmed is, farther behind its head. With what a checkpoint's
 /// interval adds to that, little of it ever lies beyond [`SPAN_EIGHTHS`].
 const KEPT_EIGHTHS: u64 = 2;

@@ -111,7 +111,7 @@ fn fill_behind_a_damaged_entry(seed: u64) -> bool {
         watch.turn();
         while watch.complete() {}
         let (store, disk) = (&watch.rig.store, &mut watch.rig.disk);
-        if !damaged && store.log.end_lsn().0 > config.log.capacity_bytes() / 2 {
+        if !damaged && store.log.end_lsn().0 > config.log.client_bytes() / 3 {
             let oldest = store.member(watch.group).oldest_needed().expect("none is trimmed");
             disk.flip_bit(ShardFile::Log, config.log.offset_bytes(oldest) + 40, 1);
             damaged = true;
@@ -128,18 +128,20 @@ fn a_log_that_is_full_behind_a_damaged_entry_ends_the_service_and_does_not_refus
     assert!(ended > 10, "{ended} of 20");
 }
 
-/// Laps of the log by a group on its own, beside a member that holds what is there already. Whether
-/// the shell was told to trim the member's entries at the end.
+/// Laps of the log by a group on its own, beside a member that holds what is there already. What of
+/// the member's entries the shell was told to trim in that time.
 fn push_on(watch: &mut Watch, busy: u64, laps: u64) -> Option<Slot> {
     let end = watch.rig.store.log.end_lsn().0 + laps * watch.rig.store.config.log.capacity_bytes();
+    let mut named = None;
     while watch.rig.store.log.end_lsn().0 < end {
         match watch.rig.put(busy, &key(1), 1_500) {
             Ok(_) | Err(Refused::Overloaded) => watch.turn(),
             Err(other) => panic!("{other}"),
         }
         while watch.complete() {}
+        named = named.max(watch.rig.store.old_slots(watch.group));
     }
-    watch.rig.store.old_slots(watch.group)
+    named
 }
 
 #[test]
@@ -153,16 +155,58 @@ fn one_small_old_entry_stays_before_a_large_state_and_not_before_a_small_one() {
         for slot in 1..=7 {
             watch.accept(17, slot, &[bytes]);
         }
-        watch.accept(17, 8, &[1]);
+        // Of the next lead.
+        watch.promise(18);
+        watch.accept(18, 8, &[1]);
         watch.choose(8);
         watch.settle();
         watch.checkpoint();
         let busy = watch.rig.create();
-        assert!(push_on(&mut watch, busy, 1).is_some(), "all of its entries are no few");
+        assert_eq!(push_on(&mut watch, busy, 1), Some(Slot(8)), "all of its entries are no few");
         watch.trim(7);
         let copied = watch.rig.store.stats().log_copied_records;
         let named = push_on(&mut watch, busy, 3);
         assert_eq!(named, (!stays).then_some(Slot(8)));
         assert!(watch.rig.store.stats().log_copied_records > copied);
     }
+}
+
+#[test]
+fn what_is_needed_for_long_leaves_room_for_a_checkpoint_that_takes_its_time() {
+    let mut config = tiny();
+    config.log.segments *= 16;
+    (config.overlay_generation_bytes, config.checkpoint_interval_nanos) =
+        (16 << 20, 1_000 * Nanos::PER_SECOND);
+    let all = config.log.client_bytes();
+    let mut watch = Watch::new(config, MemberRole::Storage, 11, 0);
+    watch.promise(17);
+    watch.settle();
+    watch.checkpoint();
+    let busy = watch.rig.create();
+    let (mut room_min, mut number, mut checkpoints) = (all, 0_usize, 0);
+    let end = watch.rig.store.log.end_lsn().0 + 6 * config.log.capacity_bytes();
+    while watch.rig.store.log.end_lsn().0 < end {
+        number += 1;
+        // An entry in so many blocks stays, up to a tenth of the log.
+        if number.is_multiple_of(16) && watch.last() * 200 < all / 10 {
+            watch.accept(17, watch.last() + 1, &[100]);
+            watch.choose(watch.last());
+        }
+        match watch.rig.put(busy, &key(number % 20), 100 + number % 900) {
+            Ok(_) | Err(Refused::Overloaded) => watch.turn(),
+            Err(other) => panic!("{other}"),
+        }
+        // Among the log's writes, the operations of a checkpoint take their time.
+        for _ in 0..3 {
+            watch.complete();
+        }
+        let store = &watch.rig.store;
+        let held = store.log.end_lsn().0 - store.log.trim_lsn().0;
+        room_min = room_min.min(all.saturating_sub(held));
+        checkpoints = store.stats().checkpoint_number;
+    }
+    let stats = watch.rig.store.stats();
+    println!("{room_min} of {all} bytes of room at least, {checkpoints} checkpoints; {stats:?}");
+    assert!(stats.log_copied_records > watch.last(), "all were copied");
+    assert!(room_min > all / 6, "{room_min} of {all}");
 }
