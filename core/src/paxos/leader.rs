@@ -48,6 +48,8 @@ pub(super) struct Leadership {
     pub(super) progress: Vec<Progress>,
     /// Members that were removed and may not know it. They count for nothing.
     pub(super) leaving: Vec<Progress>,
+    /// Up to here a quorum of the members has told that it knows what is chosen.
+    pub(super) known_slot: Slot,
     /// Bytes proposed and not chosen.
     pub(super) unchosen_bytes: u64,
     handing_over: Option<(MemberId, Nanos)>,
@@ -132,7 +134,8 @@ impl Leadership {
     }
 
     pub(super) fn next_due(&self) -> Option<Nanos> {
-        let sent_to = self.progress.iter().chain(&self.leaving);
+        let told = self.leaving.iter().filter(|leaving| leaving.may_be_told(self.known_slot));
+        let sent_to = self.progress.iter().chain(told);
         let resends = sent_to.filter_map(|progress| progress.resend_at);
         let hand_over = self.handing_over.map(|(_, until)| until);
         let give_up = self.lease_lost_at.map(|at| at + self.give_up_nanos);
@@ -174,6 +177,7 @@ impl Replica {
             serving: false,
             progress: Vec::new(),
             leaving: Vec::new(),
+            known_slot: Slot(0),
             unchosen_bytes,
             handing_over: None,
             lease_lost_at: None,

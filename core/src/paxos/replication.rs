@@ -32,7 +32,9 @@
 //! and the watermark up to there, and nothing after that or of what may be trimmed: it keeps its log. That
 //! ends when it has told that watermark, or refuses; and, because one that knows itself removed answers
 //! nothing, when it is silent at the slowest pace, or its shard is. If it needs what has left the log, it
-//! is told the configuration instead.
+//! is told the configuration instead. All that begins when a quorum of the others knows of the change: who
+//! knows itself removed answers no candidate any more, and if the leader died before, those that do not
+//! know it yet could need its promise.
 
 use super::effect::Effect;
 use super::membership::{Member, MemberId};
@@ -130,6 +132,11 @@ impl Progress {
     pub(super) fn leaves(mut self, removed_at: Option<Slot>) -> Progress {
         self.removed_at = removed_at;
         self
+    }
+
+    /// Whether enough others know that it was removed, if they know what is chosen up to this slot.
+    pub(super) fn may_be_told(&self, known_slot: Slot) -> bool {
+        self.removed_at <= Some(known_slot)
     }
 
     fn in_flight(&self) -> u64 {
@@ -284,12 +291,25 @@ impl Replica {
     /// Sends every member what it may have.
     pub(super) fn replicate(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
         let Role::Leading(leadership) = &mut self.role else { return };
+        if let (false, Some(in_force)) =
+            (leadership.leaving.is_empty(), self.configurations.relevant().first())
+        {
+            let known = |member: &Member| match leadership.progress(member.id) {
+                Some(progress) => progress.chosen,
+                None => self.acceptor.chosen(),
+            };
+            leadership.known_slot = in_force.configuration.quorum_value(known);
+        }
+        let known_slot = leadership.known_slot;
         let mut progresses = core::mem::take(&mut leadership.progress);
         let mut leaving = core::mem::take(&mut leadership.leaving);
         for progress in &mut progresses {
             self.replicate_to(progress, at, effects);
         }
         leaving.retain_mut(|progress| {
+            if !progress.may_be_told(known_slot) {
+                return true;
+            }
             let told = Some(progress.chosen) >= progress.removed_at;
             if !told {
                 self.replicate_to(progress, at, effects);

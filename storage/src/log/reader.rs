@@ -194,6 +194,8 @@ impl ChainReader {
 #[derive(Debug, Default)]
 pub(crate) struct SpareBufs(Vec<BlockBuf>);
 
+/// A read brings so much, if there is so much: most batches end within it.
+const LEAST_BYTES: u64 = 64 << 10;
 /// More are given back to the allocator.
 const SPARE_BUFS_MAX: usize = 2;
 
@@ -226,8 +228,8 @@ impl LogFrom {
     }
 
     /// The read of the next piece of what lies before `durable`; None if all of that was asked for.
-    /// It goes as far as `wanted`, if it can, or to the end of the batch there. What it brings goes to
-    /// [`LogFrom::give`], before another is asked for.
+    /// It goes as far as `wanted`, if it can; whoever lacks the end of a batch there asks on. What it
+    /// brings goes to [`LogFrom::give`], before another is asked for.
     pub(crate) fn read(
         &mut self,
         (wanted, durable): (Lsn, Lsn),
@@ -237,7 +239,7 @@ impl LogFrom {
         let config = &self.chain.config;
         let offset_bytes = config.offset_bytes(self.next);
         let before_durable = durable.0.saturating_sub(self.next.0);
-        let before_wanted = wanted.0.saturating_sub(self.next.0).max(config.largest_batch_bytes());
+        let before_wanted = wanted.0.saturating_sub(self.next.0).max(LEAST_BYTES);
         let in_file = config.capacity_bytes() - offset_bytes;
         let bytes = READ_BYTES.min(before_wanted).min(in_file).min(before_durable);
         if bytes == 0 {

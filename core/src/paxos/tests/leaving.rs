@@ -284,3 +284,25 @@ fn where_a_new_member_is_the_one_before_is_told_nothing() {
     lead.say(Input::Tick);
     assert_eq!(lead.to_third, []);
 }
+
+#[test]
+fn nobody_is_told_of_its_removal_before_a_quorum_of_the_others_knows_of_it() {
+    let mut lead = Lead::new();
+    let slot = lead.change(Change::Remove { id: MemberId(3) });
+    lead.to_third.clear();
+    // The second has the entry. That it is chosen only the leader knows: if that died now, the second
+    // would need the third's promise to find out.
+    lead.accepted(2, slot.0, slot.0 - 1);
+    assert_eq!(lead.leader.configuration().unwrap().slot, slot);
+    for _ in 0..20 {
+        lead.now += 10 * MILLI;
+        [1, 2].iter().for_each(|peer| lead.granted_by(*peer));
+        lead.say(Input::Tick);
+    }
+    assert_eq!(
+        (lead.to_third.as_slice(), lead.leader.peer_of(MemberId(3))),
+        (&[][..], Some(Peer(2)))
+    );
+    lead.accepted(2, slot.0, slot.0);
+    assert_ne!(lead.to_third, []);
+}

@@ -9,8 +9,8 @@
 //!
 //! A slot stays in a member's log until two storage replicas' checkpoints contain it (**Rule
 //! (trimming)**), so one peer that is down keeps entries of its groups in every log, while all other
-//! groups write on. When the oldest needed entry lies more than [`SPAN_EIGHTHS`] of the log behind
-//! its head, the oldest part is read, and what is still needed of it is appended again: the same
+//! groups write on. When the oldest needed entry lies more than half of the log ([`SPAN_EIGHTHS`])
+//! behind its head, the oldest part is read, and what is still needed of it is appended again: the same
 //! slot, ballot and bytes. The copy is then where [`super::positions::Positions`] says the entry is.
 //! The next checkpoint takes the log's new start from them, and its superblock is written only when
 //! the log is durable up to its end at the freeze, copies included; the originals are overwritten
@@ -42,7 +42,8 @@
 //! Few bytes in front of a large state are worth copying, however old: a group in which nobody wrote
 //! but a new leader its one empty entry would otherwise be sent to whoever was away for a few seconds
 //! as a whole. So what is at most a [`WORTH_PART`]th of the group's items stays, and all that stays
-//! for this reason is at most a [`SMALL_PART`]th of the log.
+//! for this reason is at most a [`SMALL_PART`]th of the log. A place of the log that cannot be read ends
+//! that, so that what may go never keeps the log from being trimmed.
 //!
 //! **When a group is left behind.** All needed entries of all members together may take half of the
 //! log; beyond that copying could not keep up with anybody's writes.
@@ -72,10 +73,13 @@ use crate::log::reader::{ChainStep, LogFrom};
 use crate::log::recovery::READ_BYTES;
 use crate::log::{AppendError, BLOCK, RecordHeader, RecordKind};
 
-/// Of the log, in eighths: needed entries farther behind its head are copied. What remains has room
-/// for the writes of two checkpoints, because the log is trimmed to the older superblock, and for those
-/// of the time that the second takes.
-const SPAN_EIGHTHS: u64 = 4;
+/// Of the log, in eighths, at least and at most: needed entries farther behind its head are copied. What
+/// remains has room for the writes of two checkpoints, because the log is trimmed to the older
+/// superblock, and for those of the time that the second takes.
+const SPAN_EIGHTHS: (u64, u64) = (4, 5);
+/// Of the log, in eighths: so much else is written before what is needed is copied again. Otherwise copies
+/// would be of copies only.
+const BETWEEN_EIGHTHS: u64 = 2;
 /// Of the log, in eighths: what may be trimmed is, farther behind its head. With what a checkpoint's
 /// interval adds to that, little of it ever lies beyond [`SPAN_EIGHTHS`].
 const KEPT_EIGHTHS: u64 = 2;
@@ -120,6 +124,8 @@ pub(in crate::store) struct Carrier {
     /// Appended since the last checkpoint began.
     copied_bytes: u64,
     retry_at: Nanos,
+    /// The last reading ended at something that cannot be read.
+    cannot_read: bool,
     /// See [`Store::keep_old`].
     keeps_old: bool,
     /// All that is needed before this was listed, and is appended again by when nothing waits to be.
@@ -161,6 +167,9 @@ impl Store {
 
     /// Whether this member's entries are few beside what a snapshot would send in their place.
     fn is_worth_keeping(&self, group: GroupOrdinal) -> bool {
+        if self.carrier.cannot_read {
+            return false;
+        }
         let own = self.member(group).history_bytes();
         let share = self.config.log.client_bytes() / SMALL_PART / self.members.max(1) as u64;
         own <= share && own <= self.groups.get(group).tree.totals().bytes / WORTH_PART
@@ -227,7 +236,9 @@ impl Store {
     }
 
     fn span_bytes(&self) -> u64 {
-        self.config.log.client_bytes() / 8 * SPAN_EIGHTHS
+        let eighth = self.config.log.client_bytes() / 8;
+        let (least, most) = (SPAN_EIGHTHS.0 * eighth, SPAN_EIGHTHS.1 * eighth);
+        (self.history_bytes + BETWEEN_EIGHTHS * eighth).clamp(least, most)
     }
 
     fn begin_reading(&mut self) -> bool {
@@ -270,6 +281,7 @@ impl Store {
             self.carrier.listed = reading.log.lsn();
             if reading.log.lsn() >= reading.upto {
                 // All of it is listed: the oldest needed entry is looked for anew.
+                self.carrier.cannot_read = false;
                 return reading.log.end(&mut self.spare_bufs);
             }
             let more = match reading.log.next() {
@@ -304,6 +316,7 @@ impl Store {
 
     fn cannot_read(&mut self, now: Nanos) {
         self.carrier.errors += 1;
+        self.carrier.cannot_read = true;
         self.carrier.retry_at = now + RETRY_NANOS;
         // Full for whoever stages an entry, which is earlier than for one that is appended.
         if !self.log_takes(record_bytes(TYPICAL_ENTRY_BYTES)) {

@@ -218,8 +218,10 @@ impl Store {
                 // A piece that was overwritten meanwhile.
                 ChainStep::Bad(_) => return self.found_past(search, log),
             };
+            let run_end = search.run_lsn.after(self.config.log.run_bytes());
+            let is_lost = search.wanted() <= search.run_last && log.lsn() >= run_end;
             let found_all = search.is_full() || log.lsn() >= self.log.durable_lsn();
-            if found_all || !self.enter_next_run(&mut search, &mut log) {
+            if found_all || is_lost || !self.enter_next_run(&mut search, &mut log) {
                 return self.found_past(search, log);
             }
             if is_more {

@@ -134,14 +134,18 @@ fn push_on(watch: &mut Watch, busy: u64, laps: u64) -> Option<Slot> {
     let end = watch.rig.store.log.end_lsn().0 + laps * watch.rig.store.config.log.capacity_bytes();
     let mut named = None;
     while watch.rig.store.log.end_lsn().0 < end {
-        match watch.rig.put(busy, &key(1), 1_500) {
-            Ok(_) | Err(Refused::Overloaded) => watch.turn(),
-            Err(other) => panic!("{other}"),
-        }
-        while watch.complete() {}
+        push(watch, busy);
         named = named.max(watch.rig.store.old_slots(watch.group));
     }
     named
+}
+
+fn push(watch: &mut Watch, busy: u64) {
+    match watch.rig.put(busy, &key(1), 1_500) {
+        Ok(_) | Err(Refused::Overloaded) => watch.turn(),
+        Err(other) => panic!("{other}"),
+    }
+    while watch.complete() {}
 }
 
 #[test]
@@ -209,4 +213,65 @@ fn what_is_needed_for_long_leaves_room_for_a_checkpoint_that_takes_its_time() {
     println!("{room_min} of {all} bytes of room at least, {checkpoints} checkpoints; {stats:?}");
     assert!(stats.log_copied_records > watch.last(), "all were copied");
     assert!(room_min > all / 6, "{room_min} of {all}");
+}
+
+#[test]
+fn copying_and_checkpoints_end_once_needed_entries_take_all_they_may() {
+    let mut config = tiny();
+    config.log.segments *= 16;
+    (config.overlay_generation_bytes, config.checkpoint_interval_nanos) =
+        (16 << 20, 1_000 * Nanos::PER_SECOND);
+    let mut watch = Watch::new(config, MemberRole::Storage, 12, 0);
+    watch.promise(17);
+    watch.settle();
+    while watch.accept_if_room(17, watch.last() + 1, &[3_000]) {
+        watch.choose(watch.last());
+        watch.settle();
+    }
+    // All that can be gained is, and then there is peace, however often those who were refused try again.
+    let mut before = None;
+    for tries in [0, 1] {
+        for _ in 0..400 {
+            for _ in 0..tries {
+                assert!(!watch.accept_if_room(17, watch.last() + 1, &[3_000]));
+            }
+            watch.settle();
+            watch.rig.now = watch.rig.now + 10 * Nanos::PER_MILLI;
+        }
+        let stats = watch.rig.store.stats();
+        let after = (stats.log_copied_records, stats.checkpoint_number);
+        let (copied, checkpoints) = before.replace(after).unwrap_or(after);
+        assert_eq!(after.0, copied, "copies of copies");
+        assert!(after.1 <= checkpoints + 2, "{after:?}, {checkpoints} checkpoints before");
+    }
+}
+
+#[test]
+fn what_may_go_does_not_stay_behind_what_cannot_be_read() {
+    let mut config = tiny();
+    config.log.segments *= 4;
+    let mut watch = Watch::new(config, MemberRole::Storage, 6, 0);
+    watch.promise(17);
+    watch.settle();
+    for slot in 1..=7 {
+        watch.accept(17, slot, &[3_000]);
+    }
+    watch.promise(18);
+    watch.accept(18, 8, &[1]);
+    watch.choose(8);
+    watch.settle();
+    watch.checkpoint();
+    watch.trim(7);
+    let busy = watch.rig.create();
+    let oldest = watch.rig.store.member(watch.group).oldest_needed().expect("slot 8");
+    watch.rig.disk.flip_bit(ShardFile::Log, config.log.offset_bytes(oldest) + 40, 1);
+    let named = (0..PATIENCE).find_map(|_| {
+        push(&mut watch, busy);
+        watch.rig.store.old_slots(watch.group)
+    });
+    assert_eq!(named, Some(Slot(8)));
+    assert!(watch.rig.store.stats().log_read_errors > 0);
+    watch.trim(8);
+    push_on(&mut watch, busy, 3);
+    assert_eq!(watch.rig.store.failure(), None);
 }
