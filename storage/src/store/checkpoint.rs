@@ -361,7 +361,7 @@ impl Store {
             let room = self.log.check_room(TYPICAL_ENTRY_BYTES);
             self.checkpoint.hastened || matches!(room, Err(AppendError::Full { .. }))
         };
-        pays || trim < next_trim && full() || start < self.log.durable_lsn() && full()
+        pays || (trim < next_trim || start < self.log.durable_lsn()) && full()
     }
 
     /// Keeps a few page writes in flight; more when writes are about to wait for the checkpoint. While
