@@ -310,7 +310,7 @@ impl Acceptor {
         configuration: ConfigurationAt,
         effects: &mut Vec<Effect>,
     ) {
-        let id = self.persist(Persist::Base);
+        let (id, configuration) = (self.persist(Persist::Base), Box::new(configuration));
         effects.push(Effect::PersistBase { id, base, configuration });
     }
 

@@ -48,7 +48,7 @@ pub enum Effect {
         /// Chosen, and never held here.
         base: Slot,
         /// In force after it.
-        configuration: ConfigurationAt,
+        configuration: Box<ConfigurationAt>,
     },
     /// Send a message. With `Accept` and `Fetched` go the entries up to `last`.
     Send {

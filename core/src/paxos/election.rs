@@ -468,7 +468,7 @@ impl Replica {
         if to == self.id {
             self.on_promise(to, ballot, &report);
         } else {
-            let message = Message::Promise { ballot, report };
+            let message = Message::Promise { ballot, report: Box::new(report) };
             effects.push(Effect::Send { to, message, last: Slot(0) });
         }
     }

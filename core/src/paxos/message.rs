@@ -91,7 +91,8 @@ pub enum Refusal {
     },
 }
 
-/// A message between two members of a group. See the module's docs.
+/// A message between two members of a group. See the module's docs. What is rare and large is boxed:
+/// every message is moved several times between the wire and the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Would you promise this ballot?
@@ -122,7 +123,7 @@ pub enum Message {
         /// The one promised.
         ballot: Ballot,
         /// What the member holds.
-        report: PromiseReport,
+        report: Box<PromiseReport>,
     },
     /// No.
     Refused {
@@ -198,7 +199,7 @@ pub enum Message {
         /// was removed, at least the slot of that entry.
         base: Slot,
         /// In force after `base`.
-        configuration: ConfigurationAt,
+        configuration: Box<ConfigurationAt>,
     },
     /// The sender is about to relinquish. Who has written the successor's ballot down by then promises
     /// it without waiting for the log.

@@ -80,7 +80,7 @@ pub enum Input<'a> {
         /// The last slot it contains.
         slot: Slot,
         /// In force after that slot.
-        configuration: ConfigurationAt,
+        configuration: &'a ConfigurationAt,
     },
     /// A turn ended, something is due ([`Replica::next_due`]), or the liveness of a member's shard
     /// changed.
@@ -518,7 +518,7 @@ impl Replica {
                 self.configurations.forget_before(slot);
             }
             Input::SnapshotInstalled { slot, configuration } => {
-                self.snapshot_installed(slot, configuration);
+                self.snapshot_installed(slot, *configuration);
             }
             Input::Tick => {}
         }
@@ -648,7 +648,7 @@ impl Replica {
                 }
             }
             Message::Trimmed { ballot, base, configuration } => {
-                self.on_trimmed(from, peer, *ballot, *base, *configuration, at, effects);
+                self.on_trimmed(from, peer, *ballot, *base, **configuration, at, effects);
             }
             Message::Accepted { .. } => self.on_accepted(from, message, at.now),
             Message::Reserve { ballot, next } => self.on_reserve(from, *ballot, *next, effects),

@@ -440,7 +440,8 @@ impl Replica {
         // To one that leaves the members without it: no log, and no snapshot.
         let base = self.trimmed.max(progress.removed_at.unwrap_or_default());
         let Some(&configuration) = self.configurations.after(base) else { return };
-        let message = Message::Trimmed { ballot: self.acceptor.stream(), base, configuration };
+        let (ballot, configuration) = (self.acceptor.stream(), Box::new(configuration));
+        let message = Message::Trimmed { ballot, base, configuration };
         effects.push(Effect::Send { to: progress.id, message, last: Slot(0) });
     }
 }

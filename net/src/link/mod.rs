@@ -116,7 +116,7 @@ pub trait Sink {
     fn pair(&mut self, from: Peer, message: &PairMessage);
     /// For the replica that `message.route` names. Its entries lie in the received frame and are
     /// gone after the call.
-    fn group(&mut self, from: Peer, message: GroupMessage<'_>);
+    fn group(&mut self, from: Peer, message: &GroupMessage<'_>);
     /// A step of a table's creation or deletion; the description is not validated yet.
     fn table(&mut self, from: Peer, step: StepKind, table: TableId, description: &[u8]);
     /// A step of a group's membership, or of the cluster's growth; bodies are not validated yet.
@@ -451,35 +451,35 @@ impl Links {
             }
         };
         let Some(found) = self.conn(conn) else { return };
-        match (found.phase, found.peer, decoded) {
+        match (found.phase, found.peer, &decoded) {
             (Phase::Established, Some(_), PeerFrame::KeepAlive) => {}
             (Phase::Established, Some(peer), PeerFrame::Pair(message)) => {
                 self.counters.messages_received += 1;
-                sink.pair(peer, &message);
+                sink.pair(peer, message);
             }
             (Phase::Established, Some(peer), PeerFrame::Groups(batch)) => {
                 self.counters.messages_received += batch.messages() as u64;
                 self.turn_messages += batch.messages();
-                batch.iter().for_each(|message| sink.group(peer, message));
+                batch.iter().for_each(|message| sink.group(peer, &message));
             }
             (Phase::Established, Some(peer), PeerFrame::Table(step, table, description)) => {
                 self.counters.messages_received += 1;
-                sink.table(peer, step, table, description);
+                sink.table(peer, *step, *table, description);
             }
             (Phase::Established, Some(peer), PeerFrame::Member(step)) => {
                 self.counters.messages_received += 1;
-                sink.member(peer, step);
+                sink.member(peer, step.clone());
             }
             (Phase::Established, Some(peer), PeerFrame::Snapshot(route, transfer, message)) => {
                 self.counters.messages_received += 1;
-                sink.snapshot(peer, route, transfer, message);
+                sink.snapshot(peer, *route, *transfer, *message);
             }
-            (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, &hello, now),
+            (Phase::Stranger, _, PeerFrame::Hello(hello)) => self.greeted(conn, hello, now),
             (Phase::Greeting, Some(peer), PeerFrame::Welcome(welcome)) => {
-                self.welcomed(conn, peer, &welcome, now);
+                self.welcomed(conn, peer, welcome, now);
             }
             (Phase::Greeting, Some(peer), PeerFrame::Refused(reason)) => {
-                self.refused(conn, peer, reason, now);
+                self.refused(conn, peer, *reason, now);
             }
             _ => {
                 self.counters.out_of_place += 1;

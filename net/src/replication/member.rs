@@ -563,10 +563,10 @@ impl Members {
         &mut self,
         store: &mut Store,
         from: Peer,
-        message: GroupMessage<'_>,
+        arrived: &GroupMessage<'_>,
         now: Nanos,
     ) {
-        let GroupMessage { route, message, entries } = message;
+        let GroupMessage { route, message, entries } = arrived;
         let ordinal = self.by_group.get(&route.group).copied();
         let member = ordinal.and_then(|ordinal| self.find(ordinal));
         let Some(member) = member.filter(|member| member.id == route.to) else {
@@ -594,14 +594,14 @@ impl Members {
         let mut configurations = configurations.iter();
         let count = entries.len();
         // A repetition is not even staged: what a link held back comes many times over.
-        let known = match message {
+        let known = match *message {
             Message::Accept { ballot, first, .. } => {
                 (member.replica.taken_upto(ballot).0 + 1).saturating_sub(first.0)
             }
             _ => 0,
         };
         let mut offered = emptied(std::mem::take(&mut self.offered));
-        for (index, arrived) in entries.enumerate() {
+        for (index, arrived) in entries.clone().enumerate() {
             let payload = match arrived.kind {
                 EntryKind::Data => Payload::Data,
                 EntryKind::Configuration => {
@@ -624,10 +624,10 @@ impl Members {
             return;
         }
         let (from, peer) = (route.from, from);
-        let input = Input::Message { from, peer, message: &message, entries: &offered };
+        let input = Input::Message { from, peer, message, entries: &offered };
         self.step(store, ordinal, input, now);
         self.offered = emptied(offered);
-        let told = match message {
+        let told = match *message {
             Message::Accept { first, chosen, .. } => {
                 chosen.max(Slot((first.0 + count as u64).saturating_sub(1)))
             }
@@ -734,13 +734,13 @@ impl Members {
         match effect {
             Effect::PersistPromise { id, ballot } => store.persist_promise(ordinal, id, ballot),
             Effect::PersistBase { id, base, configuration } => {
-                store.persist_base(ordinal, id, base, configuration);
+                store.persist_base(ordinal, id, base, *configuration);
             }
             Effect::PersistEntries { id, ballot, first, last } => {
                 let replica = &member.replica;
                 store.persist_entries(ordinal, id, ballot, (first, last), |slot| {
                     let held = replica.held(slot).expect("what is to be logged is held");
-                    let configuration = replica.configuration_entry(slot).copied();
+                    let configuration = replica.configuration_entry(slot);
                     let (kind, handle, origin) = (held.kind, held.handle, held.origin);
                     AcceptedEntry { kind, handle, configuration, origin }
                 });

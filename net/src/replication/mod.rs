@@ -580,7 +580,7 @@ impl Sink for Arrival<'_> {
         liveness.receive(from, message, self.now, pair_effects);
     }
 
-    fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
+    fn group(&mut self, from: Peer, message: &GroupMessage<'_>) {
         self.members.receive(self.store, from, message, self.now);
     }
 

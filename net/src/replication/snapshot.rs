@@ -540,7 +540,7 @@ impl Snapshots {
                 self.fetch = None;
             }
             members.installed(group);
-            let configuration = installed.configuration;
+            let configuration = &installed.configuration;
             members.step(store, group, Input::SnapshotInstalled { slot, configuration }, now);
             members.events.push(Event::Applied(group, slot));
         }

@@ -360,7 +360,7 @@ impl ArchivedRecord {
                     runs: promised_runs(runs, chosen.to_native())?,
                     configurations: promised_configurations(configurations)?,
                 };
-                Message::Promise { ballot: ballot(*b)?, report }
+                Message::Promise { ballot: ballot(*b)?, report: Box::new(report) }
             }
             B::Refused { ballot: b, promised, reason } => Message::Refused {
                 ballot: ballot(*b)?,
@@ -411,7 +411,7 @@ impl ArchivedRecord {
             B::Trimmed { ballot: b, base, configuration } => Message::Trimmed {
                 ballot: ballot(*b)?,
                 base: slot("trimmed", *base)?,
-                configuration: configuration.to_configuration()?,
+                configuration: Box::new(configuration.to_configuration()?),
             },
             B::Relinquish { ballot: b, successor } => Message::Relinquish {
                 ballot: ballot(*b)?,

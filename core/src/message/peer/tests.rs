@@ -238,14 +238,14 @@ fn every_message_has_the_variant_number_of_the_wire() {
         Message::Canvass { ballot, last: slot, configuration_slot: slot },
         Message::CanvassAnswer { ballot },
         Message::Prepare { ballot, last: slot, configuration_slot: slot },
-        Message::Promise { ballot, report },
+        Message::Promise { ballot, report: Box::new(report) },
         Message::Refused { ballot, promised: ballot, reason: Refusal::Promised },
         Message::Fetch { ballot, first, last: slot },
         Message::Fetched { ballot, first },
         Message::Accept { ballot, first, chosen: slot, trim: slot },
         Message::Chosen { ballot, chosen: slot, last: slot, trim: slot },
         accepted(),
-        Message::Trimmed { ballot, base: slot, configuration },
+        Message::Trimmed { ballot, base: slot, configuration: Box::new(configuration) },
         Message::Relinquish { ballot, successor: None },
         Message::Reserve { ballot, next: ballot },
     ];
@@ -456,7 +456,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             Message::Prepare { ballot, last, configuration_slot }
         }),
         (any_ballot(), any_report())
-            .prop_map(|(ballot, report)| Message::Promise { ballot, report }),
+            .prop_map(|(ballot, report)| Message::Promise { ballot, report: Box::new(report) }),
         (any_ballot(), prop::option::of(any_ballot()), any_refusal()).prop_map(
             |(ballot, promised, reason)| {
                 Message::Refused { ballot, promised: promised.unwrap_or_default(), reason }
@@ -479,7 +479,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         ),
         (any_ballot(), any_slot(), any_slot(), any_configuration()).prop_map(
             |(ballot, base, slot, configuration)| {
-                let configuration = ConfigurationAt { slot, configuration };
+                let configuration = Box::new(ConfigurationAt { slot, configuration });
                 Message::Trimmed { ballot, base, configuration }
             }
         ),
@@ -625,7 +625,7 @@ fn what_no_correct_member_says_is_refused_by_name() {
         let (chosen, chosen_origin, trimmed) = (Slot(4), good, Slot(0));
         let report =
             PromiseReport { epoch: None, chosen, chosen_origin, trimmed, runs, configurations };
-        alone(Message::Promise { ballot: good, report })
+        alone(Message::Promise { ballot: good, report: Box::new(report) })
     };
     assert_eq!(name_of(&promise(vec![run(4, 9)], Vec::new())), "slot");
     assert_eq!(name_of(&promise(vec![run(5, 9), run(9, 9)], Vec::new())), "slot");

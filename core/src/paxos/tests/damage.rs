@@ -51,7 +51,7 @@ fn a_damaged_range_is_reported_unknown_and_stops_a_candidate_without_a_knowing_q
         configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
     };
     // Itself and one other: only one of them knows slot 5.
-    let promise = Message::Promise { ballot: mine, report: report(Vec::new()) };
+    let promise = Message::Promise { ballot: mine, report: Box::new(report(Vec::new())) };
     step(&mut member, &liveness, 0, message(2, &promise, &[]));
     assert_eq!(member.figures().role, RoleName::Preparing);
     // The third knows it too: two of three that know slot 5 to be empty are a quorum.
@@ -107,7 +107,8 @@ fn after_promises(
             runs: vec![run],
             configurations: configurations[..known].to_vec(),
         };
-        let promise = Message::Promise { ballot: member.figures().promised, report };
+        let (ballot, report) = (member.figures().promised, Box::new(report));
+        let promise = Message::Promise { ballot, report };
         step(&mut member, &alone(), 0, message(from, &promise, &[]));
     }
     member.figures().role

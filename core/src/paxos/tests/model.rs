@@ -220,7 +220,7 @@ impl Small {
             }
             Effect::PersistBase { id, base, configuration } => {
                 member.log.begin_after(base);
-                member.writes.push((id, Write::Base { base, configuration }));
+                member.writes.push((id, Write::Base { base, configuration: *configuration }));
             }
             Effect::PersistEntries { id, ballot, first, last } => {
                 let mut entries = Vec::new();

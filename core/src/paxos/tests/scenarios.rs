@@ -272,7 +272,8 @@ fn a_log_replica_that_has_caught_up_says_so_though_the_group_is_idle() {
     let (ballot, base) = (figures.promised, configuration.slot);
     let mut member = Replica::joining(MemberId(2), Settings::DEFAULT);
     let mut say = |input: Input<'_>| step(&mut member, &liveness, 0, input);
-    say(message(1, &Message::Trimmed { ballot, base, configuration }, &[]));
+    let trimmed = Message::Trimmed { ballot, base, configuration: Box::new(configuration) };
+    say(message(1, &trimmed, &[]));
     let (first, last) = (base.next(), Slot(base.0 + 9));
     let accept = Message::Accept { ballot, first, chosen: last, trim: Slot(0) };
     let entries: Vec<_> = (1..=9).map(data).collect();
@@ -285,7 +286,7 @@ fn a_log_replica_that_has_caught_up_says_so_though_the_group_is_idle() {
         })
     };
     let slot = Slot(base.0 + 3);
-    let effects = say(Input::SnapshotInstalled { slot, configuration });
+    let effects = say(Input::SnapshotInstalled { slot, configuration: &configuration });
     assert_eq!(told(&effects), Some(slot));
     assert_eq!(told(&say(Input::Applied { slot: Slot(base.0 + 6) })), None, "it goes on");
     assert_eq!(told(&say(Input::Applied { slot: last })), Some(last));
@@ -553,14 +554,14 @@ pub(super) fn new_leader(liveness: &Liveness, bug: Option<Bug>) -> (Replica, Vec
     let mut effects = Vec::new();
     leader.stand(At { now: Nanos(0), liveness, random: 0 }, &mut effects);
     step(&mut leader, liveness, 0, Input::Persisted { upto: last_persist(&effects) });
-    let report = super::super::PromiseReport {
+    let report = Box::new(super::super::PromiseReport {
         epoch: None,
         chosen: Slot(0),
         chosen_origin: Ballot(0),
         trimmed: Slot(0),
         runs: Vec::new(),
         configurations: vec![ConfigurationAt { slot: Slot(0), configuration: founders(3) }],
-    };
+    });
     let promise = Message::Promise { ballot: leader.figures().promised, report };
     let mut effects = step(&mut leader, liveness, 0, message(2, &promise, &[]));
     assert_eq!(leader.figures().role, RoleName::Leading);

@@ -27,7 +27,7 @@ impl Sink for Quiet {
 
     fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
 
-    fn group(&mut self, _: Peer, _: GroupMessage<'_>) {
+    fn group(&mut self, _: Peer, _: &GroupMessage<'_>) {
         self.heard += 1;
     }
 }

@@ -21,7 +21,7 @@ impl Sink for Listener {
         self.pairs += usize::from(*message == ASK);
     }
 
-    fn group(&mut self, _: Peer, message: GroupMessage<'_>) {
+    fn group(&mut self, _: Peer, message: &GroupMessage<'_>) {
         self.groups.push(message.route.group.0);
     }
 

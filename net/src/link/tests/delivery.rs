@@ -41,11 +41,11 @@ impl Sink for Talker {
 
     fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
 
-    fn group(&mut self, _: Peer, message: GroupMessage<'_>) {
+    fn group(&mut self, _: Peer, message: &GroupMessage<'_>) {
         let number = message.route.group.0;
         assert_eq!(message.route, route(number));
         let mut entries = 0;
-        for entry in message.entries {
+        for entry in message.entries.clone() {
             assert_eq!(entry.bytes, entry_of(number, entry.slot), "whole and unchanged");
             entries += 1;
         }

@@ -179,7 +179,7 @@ impl Member {
                 Write::Promise(ballot) => self.disk.promised = self.disk.promised.max(ballot),
                 Write::Entries { first, entries, chosen } => {
                     let mut slot = first;
-                    for entry in entries {
+                    for entry in entries.clone() {
                         self.disk.promised = self.disk.promised.max(entry.0);
                         put(&mut self.disk.log, slot, entry);
                         slot = slot.next();
@@ -267,12 +267,12 @@ impl Sink for Member {
 
     fn snapshot(&mut self, _: Peer, _: Route, _: u64, _: SnapshotMessage<'_>) {}
 
-    fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
+    fn group(&mut self, from: Peer, message: &GroupMessage<'_>) {
         let GroupMessage { route, message, entries } = message;
         assert_eq!((route.group, route.to), (GROUP, self.id));
         assert_eq!(self.configuration.find(route.from).map(|member| member.peer), Some(from));
         let mut offered = Vec::new();
-        for entry in entries {
+        for entry in entries.clone() {
             let (bytes, origin) = (entry.bytes.len() as u32, entry.origin);
             offered.push(match entry.kind {
                 EntryKind::Data => {
@@ -285,8 +285,7 @@ impl Sink for Member {
                 kind => unreachable!("{kind:?}: the membership stays"),
             });
         }
-        let input =
-            Input::Message { from: route.from, peer: from, message: &message, entries: &offered };
+        let input = Input::Message { from: route.from, peer: from, message, entries: &offered };
         self.step(input);
     }
 }

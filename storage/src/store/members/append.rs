@@ -67,13 +67,13 @@ impl Store {
 
     /// Logs the entries `first..=last`, accepted under `ballot`; `entry` says what the replica
     /// holds in a slot.
-    pub fn persist_entries(
+    pub fn persist_entries<'a>(
         &mut self,
         group: GroupOrdinal,
         id: PersistId,
         ballot: Ballot,
         (first, last): (Slot, Slot),
-        mut entry: impl FnMut(Slot) -> AcceptedEntry,
+        mut entry: impl FnMut(Slot) -> AcceptedEntry<'a>,
     ) {
         let state = self.groups.get_mut(group);
         state.changed = true;
@@ -95,8 +95,8 @@ impl Store {
             let member = self.groups.get_mut(group).member.as_deref_mut().expect(A_MEMBER);
             assert!(slot <= member.last().next(), "slot {slot} would leave a gap");
             member.put(slot, held(ballot, &accepted, false));
-            member.accept_configuration(slot, configuration.as_ref());
-            let configuration = configuration.map(Box::new);
+            member.accept_configuration(slot, configuration);
+            let configuration = configuration.copied().map(Box::new);
             let append = Append::Entry { slot, ballot, origin, kind, handle, configuration };
             self.append_or_queue(group, append);
             slot = slot.next();

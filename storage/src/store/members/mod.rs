@@ -88,13 +88,13 @@ pub struct MemberDescriptor<'a> {
 
 /// An entry to be logged, as the replica holds it.
 #[derive(Clone, Copy, Debug)]
-pub struct AcceptedEntry {
+pub struct AcceptedEntry<'a> {
     /// What it is.
     pub kind: EntryKind,
     /// Of its staged bytes; [`Handle::NONE`] for what the replica made itself.
     pub handle: Handle,
     /// What an entry of [`EntryKind::Configuration`] says.
-    pub configuration: Option<Configuration>,
+    pub configuration: Option<&'a Configuration>,
     /// Under which it was proposed for the first time.
     pub origin: Ballot,
 }
@@ -404,7 +404,7 @@ impl Store {
 }
 
 /// What is put in memory of an entry that was handed to the log.
-fn held(ballot: Ballot, entry: &AcceptedEntry, logged: bool) -> Accepted {
+fn held(ballot: Ballot, entry: &AcceptedEntry<'_>, logged: bool) -> Accepted {
     Accepted { ballot, origin: entry.origin, handle: entry.handle, kind: entry.kind, logged }
 }
 

@@ -134,7 +134,7 @@ impl Three {
         if node.replica.figures().chosen_slot > slot {
             transfers.promoted_behind += 1;
         }
-        node.step(Input::SnapshotInstalled { slot, configuration }, now, 0);
+        node.step(Input::SnapshotInstalled { slot, configuration: &configuration }, now, 0);
         self.carry_out(index);
     }
 

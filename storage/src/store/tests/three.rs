@@ -242,8 +242,8 @@ impl Node {
                 self.store.persist_promise(group, id, ballot);
                 self.asked.push_back((id, ballot, Vec::new()));
             }
-            Effect::PersistBase { id, base, configuration } => {
-                self.store.persist_base(group, id, base, configuration);
+            Effect::PersistBase { id, base, ref configuration } => {
+                self.store.persist_base(group, id, base, **configuration);
                 self.asked.push_back((id, Ballot(0), Vec::new()));
             }
             Effect::PersistEntries { id, ballot, first, last } => {
@@ -252,7 +252,7 @@ impl Node {
                 let replica = &self.replica;
                 self.store.persist_entries(group, id, ballot, (first, last), |slot| {
                     let held = replica.held(slot).expect("held");
-                    let configuration = replica.configuration_entry(slot).copied();
+                    let configuration = replica.configuration_entry(slot);
                     let (kind, handle, origin) = (held.kind, held.handle, held.origin);
                     AcceptedEntry { kind, handle, configuration, origin }
                 });

@@ -97,9 +97,9 @@ impl Sink for Ears {
         check_snapshot(&message);
     }
 
-    fn group(&mut self, from: Peer, message: GroupMessage<'_>) {
+    fn group(&mut self, from: Peer, message: &GroupMessage<'_>) {
         assert_eq!(from, Peer(2));
-        assert!(message.entries.map(|entry| entry.bytes.len()).sum::<usize>() < 1 << 24);
+        assert!(message.entries.clone().map(|entry| entry.bytes.len()).sum::<usize>() < 1 << 24);
     }
 }
 
@@ -179,10 +179,10 @@ fn batch() -> SendBuf {
     for message in [
         accepted,
         Message::Canvass { ballot, last: slot, configuration_slot: Slot(0) },
-        Message::Promise { ballot, report },
+        Message::Promise { ballot, report: Box::new(report) },
         Message::Refused { ballot, promised: ballot, reason: Refusal::NotAMember { slot } },
         Message::Chosen { ballot, chosen: slot, last: slot, trim: slot },
-        Message::Trimmed { ballot, base: slot, configuration: at },
+        Message::Trimmed { ballot, base: slot, configuration: Box::new(at) },
         Message::Relinquish { ballot, successor: Some(MemberId(3)) },
         Message::Reserve { ballot, next: ballot },
     ] {

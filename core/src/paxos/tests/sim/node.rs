@@ -251,7 +251,7 @@ impl Node {
             self.disk.begin_after(base, configuration);
             self.log.begin_after(base);
         }
-        self.step(now, Input::SnapshotInstalled { slot, configuration });
+        self.step(now, Input::SnapshotInstalled { slot, configuration: &configuration });
     }
 
     /// Another member takes this node's place in the group.
@@ -353,7 +353,7 @@ impl Node {
             }
             Effect::PersistBase { id, base, configuration } => {
                 self.log.begin_after(base);
-                self.writes.push((id, Write::Base { base, configuration }));
+                self.writes.push((id, Write::Base { base, configuration: *configuration }));
                 outcome.persists = true;
             }
             Effect::PersistEntries { id, ballot, first, last } => {
