@@ -31,7 +31,8 @@
 mod crash;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
 
 use crate::block::{
     BLOCK_BYTES, BlockBuf, DiskDone, DiskError, DiskOp, Durability, OpId, ShardFile,
@@ -112,7 +113,7 @@ pub struct SimDiskStats {
 /// A block's bytes up to the zeros at its end: most of a log's blocks hold one small record, and
 /// memory and copying are what a simulation costs.
 #[derive(Clone, Debug)]
-struct Block(Arc<[u8]>);
+struct Block(Bytes);
 
 /// Zeros are looked for in steps of this many bytes, by comparing them with as many zeros: a library's
 /// comparison takes a vector at a time.
@@ -121,10 +122,7 @@ static ZEROS: [u8; ZEROS_STEP] = [0; ZEROS_STEP];
 
 impl Block {
     fn of(bytes: &[u8]) -> Block {
-        debug_assert_eq!(bytes.len(), BLOCK_BYTES);
-        let mut steps = bytes.chunks_exact(ZEROS_STEP);
-        let last = steps.rposition(|step| step != ZEROS);
-        Block(Arc::from(&bytes[..last.map_or(0, |last| (last + 1) * ZEROS_STEP)]))
+        Block(Bytes::copy_from_slice(without_zeros(bytes)))
     }
 
     fn copy_to(&self, to: &mut [u8]) {
@@ -137,6 +135,30 @@ impl Block {
         let mut bytes = [0; BLOCK_BYTES];
         bytes[..self.0.len()].copy_from_slice(&self.0);
         bytes
+    }
+}
+
+fn without_zeros(block: &[u8]) -> &[u8] {
+    debug_assert_eq!(block.len(), BLOCK_BYTES);
+    let last = block.chunks_exact(ZEROS_STEP).rposition(|step| step != ZEROS);
+    &block[..last.map_or(0, |last| (last + 1) * ZEROS_STEP)]
+}
+
+/// Memory for the blocks that are written next. They lie in it one after the other, as they will be
+/// read, and it is freed with the last of them.
+#[derive(Debug, Default)]
+struct Chunk(BytesMut);
+
+const CHUNK_BYTES: usize = 16 * BLOCK_BYTES;
+
+impl Chunk {
+    fn block(&mut self, bytes: &[u8]) -> Block {
+        let bytes = without_zeros(bytes);
+        if self.0.capacity() < bytes.len() {
+            self.0 = BytesMut::with_capacity(CHUNK_BYTES);
+        }
+        self.0.extend_from_slice(bytes);
+        Block(self.0.split().freeze())
     }
 }
 
@@ -281,6 +303,7 @@ pub struct SimDisk {
     log: SimFile,
     pages: SimFile,
     in_flight: Vec<InFlight>,
+    chunk: Chunk,
     /// Orders submissions, completions and flushes.
     clock: u64,
     stats: SimDiskStats,
@@ -294,6 +317,7 @@ impl SimDisk {
             log: SimFile::sized(log_bytes),
             pages: SimFile::sized(pages_bytes),
             in_flight: Vec::new(),
+            chunk: Chunk::default(),
             clock: 0,
             stats: SimDiskStats::default(),
         }
@@ -411,7 +435,8 @@ impl SimDisk {
                 assert!(apart, "a write overlaps one in flight");
             }
         }
-        let file = self.file_mut(name);
+        let SimDisk { log, pages, chunk, .. } = self;
+        let file = if name == ShardFile::Log { log } else { pages };
         let fault = file.take_fault(|f| {
             matches!(f, Fault::Write(_) | Fault::MisdirectWrite { .. } | Fault::LoseWrite)
         });
@@ -425,7 +450,7 @@ impl SimDisk {
                 write,
                 block: first + index as u64,
                 index,
-                data: Block::of(data),
+                data: chunk.block(data),
                 landing: Landing::InFlight,
             });
         }
@@ -553,6 +578,7 @@ impl SimDisk {
             log: self.log.clone(),
             pages: self.pages.clone(),
             in_flight: Vec::new(),
+            chunk: Chunk::default(),
             clock: self.clock,
             stats: SimDiskStats::default(),
         };

@@ -9,12 +9,12 @@ use forebay_core::time::Nanos;
 const MILLION: i64 = 1_000_000;
 /// Rates differ from one by less.
 const PPM_MAX: i64 = 10_000;
-/// Up to here no product of this module leaves 64 bits: almost a week.
-const PASSED_MAX: u64 = 1 << 49;
+/// Up to here no product of this module leaves 64 bits: more than two hours.
+const PASSED_MAX: u64 = 1 << 43;
 
-const _: () = assert!((PASSED_MAX as i64).checked_mul(PPM_MAX).is_some());
+const _: () = assert!(PASSED_MAX.checked_mul((MILLION + PPM_MAX) as u64).is_some());
 
-/// `local = local_base + (real - real_base) * (1 + ppm / 1,000,000)`.
+/// `local = local_base + (real - real_base) * (1,000,000 + ppm) / 1,000,000`, rounded down.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     real_base: u64,
@@ -33,7 +33,7 @@ impl Clock {
         debug_assert!(real >= self.real_base);
         let passed = real - self.real_base;
         debug_assert!(passed <= PASSED_MAX);
-        Nanos(self.local_base + passed.wrapping_add_signed(self.gained(passed)))
+        Nanos(self.local_base + passed * self.rate() / MILLION as u64)
     }
 
     /// The first moment at which it shows `local` or later.
@@ -42,22 +42,12 @@ impl Clock {
         if ahead > PASSED_MAX {
             return u64::MAX; // Never, in a run.
         }
-        // Near enough, and then exactly: the clock shows each moment within one of its last.
-        let rate = (MILLION + self.ppm) as f64 / MILLION as f64;
-        let mut passed = (ahead as f64 / rate) as u64;
-        let shown = |passed: u64| passed.wrapping_add_signed(self.gained(passed));
-        while passed > 0 && shown(passed - 1) >= ahead {
-            passed -= 1;
-        }
-        while shown(passed) < ahead {
-            passed += 1;
-        }
-        self.real_base + passed
+        self.real_base + (ahead * MILLION as u64).div_ceil(self.rate())
     }
 
-    /// What it shows beyond what has passed.
-    fn gained(&self, passed: u64) -> i64 {
-        (passed as i64 * self.ppm).div_euclid(MILLION)
+    /// Nanoseconds that it shows in a million.
+    fn rate(&self) -> u64 {
+        (MILLION + self.ppm) as u64
     }
 
     /// Runs at another rate from now on.

@@ -57,9 +57,9 @@ impl Variant {
     /// Draws one.
     pub(super) fn draw(random: &mut SimRandom) -> Variant {
         let segment_bytes = match random.below(8) {
-            0 => 256 << 10,
+            0 => 384 << 10,
             1..3 => 1 << 20,
-            _ => 3 << 20,
+            _ => 2 << 20,
         };
         let marker_nanos = if random.chance(1, 2) { 5 * MILLI } else { 40 * MILLI };
         let keeps_old = random.chance(1, 8);
