@@ -131,9 +131,9 @@ impl Replica {
         self.configurations.accept(slot, configuration_of(offered));
     }
 
-    pub(super) fn on_chosen(&mut self, chosen: Slot, last: Slot, trim: Slot) {
+    pub(super) fn on_chosen(&mut self, chosen: Slot, last: Slot, trim: Slot, ask: bool) {
         self.gap = last > self.acceptor.stream_slot();
-        self.answer_due = true;
+        self.answer_due |= ask || self.gap;
         self.heard_chosen(chosen, trim);
     }
 

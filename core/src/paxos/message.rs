@@ -15,8 +15,8 @@
 //! | Fetch | candidate | member | its promise revealed entries that the candidate lacks |
 //! | Fetched | member | candidate | at once |
 //! | Accept | leader | members | a turn ended with entries to send |
-//! | Chosen | leader | members | the watermark moved and no Accept carries it; to confirm leases |
-//! | Accepted | member | leader | entries became durable; a gap; a repetition |
+//! | Chosen | leader | members | the watermark moved and no Accept carries it; to ask for an answer |
+//! | Accepted | member | leader | entries became durable; a gap; a repetition; asked to |
 //! | Trimmed | leader | member | what the member needs next has left the leader's log |
 //! | Reserve | leader | members | a hand-over begins |
 //! | Relinquish | owner of a ballot | members | hand-over; a leader without a live quorum or a candidate gives up; its process has restarted |
@@ -161,7 +161,7 @@ pub enum Message {
         /// Two storage replicas' checkpoints hold everything up to here.
         trim: Slot,
     },
-    /// Chosen so far; answer with an Accepted.
+    /// Chosen so far. Answered with an Accepted if it asks for that, or if entries are missed.
     Chosen {
         /// The leader's.
         ballot: Ballot,
@@ -171,6 +171,8 @@ pub enum Message {
         last: Slot,
         /// Two storage replicas' checkpoints hold everything up to here.
         trim: Slot,
+        /// The leader waits for an answer.
+        ask: bool,
     },
     /// What the member holds.
     Accepted {

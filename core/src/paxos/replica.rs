@@ -642,9 +642,9 @@ impl Replica {
                     discard(entries, effects);
                 }
             }
-            Message::Chosen { ballot, chosen, last, trim } => {
+            Message::Chosen { ballot, chosen, last, trim, ask } => {
                 if self.follow(from, peer, *ballot, at, effects) {
-                    self.on_chosen(*chosen, *last, *trim);
+                    self.on_chosen(*chosen, *last, *trim, *ask);
                 }
             }
             Message::Trimmed { ballot, base, configuration } => {

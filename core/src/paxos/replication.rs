@@ -24,6 +24,10 @@
 //! goes on not answering ([`super::pace`]); one whose shard is not heard gets nothing beyond its window
 //! until it is. When all members have told the leader's watermark, the group is idle and has no timer.
 //!
+//! The watermark moves once more after the last acknowledgement, and who is told so has nothing to say:
+//! the next entry's acknowledgement says that it knows. If none comes in that time, the leader asks. So a
+//! write alone costs six messages in a group of three, not eight.
+//!
 //! **Trimming goes on while the group is idle**, because full logs may be what keeps it idle: a
 //! member tells of its checkpoint when it has one, and the leader of a new trim slot when there is
 //! one, whether or not another message would go out. The leader asks until that was answered.
@@ -187,6 +191,17 @@ impl Progress {
         // Whether it heard what may be trimmed, nobody says: once more.
         self.told_trim = Slot(0);
         self.ask = true;
+    }
+
+    /// Whether it is to answer what it is told.
+    fn asks(&self) -> bool {
+        self.ask || self.removed_at.is_some()
+    }
+
+    /// It has acknowledged all that it was sent, and was told something since, without being asked.
+    fn was_only_told(&self, trimmed: Slot) -> bool {
+        let reached = self.probed && self.in_flight() == 0 && self.next > trimmed;
+        reached && !self.introduce && !self.asks()
     }
 
     fn waits(&self, chosen: Slot) -> bool {
@@ -356,11 +371,14 @@ impl Replica {
             progress.resend_at = None;
             return;
         }
-        if due {
+        if due && progress.was_only_told(self.trimmed) {
+            progress.ask = true;
+        } else if due {
             progress.resends = pace::count(progress.resends);
             progress.go_back();
         }
         let fresh = due || progress.resend_at.is_none();
+        // Something that is answered.
         let mut sent = false;
         if progress.introduce || (progress.probed && progress.next <= self.trimmed) {
             if fresh {
@@ -375,7 +393,7 @@ impl Replica {
             progress.ask |= news && !sent;
             if !sent && (news || progress.told < chosen || (progress.ask && fresh)) {
                 self.send_chosen(progress, effects);
-                sent = true;
+                sent = progress.asks();
             }
         }
         if !progress.waits(chosen) {
@@ -427,7 +445,7 @@ impl Replica {
         let (ballot, (end, chosen, trim)) = (self.acceptor.stream(), self.bounds(progress));
         // Of what was sent, so that a member ahead of its messages sees no gap.
         let last = if progress.probed { Slot(progress.next.0 - 1).min(end) } else { end };
-        let message = Message::Chosen { ballot, chosen, last, trim };
+        let message = Message::Chosen { ballot, chosen, last, trim, ask: progress.asks() };
         (progress.told, progress.told_trim) = (chosen, trim);
         if !progress.probed || progress.in_flight() > 0 {
             // The answer may say that it misses something.

@@ -123,6 +123,7 @@ pub(super) enum Body {
         chosen: u64,
         last: u64,
         trim: u64,
+        ask: bool,
     },
     Accepted {
         ballot: u64,
@@ -204,9 +205,13 @@ impl Body {
             Message::Accept { ballot, first, chosen, trim } => {
                 Body::Accept { ballot: ballot.0, first: first.0, chosen: chosen.0, trim: trim.0 }
             }
-            Message::Chosen { ballot, chosen, last, trim } => {
-                Body::Chosen { ballot: ballot.0, chosen: chosen.0, last: last.0, trim: trim.0 }
-            }
+            Message::Chosen { ballot, chosen, last, trim, ask } => Body::Chosen {
+                ballot: ballot.0,
+                chosen: chosen.0,
+                last: last.0,
+                trim: trim.0,
+                ask: *ask,
+            },
             Message::Accepted {
                 ballot,
                 held,
@@ -383,11 +388,12 @@ impl ArchivedRecord {
                 chosen: slot("chosen", *chosen)?,
                 trim: slot("trimmed", *trim)?,
             },
-            B::Chosen { ballot: b, chosen, last, trim } => Message::Chosen {
+            B::Chosen { ballot: b, chosen, last, trim, ask } => Message::Chosen {
                 ballot: ballot(*b)?,
                 chosen: slot("chosen", *chosen)?,
                 last: slot("the last", *last)?,
                 trim: slot("trimmed", *trim)?,
+                ask: *ask,
             },
             B::Accepted {
                 ballot: b,

@@ -243,7 +243,7 @@ fn every_message_has_the_variant_number_of_the_wire() {
         Message::Fetch { ballot, first, last: slot },
         Message::Fetched { ballot, first },
         Message::Accept { ballot, first, chosen: slot, trim: slot },
-        Message::Chosen { ballot, chosen: slot, last: slot, trim: slot },
+        Message::Chosen { ballot, chosen: slot, last: slot, trim: slot, ask: true },
         accepted(),
         Message::Trimmed { ballot, base: slot, configuration: Box::new(configuration) },
         Message::Relinquish { ballot, successor: None },
@@ -469,8 +469,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any_ballot(), any_first(), any_slot(), any_slot()).prop_map(
             |(ballot, first, chosen, trim)| Message::Accept { ballot, first, chosen, trim }
         ),
-        (any_ballot(), any_slot(), any_slot(), any_slot()).prop_map(
-            |(ballot, chosen, last, trim)| Message::Chosen { ballot, chosen, last, trim }
+        (any_ballot(), any_slot(), any_slot(), any_slot(), any::<bool>()).prop_map(
+            |(ballot, chosen, last, trim, ask)| Message::Chosen { ballot, chosen, last, trim, ask }
         ),
         (any_ballot(), slots(), any::<bool>(), any_epoch()).prop_map(
             |(ballot, (held, durable, chosen, applied, checkpoint), gap, epoch)| {
@@ -604,7 +604,8 @@ fn what_no_correct_member_says_is_refused_by_name() {
     assert_eq!(name_of(&alone(refused)), "ballot");
 
     let far = Slot(SLOT_MAX + 1);
-    let chosen = Message::Chosen { ballot: good, chosen: far, last: Slot(1), trim: Slot(0) };
+    let (last, trim) = (Slot(1), Slot(0));
+    let chosen = Message::Chosen { ballot: good, chosen: far, last, trim, ask: false };
     assert_eq!(name_of(&alone(chosen)), "slot");
     let fetch = Message::Fetch { ballot: good, first: Slot(3), last: Slot(2) };
     assert_eq!(name_of(&alone(fetch)), "slot");

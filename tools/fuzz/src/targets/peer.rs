@@ -181,7 +181,7 @@ fn batch() -> SendBuf {
         Message::Canvass { ballot, last: slot, configuration_slot: Slot(0) },
         Message::Promise { ballot, report: Box::new(report) },
         Message::Refused { ballot, promised: ballot, reason: Refusal::NotAMember { slot } },
-        Message::Chosen { ballot, chosen: slot, last: slot, trim: slot },
+        Message::Chosen { ballot, chosen: slot, last: slot, trim: slot, ask: true },
         Message::Trimmed { ballot, base: slot, configuration: Box::new(at) },
         Message::Relinquish { ballot, successor: Some(MemberId(3)) },
         Message::Reserve { ballot, next: ballot },
