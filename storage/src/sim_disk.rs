@@ -154,6 +154,9 @@ const CHUNK_BYTES: usize = 16 * BLOCK_BYTES;
 impl Chunk {
     fn block(&mut self, bytes: &[u8]) -> Block {
         let bytes = without_zeros(bytes);
+        if bytes.is_empty() {
+            return Block(Bytes::new());
+        }
         if self.0.capacity() < bytes.len() {
             self.0 = BytesMut::with_capacity(CHUNK_BYTES);
         }

@@ -15,8 +15,8 @@
 //! | Fetch | candidate | member | its promise revealed entries that the candidate lacks |
 //! | Fetched | member | candidate | at once |
 //! | Accept | leader | members | a turn ended with entries to send |
-//! | Chosen | leader | members | the watermark moved and no Accept carries it; to ask for an answer |
-//! | Accepted | member | leader | entries became durable; a gap; a repetition; asked to |
+//! | Chosen | leader | members | the watermark moved and no Accept carries it; an answer is waited for |
+//! | Accepted | member | leader | entries became durable; a gap; a repetition; asked to; a checkpoint |
 //! | Trimmed | leader | member | what the member needs next has left the leader's log |
 //! | Reserve | leader | members | a hand-over begins |
 //! | Relinquish | owner of a ballot | members | hand-over; a leader without a live quorum or a candidate gives up; its process has restarted |
@@ -219,6 +219,9 @@ pub enum Message {
         successor: Option<MemberId>,
     },
 }
+
+// Two lines of a processor's cache at most.
+const _: () = assert!(size_of::<Message>() <= 128);
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

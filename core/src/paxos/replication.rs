@@ -24,9 +24,11 @@
 //! goes on not answering ([`super::pace`]); one whose shard is not heard gets nothing beyond its window
 //! until it is. When all members have told the leader's watermark, the group is idle and has no timer.
 //!
-//! The watermark moves once more after the last acknowledgement, and who is told so has nothing to say:
-//! the next entry's acknowledgement says that it knows. If none comes in that time, the leader asks. So a
-//! write alone costs six messages in a group of three, not eight.
+//! The watermark moves once more after the last acknowledgement. Who is told so need not answer: the next
+//! entry's acknowledgement says that it knows, and so a write costs six messages in a group of three, not
+//! eight. If the next entry is later than the slowest repetition, the leader asks, and the write costs ten:
+//! from two writes a second on a group has the better of it. Where something waits for the answer, it is
+//! asked for at once: a lease's support, news of trimming, the removal of a member.
 //!
 //! **Trimming goes on while the group is idle**, because full logs may be what keeps it idle: a
 //! member tells of its checkpoint when it has one, and the leader of a new trim slot when there is
@@ -198,7 +200,7 @@ impl Progress {
         self.ask || self.removed_at.is_some()
     }
 
-    /// It has acknowledged all that it was sent, and was told something since, without being asked.
+    /// It has acknowledged all that it was sent, and nothing was asked since.
     fn was_only_told(&self, trimmed: Slot) -> bool {
         let reached = self.probed && self.in_flight() == 0 && self.next > trimmed;
         reached && !self.introduce && !self.asks()
@@ -305,20 +307,23 @@ impl Replica {
 
     /// Sends every member what it may have.
     pub(super) fn replicate(&mut self, at: At<'_>, effects: &mut Vec<Effect>) {
+        let chosen = self.acceptor.chosen();
         let Role::Leading(leadership) = &mut self.role else { return };
         if let (false, Some(in_force)) =
             (leadership.leaving.is_empty(), self.configurations.relevant().first())
         {
             let known = |member: &Member| match leadership.progress(member.id) {
                 Some(progress) => progress.chosen,
-                None => self.acceptor.chosen(),
+                None => chosen,
             };
             leadership.known_slot = in_force.configuration.quorum_value(known);
         }
         let known_slot = leadership.known_slot;
         let mut progresses = core::mem::take(&mut leadership.progress);
         let mut leaving = core::mem::take(&mut leadership.leaving);
+        let is_waited_for = leaving.iter().any(|progress| !progress.may_be_told(known_slot));
         for progress in &mut progresses {
+            progress.ask |= is_waited_for && progress.chosen < chosen;
             self.replicate_to(progress, at, effects);
         }
         leaving.retain_mut(|progress| {
@@ -354,6 +359,7 @@ impl Replica {
             progress.parked = false;
             progress.go_back();
         }
+        let was_only_told = progress.was_only_told(self.trimmed);
         if granted.is_some_and(|(epoch, _)| progress.bound < Some(epoch)) {
             // The support lapsed since: one round for this group before it counts again.
             progress.ask = true;
@@ -365,20 +371,19 @@ impl Replica {
             progress.ask = true;
         }
         let due = progress.resend_at.is_some_and(|resend_at| at.now >= resend_at);
+        let due = due && progress.waits(chosen);
         let given_up = leaves && pace::is_slowest(progress.resends);
         if due && (granted.is_none() || given_up) {
             progress.parked = true;
             progress.resend_at = None;
             return;
         }
-        if due && progress.was_only_told(self.trimmed) {
-            progress.ask = true;
-        } else if due {
+        if due {
             progress.resends = pace::count(progress.resends);
             progress.go_back();
         }
-        let fresh = due || progress.resend_at.is_none();
-        // Something that is answered.
+        let fresh = due || was_only_told || progress.resend_at.is_none();
+        // Something was sent that will be answered: only that restarts the timer.
         let mut sent = false;
         if progress.introduce || (progress.probed && progress.next <= self.trimmed) {
             if fresh {
@@ -399,7 +404,9 @@ impl Replica {
         if !progress.waits(chosen) {
             progress.resend_at = None;
         } else if sent || progress.resend_at.is_none() {
-            let wait_nanos = pace::wait_nanos(self.settings.resend_nanos, progress.resends);
+            let attempts =
+                if progress.was_only_told(self.trimmed) { u8::MAX } else { progress.resends };
+            let wait_nanos = pace::wait_nanos(self.settings.resend_nanos, attempts);
             progress.resend_at = Some(at.now + wait_nanos);
         }
     }

@@ -9,3 +9,4 @@ mod resends;
 mod reservation;
 mod scenarios;
 mod sim;
+mod watermark;

@@ -550,7 +550,15 @@ fn a_candidate_gives_up(bug: Option<Bug>) -> Option<&'static str> {
 
 /// Member 1 of three leads, and has logged its first entry. With what it sends then.
 pub(super) fn new_leader(liveness: &Liveness, bug: Option<Bug>) -> (Replica, Vec<Effect>) {
-    let mut leader = Replica::bootstrap(MemberId(1), Settings::DEFAULT, founders(3)).with_bug(bug);
+    new_leader_with(Settings::DEFAULT, liveness, bug)
+}
+
+pub(super) fn new_leader_with(
+    settings: Settings,
+    liveness: &Liveness,
+    bug: Option<Bug>,
+) -> (Replica, Vec<Effect>) {
+    let mut leader = Replica::bootstrap(MemberId(1), settings, founders(3)).with_bug(bug);
     let mut effects = Vec::new();
     leader.stand(At { now: Nanos(0), liveness, random: 0 }, &mut effects);
     step(&mut leader, liveness, 0, Input::Persisted { upto: last_persist(&effects) });

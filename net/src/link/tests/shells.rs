@@ -179,7 +179,7 @@ impl Member {
                 Write::Promise(ballot) => self.disk.promised = self.disk.promised.max(ballot),
                 Write::Entries { first, entries, chosen } => {
                     let mut slot = first;
-                    for entry in entries.clone() {
+                    for entry in entries {
                         self.disk.promised = self.disk.promised.max(entry.0);
                         put(&mut self.disk.log, slot, entry);
                         slot = slot.next();
