@@ -21,6 +21,8 @@
 const QUICK: u8 = 3;
 /// Doublings after which it grows no more.
 const DOUBLINGS_MAX: u8 = 3;
+/// Attempts at the slowest pace.
+pub(super) const SLOWEST: u8 = QUICK + DOUBLINGS_MAX;
 
 /// How long to wait after so many attempts, before anything is drawn.
 pub(super) fn wait_nanos(first_nanos: u64, attempts: u8) -> u64 {
@@ -29,12 +31,12 @@ pub(super) fn wait_nanos(first_nanos: u64, attempts: u8) -> u64 {
 
 /// One more attempt. What is counted further makes no difference, and is not counted.
 pub(super) fn count(attempts: u8) -> u8 {
-    (attempts + 1).min(QUICK + DOUBLINGS_MAX)
+    (attempts + 1).min(SLOWEST)
 }
 
 /// Whether the wait after so many attempts grows no more.
 pub(super) fn is_slowest(attempts: u8) -> bool {
-    attempts >= QUICK + DOUBLINGS_MAX
+    attempts >= SLOWEST
 }
 
 #[cfg(test)]

@@ -404,8 +404,8 @@ impl Replica {
         if !progress.waits(chosen) {
             progress.resend_at = None;
         } else if sent || progress.resend_at.is_none() {
-            let attempts =
-                if progress.was_only_told(self.trimmed) { u8::MAX } else { progress.resends };
+            let only_told = progress.was_only_told(self.trimmed);
+            let attempts = if only_told { pace::SLOWEST } else { progress.resends };
             let wait_nanos = pace::wait_nanos(self.settings.resend_nanos, attempts);
             progress.resend_at = Some(at.now + wait_nanos);
         }
