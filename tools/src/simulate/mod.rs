@@ -59,6 +59,14 @@
 //! `cargo test -p forebay-tools --test planted -- --nocapture` plants bugs and says which seed finds
 //! each.
 //!
+//! What limits its speed, measured (`perf record`; `valgrind --tool=cachegrind` with 32 KiB and 1 MiB of
+//! cache): code more than data. A turn of a shard runs through seven hundred cache lines of instructions
+//! that the first level has lost since the last one, a thousand turns a simulated second. Of the time the
+//! simulated disk takes 15 %, checkpoints 8, recoveries 6, checksums 6, the allocator 7 (others were no
+//! faster). Optimising for size (`opt-level = "s"`) costs a quarter of the speed, level 2 nothing. The
+//! worlds work in a few megabytes: where the neighbours of a shared machine keep those out of its
+//! last-level cache (145 ns a read, not 16), the same seeds take half as long again.
+//!
 //! What is not simulated: the ring and the kernel (tests of the ring and kills of real processes
 //! cover those), several shards of one node, and the maintenance lane.
 
