@@ -41,7 +41,7 @@ use super::cluster::{Choice, Cluster, Place, can_be_asked};
 use super::config::ClientConfig;
 use super::connection::CallError;
 use super::deadline::{Deadline, back_off};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, State};
 use super::error::{ClientError, Lost, ProtocolError, UnknownCause};
 use super::exchange::NoReply;
 use super::wire::{Answer, Call, Received, Refusal};
@@ -51,6 +51,10 @@ const ELECTION_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// So many answers "the leader is …" are followed at once, one after the other; members that send a
 /// request in a circle are asked again after a pause.
 const FOLLOWED_AT_ONCE: u32 = 3;
+
+/// Until there is a connection to a leader that had failed and is back, if it is: nobody waits for it, because
+/// members name a leader that has died until they know.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Longer than nobody leads after a death: members that can be asked say so within that time, if there
 /// are any.
@@ -284,6 +288,7 @@ impl<'a> Attempts<'a> {
             return self.over(refusal);
         }
         let named = refusal.leader.filter(|leader| *leader != endpoint.addr());
+        let mut is_back = false;
         if let Some(leader) = named {
             let leader = self.cluster.endpoint_at(leader);
             if can_be_asked(&leader) {
@@ -292,12 +297,18 @@ impl<'a> Attempts<'a> {
                 if self.followed <= FOLLOWED_AT_ONCE {
                     return Next::Again;
                 }
+            } else if leader.state() == State::Due {
+                leader.wake();
+                is_back = true;
             }
         }
         self.followed = 0;
         self.waits += 1;
         // Soon at first, because a hand-over takes milliseconds; then as often as the member wishes.
-        let pause = back_off(self.waits).min(ELECTION_PAUSE_MAX);
+        let pause = match is_back {
+            true => RECONNECT_PAUSE,
+            false => back_off(self.waits).min(ELECTION_PAUSE_MAX),
+        };
         let pause = refusal.retry_after.map_or(pause, |wish| wish.min(pause));
         match self.deadline.pause(pause).await {
             true => Next::Again,
