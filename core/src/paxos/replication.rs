@@ -370,8 +370,8 @@ impl Replica {
             progress.supported = Some(supports);
             progress.ask = true;
         }
-        let due = progress.resend_at.is_some_and(|resend_at| at.now >= resend_at);
-        let due = due && progress.waits(chosen);
+        let is_late = progress.resend_at.is_some_and(|resend_at| at.now >= resend_at);
+        let due = is_late && progress.waits(chosen);
         let given_up = leaves && pace::is_slowest(progress.resends);
         if due && (granted.is_none() || given_up) {
             progress.parked = true;

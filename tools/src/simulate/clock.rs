@@ -6,13 +6,13 @@
 
 use forebay_core::time::Nanos;
 
-const MILLION: i64 = 1_000_000;
+const MILLION: u64 = 1_000_000;
 /// Rates differ from one by less.
 const PPM_MAX: i64 = 10_000;
 /// Up to here no product of this module leaves 64 bits: more than two hours.
 const PASSED_MAX: u64 = 1 << 43;
 
-const _: () = assert!(PASSED_MAX.checked_mul((MILLION + PPM_MAX) as u64).is_some());
+const _: () = assert!(PASSED_MAX.checked_mul(MILLION + PPM_MAX as u64).is_some());
 
 /// `local = local_base + (real - real_base) * (1,000,000 + ppm) / 1,000,000`, rounded down.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Clock {
         debug_assert!(real >= self.real_base);
         let passed = real - self.real_base;
         debug_assert!(passed <= PASSED_MAX);
-        Nanos(self.local_base + passed * self.rate() / MILLION as u64)
+        Nanos(self.local_base + passed * self.rate() / MILLION)
     }
 
     /// The first moment at which it shows `local` or later.
@@ -42,12 +42,12 @@ impl Clock {
         if ahead > PASSED_MAX {
             return u64::MAX; // Never, in a run.
         }
-        self.real_base + (ahead * MILLION as u64).div_ceil(self.rate())
+        self.real_base + (ahead * MILLION).div_ceil(self.rate())
     }
 
     /// Nanoseconds that it shows in a million.
     fn rate(&self) -> u64 {
-        (MILLION + self.ppm) as u64
+        MILLION.saturating_add_signed(self.ppm)
     }
 
     /// Runs at another rate from now on.

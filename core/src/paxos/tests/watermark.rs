@@ -60,6 +60,7 @@ impl Lead {
         }
     }
 
+    /// The same, and the leader looks at its clock.
     fn wait(&mut self, nanos: u64, count: u32) {
         self.pass(nanos, count);
         self.say(Input::Tick);
@@ -103,7 +104,7 @@ impl Lead {
 }
 
 #[test]
-fn a_write_alone_costs_six_messages_and_who_said_nothing_since_is_asked_once() {
+fn a_write_costs_six_messages_and_who_says_nothing_for_long_is_asked() {
     let mut lead = Lead::new(Settings::DEFAULT);
     let before = lead.last();
     lead.write();
